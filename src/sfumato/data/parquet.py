@@ -1,0 +1,202 @@
+"""Hugging Face Parquet: a column of encoded images, a column of labels, names in the schema."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sfumato.data.decode import decode
+from sfumato.data.layout import choose_split, match_classes, split_name
+from sfumato.data.source import ImageSource, Record, digest_of_files
+from sfumato.data.spec import DEFAULT_CHANNELS, Declared, PublicSpec
+from sfumato.errors import DataError
+
+_IMAGES = ("image", "img", "images")
+_LABELS = ("label", "labels", "fine_label", "class", "target")
+_ROWS = 64
+_BUFFER = 2**20
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which columns hold images and labels, and what the schema says of them."""
+
+    image: str
+    nested: bool
+    channels: int
+    label: str | None
+    text_labels: bool
+    names: tuple[str, ...] | None
+
+
+class ParquetSource(ImageSource):
+    """Encoded images in Parquet shards, read a few rows at a time."""
+
+    def __init__(
+        self,
+        name: str,
+        spec: PublicSpec,
+        location_key: str,
+        shards: Sequence[Path],
+        columns: _Columns,
+        label_of: dict[object, int],
+    ) -> None:
+        super().__init__(name, spec, location_key)
+        self._shards = shards
+        self._columns = columns
+        self._label_of = label_of
+
+    def _records(self) -> Iterator[Record]:
+        for shard in self._shards:
+            try:
+                yield from self._shard(shard)
+            except (pa.ArrowException, OSError):
+                raise _damaged(shard) from None
+
+    def _shard(self, shard: Path) -> Iterator[Record]:
+        image, label = self._columns.image, self._columns.label
+        wanted = [f"{image}.bytes" if self._columns.nested else image]
+        if label is not None:
+            wanted.append(label)
+        with _open(shard) as file:
+            for batch in file.iter_batches(_ROWS, columns=wanted, use_threads=False):
+                images = batch.column(image)
+                if self._columns.nested:
+                    images = pc.struct_field(images, "bytes")
+                labels = [None] * len(images) if label is None else batch.column(label).to_pylist()
+                for data, key in zip(images, labels, strict=True):
+                    content = data.as_py()
+                    pixels = None if content is None else decode(content, self.spec)
+                    yield pixels, self._label_of.get(key)
+
+    def _private_length(self) -> int:
+        lengths = []
+        for shard in self._shards:
+            with _open(shard) as file:
+                lengths.append(file.metadata.num_rows)
+        return sum(lengths)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the shards' names, sizes and modification times. PRIVATE."""
+        return digest_of_files(self._shards)
+
+
+def open_parquet(
+    shards: Sequence[Path], name: str, declared: Declared, root: Path
+) -> ParquetSource:
+    """Open Parquet shards; ``root`` is the folder or file that identifies the data set.
+
+    Shards called ``train-00000-of-00002.parquet`` or ``train.parquet`` belong to the split train.
+    Raises DataError for an unknown schema, or shards whose schemas differ.
+    """
+    by_split: dict[str, list[Path]] = {}
+    for shard in sorted(shards):
+        by_split.setdefault(_split_of(shard), []).append(shard)
+    split = choose_split([found for found in by_split if found], declared.split, name)
+    chosen = by_split[split or ""]
+    schemas = []
+    for shard in chosen:
+        with _open(shard) as file:
+            schemas.append(file.schema_arrow)
+    for shard, schema in zip(chosen, schemas, strict=True):
+        if not schema.equals(schemas[0]):
+            raise DataError(
+                f"{shard}: its schema differs from {chosen[0].name}'s. Give shards of one data set."
+            )
+    columns = _columns(schemas[0], declared, name)
+    classes, label_of = _classes(columns, declared, name)
+    key = str(chosen[0].resolve()) if len(chosen) == 1 else f"{root.resolve()}:{split or ''}"
+    spec = declared.spec(classes, channels=columns.channels)
+    return ParquetSource(name, spec, key, chosen, columns, label_of)
+
+
+def _columns(schema: pa.Schema, declared: Declared, where: str) -> _Columns:
+    features = _features(schema)
+    image = _pick(schema.names, _IMAGES, features, "Image")
+    kind = None if image is None else schema.field(image).type
+    nested = kind is not None and pa.types.is_struct(kind)
+    if kind is not None and nested:
+        index = kind.get_field_index("bytes")
+        kind = kind.field(index).type if index >= 0 else None
+    if image is None or kind not in (pa.binary(), pa.large_binary()):
+        raise DataError(
+            f"{where}: no column of encoded images among {', '.join(schema.names)[:200]}. "
+            "It must be called image and be binary, or a struct with a binary field bytes, "
+            "as the Hugging Face datasets library writes it."
+        )
+    channels = 1 if features.get(image, {}).get("mode") == "L" else DEFAULT_CHANNELS
+    label = None
+    if not declared.unlabelled:
+        label = _pick(schema.names, _LABELS, features, "ClassLabel")
+    if label is None:
+        return _Columns(image, nested, channels, None, False, None)
+    kind = schema.field(label).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if not is_text and not pa.types.is_integer(kind):
+        raise DataError(
+            f"{where}: the column {label} has type {kind}; labels must be integers or texts."
+        )
+    names = features.get(label, {}).get("names")
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return _Columns(image, nested, channels, label, is_text, tuple(names) if is_list else None)
+
+
+def _classes(
+    columns: _Columns, declared: Declared, where: str
+) -> tuple[tuple[str, ...], dict[object, int]]:
+    """Return the classes and what each stored label stands for."""
+    if columns.label is None:
+        if declared.classes:
+            raise DataError(f"{where}: classes were stated, but there is no column of labels.")
+        return (), {}
+    if columns.names is None:
+        classes = declared.numbered_classes(where)
+        stored: Sequence[object] = classes if columns.text_labels else range(len(classes))
+        return classes, {value: label for label, value in enumerate(stored)}
+    classes, label_by_name = match_classes(columns.names, declared, where)
+    stored = columns.names if columns.text_labels else range(len(columns.names))
+    return classes, {
+        value: label_by_name[found] for value, found in zip(stored, columns.names, strict=True)
+    }
+
+
+def _pick(
+    names: Sequence[str], usual: Sequence[str], features: Mapping[str, Any], kind: str
+) -> str | None:
+    """Return the column that the schema calls an image or a label, else one with a usual name."""
+    typed = [name for name in names if features.get(name, {}).get("_type") == kind]
+    called = [name for name in usual if name in names]
+    return next((name for name in [*called, *typed] if not typed or name in typed), None)
+
+
+def _features(schema: pa.Schema) -> dict[str, Any]:
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: kind for name, kind in features.items() if isinstance(kind, dict)}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return {}
+
+
+def _split_of(shard: Path) -> str:
+    stem = re.sub(r"-\d+(-of-\d+)?(-[0-9a-f]+)?$", "", shard.stem)
+    return split_name(stem) or split_name(shard.parent.name) or ""
+
+
+def _open(shard: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(shard, buffer_size=_BUFFER, pre_buffer=False)
+    except (pa.ArrowException, OSError):
+        raise _damaged(shard) from None
+
+
+def _damaged(shard: Path) -> DataError:
+    return DataError(f"{shard}: not a readable Parquet file (damaged or cut off). Copy it again.")

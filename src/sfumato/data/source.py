@@ -1,0 +1,91 @@
+"""Private records behind a public specification: the one shape that every reader has."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from sfumato.data.decode import quiet
+from sfumato.data.spec import PublicSpec
+from sfumato.errors import UsageError
+
+Record = tuple[np.ndarray | None, int | None]
+"""uint8 [channels, height, width] or None if unusable, and the label as stored or None."""
+
+
+class ImageSource(ABC):
+    """A data set that streams: private content behind the public ``spec`` and ``name``.
+
+    ``location_key`` identifies the data set over all runs (its ledger hangs on it): the resolved
+    path or ``named:...``, with the split where there are several. Only public things are printed.
+    """
+
+    def __init__(self, name: str, spec: PublicSpec, location_key: str) -> None:
+        self.name = name
+        self.spec = spec
+        self.location_key = location_key
+
+    @abstractmethod
+    def _records(self) -> Iterator[Record]:
+        """Yield every record in its fixed order; a broken record is yielded, never skipped."""
+
+    @abstractmethod
+    def _private_length(self) -> int:
+        """Return the number of records. PRIVATE: only ``sfumato.privacy`` may ask, for progress."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a cheap digest that changes when the data set does. PRIVATE: never released."""
+
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield images uint8 [b, channels, height, width] and labels int64 [b] in a fixed order.
+
+        All but the last batch have b == size. Label -1 marks a record whose content could not be
+        used (undecodable, a label outside the classes, non-finite): its image is all zeros.
+        Unlabelled data has label 0. Raises DataError only where the file format is broken.
+        """
+        if size < 1:
+            raise UsageError(f"batch size {size} must be >= 1.")
+        shape = (size, self.spec.channels, self.spec.height, self.spec.width)
+        labelled, top = bool(self.spec.classes), len(self.spec.classes)
+        records = self._records()
+        filled = size
+        while filled == size:
+            images, labels = np.zeros(shape, np.uint8), np.full(size, -1, np.int64)
+            filled = 0
+            with quiet():
+                for pixels, label in islice(records, size):
+                    if pixels is not None and not labelled:
+                        images[filled], labels[filled] = pixels, 0
+                    elif pixels is not None and label is not None and 0 <= label < top:
+                        images[filled], labels[filled] = pixels, label
+                    filled += 1
+            if filled:
+                yield images[:filled], labels[:filled]
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        return (
+            f"{type(self).__name__}({self.name!r}, {spec.height}x{spec.width}x{spec.channels}, "
+            f"{len(spec.classes) or 'no'} classes)"
+        )
+
+
+def digest_of_files(files: Iterable[Path], root: Path | None = None) -> str:
+    """Return the SHA-256 of names (below ``root``), sizes and modification times."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            status = file.stat()
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError:
+            state = "gone"
+        shown = file.relative_to(root) if root else file.name
+        digest.update(os.fsencode(shown) + b"\0" + state.encode() + b"\0")
+    return digest.hexdigest()

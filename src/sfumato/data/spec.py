@@ -1,0 +1,126 @@
+"""What is public about a data set, and what the user may state about it before it is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sfumato.errors import DataError, UsageError
+
+SMALLEST_SIDE = 28
+LARGEST_SIDE = 128
+DEFAULT_SIDE = 32
+DEFAULT_CHANNELS = 3
+LONGEST_CLASS_NAME = 200
+
+
+@dataclass(frozen=True)
+class PublicSpec:
+    """Everything about a data set that is public; it may be printed, logged and released.
+
+    height, width in pixels; channels 1 (grey) or 3 (RGB); classes in label order, ``()`` for
+    unlabelled data; declared_size is the user's public statement of the number of records.
+    Raises DataError where a value is outside its rule.
+    """
+
+    height: int
+    width: int
+    channels: int
+    classes: tuple[str, ...]
+    declared_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (_is_count(self.height) and _is_count(self.width)):
+            raise DataError(f"height={self.height!r}, width={self.width!r} must be integers >= 1.")
+        if self.channels not in (1, 3):
+            raise DataError(f"channels={self.channels!r} must be 1 (grey) or 3 (RGB).")
+        if not isinstance(self.classes, tuple):
+            raise DataError(f"classes must be a tuple of names, not {type(self.classes).__name__}.")
+        for name in self.classes:
+            if not isinstance(name, str) or not 0 < len(name) <= LONGEST_CLASS_NAME:
+                raise DataError(
+                    f"the class name {name!r:.80} must be a text of 1 to {LONGEST_CLASS_NAME} "
+                    "characters. Rename the class."
+                )
+            if not name.isprintable():
+                raise DataError(
+                    f"the class name {name!r} holds characters that cannot be printed. "
+                    "Rename the class."
+                )
+        if len(set(self.classes)) != len(self.classes):
+            twice = next(name for name in self.classes if self.classes.count(name) > 1)
+            raise DataError(f"the class {twice!r} is listed twice; class names must be distinct.")
+        if self.declared_size is not None and not _is_count(self.declared_size):
+            raise DataError(
+                f"declared_size={self.declared_size!r} must be an integer >= 1, or None."
+            )
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the user states of a data set; None leaves it to what the file format says publicly.
+
+    ``classes`` is a tuple of names in label order, a number of classes, or ``()`` / 0 to read
+    images without their labels. Raises UsageError where a value is outside its rule.
+    """
+
+    image_size: int | None = None
+    channels: int | None = None
+    classes: tuple[str, ...] | int | None = None
+    size: int | None = None
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and not (
+            _is_count(self.image_size) and SMALLEST_SIDE <= self.image_size <= LARGEST_SIDE
+        ):
+            raise UsageError(
+                f"image_size={self.image_size!r} must be an integer from {SMALLEST_SIDE} to "
+                f"{LARGEST_SIDE} (images become squares of that side)."
+            )
+        if self.channels not in (None, 1, 3):
+            raise UsageError(f"channels={self.channels!r} must be 1 (grey) or 3 (RGB).")
+        if self.size is not None and not _is_count(self.size):
+            raise UsageError(f"declared_size={self.size!r} must be an integer >= 1.")
+        if isinstance(self.classes, int) and (
+            isinstance(self.classes, bool) or not 0 <= self.classes <= 100_000
+        ):
+            raise UsageError(f"classes={self.classes!r} must be a number from 0 to 100000.")
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether the user asked for images without labels."""
+        return self.classes == ()
+
+    def numbered_classes(self, where: str) -> tuple[str, ...]:
+        """Return the class names of a format whose labels are bare integers.
+
+        Raises DataError if the user stated none: the labels themselves are private, so the list
+        cannot be taken from them.
+        """
+        if self.classes is None:
+            raise DataError(
+                f"{where}: the labels are bare numbers and the format carries no class names. "
+                "State them: classes=10 for the labels 0 to 9, or a list of names in label order; "
+                "classes=0 reads the images without labels."
+            )
+        if isinstance(self.classes, int):
+            return tuple(str(label) for label in range(self.classes))
+        return self.classes
+
+    def spec(
+        self,
+        classes: tuple[str, ...],
+        side: int = DEFAULT_SIDE,
+        channels: int = DEFAULT_CHANNELS,
+    ) -> PublicSpec:
+        """Return the specification: the user's word first, then the format's public header.
+
+        ``side`` and ``channels`` are what the format declares; a side outside 28 to 128 is moved
+        to the nearer end.
+        """
+        side = self.image_size or min(max(side, SMALLEST_SIDE), LARGEST_SIDE)
+        return PublicSpec(side, side, self.channels or channels, classes, self.size)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

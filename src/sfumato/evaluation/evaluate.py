@@ -1,0 +1,224 @@
+"""Judge a set of synthetic images against real ones: utility, fidelity, memorisation.
+
+Everything here reads real images without noise. Unless those images are public, the results are
+private: they belong under ``private/``, marked as not private in the sense of the certificate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfumato.data.arrays import LabelledImages
+from sfumato.errors import DataError
+from sfumato.evaluation.classifiers import recipe
+from sfumato.evaluation.extractors import GREY_RULE, Extractor, extract, load_extractor
+from sfumato.evaluation.fidelity import frechet_distance, kernel_distance
+from sfumato.evaluation.neighbours import (
+    DENSITY_K,
+    MANIFOLD_K,
+    Memorisation,
+    exact_copies,
+    manifold_scores,
+    memorisation,
+)
+from sfumato.evaluation.training import Selection, fit
+from sfumato.evaluation.utility import UtilityScore, score
+from sfumato.progress import stage
+
+CLASSIFIERS = ("logistic", "mlp", "cnn")
+FIDELITY_IMAGES = 10_000
+"""Images of each side that fidelity is computed on, or all of the smaller side."""
+
+NOT_PRIVATE = "NOT PRIVATE: computed from real images without noise; not covered by the certificate"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a score depends on beside the images; only scores of equal settings compare."""
+
+    extractor: str
+    weights_digest: str
+    synthetic_count: int
+    real_count: int
+    image_type: str
+    grey_rule: str | None
+
+
+@dataclass(frozen=True)
+class FidelityScore:
+    """One score of synthetic against real test images; ``better`` is "lower" or "higher"."""
+
+    name: str
+    value: float
+    deviation: float | None
+    better: str
+    detail: str
+    setting: Setting
+
+
+@dataclass(frozen=True)
+class MemorisationScore:
+    """The memorisation check in the features of ``setting``, whose real images are the held-out."""
+
+    result: Memorisation
+    exact_copies: int
+    """Synthetic images of those checked that equal a training image in every pixel."""
+    training_count: int
+    setting: Setting
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every score with what it depends on; ``private`` unless the real images were declared public.
+
+    ``baseline`` holds the same classifiers trained on real images without privacy. It and
+    ``memorisation`` are empty where no real training images were given.
+    """
+
+    private: bool
+    classes: tuple[str, ...]
+    utility: tuple[UtilityScore, ...]
+    baseline: tuple[UtilityScore, ...]
+    fidelity: tuple[FidelityScore, ...]
+    memorisation: MemorisationScore | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists and numbers, ready for ``json.dumps``."""
+        watermark = {"watermark": NOT_PRIVATE} if self.private else {}
+        return {**watermark, **asdict(self)}
+
+
+def evaluate(
+    synthetic: LabelledImages,
+    real_train: LabelledImages | None,
+    real_test: LabelledImages,
+    *,
+    classifiers: Sequence[str] = CLASSIFIERS,
+    repeats: int = 1,
+    selection: Selection = "last",
+    seed: int = 0,
+    extractor: Extractor | None = None,
+    private: bool = True,
+    cache: Path | None = None,
+    quiet: bool = False,
+) -> Evaluation:
+    """Train on ``synthetic``, test on ``real_test``, and compare the two in feature space.
+
+    Args:
+        synthetic: the released images.
+        real_train: real images for the baseline and the memorisation check, or None.
+        real_test: real images that neither release nor baseline was trained on.
+        classifiers: names in ``RECIPES``; none, or unlabelled images, leave utility out.
+        repeats: classifiers trained a name, from seeds ``seed``, ``seed + 1``, …
+        selection: which epoch counts, the last one or the best on a hold-out of the training set.
+        seed: also picks the images that fidelity is computed on.
+        extractor: feature space of the fidelity scores; the shipped encoder by default.
+        private: whether the real images are private. Say False only of public data.
+        cache: folder for trained classifiers and features; under ``private/`` if ``private``.
+        quiet: show no progress.
+
+    Raises:
+        DataError: the sets differ in image shape or class names, or are too small.
+        UsageError: a classifier is not known.
+    """
+    for name in classifiers:
+        recipe(name)
+    real_test = _matched(real_test, synthetic, "test")
+    real_train = None if real_train is None else _matched(real_train, synthetic, "training")
+
+    def utility(training: LabelledImages, of: str) -> tuple[UtilityScore, ...]:
+        scores = []
+        for name in classifiers if training.classes else ():
+            fitted = []
+            # An optimum does not depend on the seed, so it is found once.
+            runs = repeats if recipe(name).epochs else 1
+            for repeat in range(runs):
+                what = f"{name} on {of} images, run {repeat + 1} of {runs}"
+                with stage(what, quiet) as report:
+                    fitted.append(fit(training, name, seed + repeat, selection, cache, report))
+            scores.append(score(fitted, real_test))
+        return tuple(scores)
+
+    on_synthetic = utility(synthetic, "synthetic")
+    on_real = () if real_train is None else utility(real_train, "real")
+    fidelity, memorised = _fidelity(
+        synthetic, real_train, real_test, extractor or load_extractor(), seed, cache, quiet
+    )
+    return Evaluation(private, synthetic.classes, on_synthetic, on_real, fidelity, memorised)
+
+
+def _matched(real: LabelledImages, synthetic: LabelledImages, which: str) -> LabelledImages:
+    """``real`` with its labels in the order of ``synthetic.classes``."""
+    ours, theirs = synthetic.images.shape[1:], real.images.shape[1:]
+    if ours != theirs:
+        raise DataError(
+            f"Synthetic images are {ours} (channels, height, width), the real {which} images "
+            f"{theirs}. Read the real ones at the release's image size and channels."
+        )
+    if real.classes == synthetic.classes:
+        return real
+    if sorted(real.classes) != sorted(synthetic.classes):
+        raise DataError(
+            f"Synthetic classes {list(synthetic.classes)} are not the real {which} classes "
+            f"{list(real.classes)}. Evaluate against data with the release's classes."
+        )
+    order = np.array([synthetic.classes.index(name) for name in real.classes])
+    return replace(real, labels=order[real.labels], classes=synthetic.classes)
+
+
+def _fidelity(
+    synthetic: LabelledImages,
+    real_train: LabelledImages | None,
+    real_test: LabelledImages,
+    extractor: Extractor,
+    seed: int,
+    cache: Path | None,
+    quiet: bool,
+) -> tuple[tuple[FidelityScore, ...], MemorisationScore | None]:
+    """Compare equally many synthetic and real test images, drawn at random from ``seed``."""
+    count = min(FIDELITY_IMAGES, len(synthetic.images), len(real_test.images))
+    random = np.random.default_rng(seed)
+    drawn, held_out = (
+        images.images[np.sort(random.choice(len(images.images), count, replace=False))]
+        for images in (synthetic, real_test)
+    )
+
+    def features(images: np.ndarray, of: str) -> np.ndarray:
+        with stage(f"features of {of} images", quiet) as report:
+            return extract(extractor, images, cache, report)
+
+    fake, real = features(drawn, "synthetic"), features(held_out, "real test")
+    setting = Setting(
+        extractor=extractor.name,
+        weights_digest=extractor.digest,
+        synthetic_count=count,
+        real_count=count,
+        image_type=str(drawn.dtype),
+        grey_rule=GREY_RULE if drawn.shape[1] == 1 else None,
+    )
+    with stage("distances", quiet):
+        frechet = frechet_distance(fake, real)
+        kernel = kernel_distance(fake, real, seed=seed)
+        manifold = manifold_scores(real, fake)
+        subsets = f"{kernel.subsets} subsets of {kernel.subset_size}"
+        rows: tuple[tuple[str, float, float | None, str, str], ...] = (
+            ("Fréchet distance", frechet, None, "lower", "unbiased covariances"),
+            ("kernel distance", kernel.value, kernel.deviation, "lower", subsets),
+            ("precision", manifold.precision, None, "higher", f"k = {MANIFOLD_K}"),
+            ("recall", manifold.recall, None, "higher", f"k = {MANIFOLD_K}"),
+            ("density", manifold.density, None, "higher", f"k = {DENSITY_K}"),
+            ("coverage", manifold.coverage, None, "higher", f"k = {DENSITY_K}"),
+        )
+    scores = tuple(FidelityScore(*row, setting) for row in rows)
+    if real_train is None:
+        return scores, None
+    train = features(real_train.images, "real training")
+    with stage("nearest neighbours", quiet):
+        result = memorisation(train, real, fake)
+        copies = exact_copies(real_train.images, drawn)
+    return scores, MemorisationScore(result, copies, len(train), setting)

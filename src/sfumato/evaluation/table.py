@@ -1,0 +1,116 @@
+"""An evaluation as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from sfumato.evaluation.evaluate import (
+    NOT_PRIVATE,
+    Evaluation,
+    FidelityScore,
+    MemorisationScore,
+)
+from sfumato.evaluation.utility import Spread, UtilityScore
+
+
+def render(evaluation: Evaluation) -> Group:
+    """Tables of utility, recall by class, fidelity and memorisation, with their settings.
+
+    A private evaluation carries its watermark at the top.
+    """
+    parts: list[Panel | Table | Text] = []
+    if evaluation.private:
+        parts.append(Panel(NOT_PRIVATE, style="bold red"))
+    if evaluation.utility:
+        parts += [_utility(evaluation), _recall(evaluation)]
+    parts.append(_fidelity(evaluation.fidelity))
+    if evaluation.memorisation is not None:
+        parts.append(_memorisation(evaluation.memorisation))
+    return Group(*parts)
+
+
+def _percent(spread: Spread | None) -> str:
+    if spread is None:
+        return "–"
+    deviation = "" if spread.deviation is None else f" ± {100 * spread.deviation:.1f}"
+    return f"{100 * spread.mean:.1f}{deviation}"
+
+
+def _utility(evaluation: Evaluation) -> Table:
+    first = evaluation.utility[0]
+    table = Table(
+        title="Utility: trained on synthetic, tested on real images (%)",
+        caption=f"epoch: {first.selection}; {first.training_count} synthetic against "
+        f"{first.test_count} real {first.image_type} images; ± standard deviation over runs",
+    )
+    binary = any(score.auroc is not None for score in evaluation.utility)
+    table.add_column("classifier")
+    for name in ("accuracy", "balanced accuracy", *(["AUROC"] if binary else [])):
+        table.add_column(name, justify="right")
+    table.add_column("runs (diverged)", justify="right")
+    if evaluation.baseline:
+        table.add_column("accuracy, trained on real", justify="right")
+    for i, score in enumerate(evaluation.utility):
+        cells = [score.classifier, _percent(score.accuracy), _percent(score.balanced_accuracy)]
+        cells += [_percent(score.auroc)] if binary else []
+        cells += [f"{len(score.runs)} ({score.diverged})"]
+        cells += [_percent(evaluation.baseline[i].accuracy)] if evaluation.baseline else []
+        table.add_row(*cells)
+    return table
+
+
+def _recall(evaluation: Evaluation) -> Table:
+    def shares(score: UtilityScore) -> list[str]:
+        recall = score.recall or (None,) * len(evaluation.classes)
+        return ["–" if share is None else f"{100 * share.mean:.0f}" for share in recall]
+
+    table = Table(title="Recall by class (%)")
+    table.add_column("class")
+    columns = [(score.classifier, shares(score)) for score in evaluation.utility]
+    columns += [(f"{score.classifier} (real)", shares(score)) for score in evaluation.baseline]
+    for name, _ in columns:
+        table.add_column(name, justify="right")
+    for i, name in enumerate(evaluation.classes):
+        table.add_row(name, *(column[i] for _, column in columns))
+    return table
+
+
+def _fidelity(scores: Sequence[FidelityScore]) -> Table:
+    setting = scores[0].setting
+    rule = f"; {setting.grey_rule}" if setting.grey_rule else ""
+    table = Table(
+        title="Fidelity",
+        caption=f"features: {setting.extractor} (SHA-256 {setting.weights_digest[:12]}…); "
+        f"{setting.synthetic_count} synthetic against {setting.real_count} real "
+        f"{setting.image_type} images{rule}",
+    )
+    table.add_column("score")
+    table.add_column("value", justify="right")
+    table.add_column("better")
+    table.add_column("computed with")
+    for score in scores:
+        deviation = "" if score.deviation is None else f" ± {score.deviation:.2g}"
+        table.add_row(score.name, f"{score.value:.4g}{deviation}", score.better, score.detail)
+    return table
+
+
+def _memorisation(score: MemorisationScore) -> Table:
+    result = score.result
+    table = Table(
+        title="Memorisation: distance to the nearest real training image",
+        caption=f"{score.setting.synthetic_count} synthetic and {score.setting.real_count} "
+        f"held-out images against {score.training_count} training images; "
+        "may show copying, proves no privacy",
+    )
+    table.add_column("check")
+    table.add_column("value", justify="right")
+    table.add_row("synthetic nearer than 99 % of held-out", f"{100 * result.share_closer:.2f} %")
+    table.add_row("nearer than a held-out one, chance", f"{result.probability_closer:.3f}")
+    table.add_row("Mann-Whitney p, one-sided", f"{result.p_value:.2g}")
+    table.add_row("equal to a training image", str(score.exact_copies))
+    return table

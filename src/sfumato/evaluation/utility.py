@@ -1,0 +1,132 @@
+"""Utility: how well classifiers trained on some images label real ones.
+
+Trained on a release this is its worth; trained on real images it is the price of privacy. Either
+way the test images only ever meet finished classifiers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+import numpy as np
+from jaxtyping import Float, Int64
+from sklearn.metrics import roc_auc_score
+
+from sfumato.data.arrays import LabelledImages
+from sfumato.evaluation.training import FittedClassifier, Selection, probabilities
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean over repeats with its sample standard deviation (None for a single value)."""
+
+    mean: float
+    deviation: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread | None:
+        """Summarise ``values``; None if there are none."""
+        if not values:
+            return None
+        return cls(mean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained classifier measured on a test set; shares in [0, 1]."""
+
+    seed: int
+    epoch: int | None
+    diverged: str | None
+    accuracy: float
+    balanced_accuracy: float
+    recall: tuple[float | None, ...]
+    """By class in label order; None for a class without test images."""
+    auroc: float | None
+    """For two classes, of the second one's probability; None otherwise."""
+
+
+@dataclass(frozen=True)
+class UtilityScore:
+    """Repeats of one classifier; the means leave out diverged runs, which ``runs`` still shows."""
+
+    classifier: str
+    training_count: int
+    test_count: int
+    image_type: str
+    selection: Selection
+    precision: str
+    runs: tuple[Run, ...]
+    accuracy: Spread | None
+    balanced_accuracy: Spread | None
+    recall: tuple[Spread | None, ...]
+    auroc: Spread | None
+
+    @property
+    def diverged(self) -> int:
+        """How many runs diverged."""
+        return sum(run.diverged is not None for run in self.runs)
+
+
+def confusion(
+    labels: Int64[np.ndarray, " n"], predicted: Int64[np.ndarray, " n"], classes: int
+) -> Int64[np.ndarray, "true predicted"]:
+    """Counts of test images by true and predicted class."""
+    counts: np.ndarray = np.bincount(labels * classes + predicted, minlength=classes**2)
+    return counts.reshape(classes, classes)
+
+
+def recall_contributions(
+    labels: Int64[np.ndarray, " n"], predicted: Int64[np.ndarray, " n"], classes: int
+) -> Float[np.ndarray, "n twice_classes"]:
+    """Each image's share in the counts that accuracy and recall are made of.
+
+    Summed over images, the first half counts the correct ones by class and the second half all of
+    them. Every row has L2 norm 1 (wrong) or √2 (right), so a Gaussian query over these rows has
+    add-or-remove sensitivity √2; a row depends on its image alone.
+    """
+    one_hot = np.eye(classes)[labels]
+    return np.hstack([one_hot * (labels == predicted)[:, None], one_hot])
+
+
+def measure(classifier: FittedClassifier, test: LabelledImages) -> Run:
+    """Label ``test`` by a finished classifier and count."""
+    classes = len(classifier.classes)
+    shares = probabilities(classifier, test.images)
+    counts = confusion(test.labels, shares.argmax(1), classes)
+    totals, right = counts.sum(1), counts.diagonal()
+    recall = [float(r / t) if t else None for r, t in zip(right, totals, strict=True)]
+    both = classes == 2 and bool(totals.all()) and bool(np.isfinite(shares).all())
+    return Run(
+        seed=classifier.seed,
+        epoch=classifier.epoch,
+        diverged=classifier.diverged,
+        accuracy=float(right.sum() / totals.sum()),
+        balanced_accuracy=mean(share for share in recall if share is not None),
+        recall=tuple(recall),
+        auroc=float(roc_auc_score(test.labels, shares[:, 1])) if both else None,
+    )
+
+
+def score(repeats: Sequence[FittedClassifier], test: LabelledImages) -> UtilityScore:
+    """Measure ``repeats``, the same recipe trained from different seeds, on ``test``."""
+    first = repeats[0]
+    runs = tuple(measure(classifier, test) for classifier in repeats)
+    sound = [run for run in runs if run.diverged is None]
+    by_class = zip(*(run.recall for run in sound), strict=True)
+    return UtilityScore(
+        classifier=first.name,
+        training_count=first.training_count,
+        test_count=len(test.labels),
+        image_type=str(test.images.dtype),
+        selection=first.selection,
+        precision=first.precision,
+        runs=runs,
+        accuracy=Spread.of([run.accuracy for run in sound]),
+        balanced_accuracy=Spread.of([run.balanced_accuracy for run in sound]),
+        recall=tuple(Spread.of([r for r in shares if r is not None]) for shares in by_class),
+        auroc=Spread.of([run.auroc for run in sound if run.auroc is not None]),
+    )

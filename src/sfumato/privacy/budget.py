@@ -1,0 +1,47 @@
+"""What a user is willing to spend, and under which neighbouring relation it is measured."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from sfumato.errors import UsageError
+
+Relation = Literal["add-or-remove-one", "replace-one"]
+RELATIONS: tuple[Relation, ...] = get_args(Relation)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An (ε, δ) under a neighbouring relation: the most a plan may cost.
+
+    Args:
+        epsilon: ε > 0.
+        delta: δ in (0, 1); customary is well below one over the number of records.
+        relation: ``add-or-remove-one`` (data sets differ by one record more or less) or
+            ``replace-one`` (equal size, one record differs). ε under one is not ε under the other.
+
+    Raises:
+        UsageError: a value is outside its rule.
+    """
+
+    epsilon: float
+    delta: float
+    relation: Relation = "add-or-remove-one"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon < float("inf"):
+            raise UsageError(
+                f"epsilon={self.epsilon} must be a positive number. Usual values are 0.2 to 10."
+            )
+        if not 0 < self.delta < 1:
+            raise UsageError(
+                f"delta={self.delta} must lie in (0, 1). Choose it well below 1/(number of "
+                "records), for example 1e-5."
+            )
+        if self.relation not in RELATIONS:
+            raise UsageError(f"relation={self.relation!r} must be one of {', '.join(RELATIONS)}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The budget as plain JSON values."""
+        return asdict(self)

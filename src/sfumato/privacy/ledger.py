@@ -1,0 +1,233 @@
+"""The write-ahead ledger: what a data set has been charged, over all runs, for ever.
+
+One JSON line an entry. Each line names the hash of the one before it; a separate head file names
+the newest, so that cutting lines off the end is noticed too. An entry is on disk (fsync) before
+anything it pays for is computed, and nothing is ever refunded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sfumato.errors import BudgetExceededError, LedgerError
+from sfumato.privacy.accounting import Event, epsilon_closed_form
+from sfumato.privacy.budget import Budget, Relation
+
+Entry = dict[str, Any]
+GENESIS = "0" * 64
+LOCK_SECONDS = 30.0
+
+
+def canonical(value: Any) -> bytes:
+    """The one byte string that hashes are taken over: sorted, compact JSON."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON of ``value``, in hex."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def seal(entry: Entry) -> Entry:
+    """The entry with its own hash, taken over everything else in it."""
+    body = {key: value for key, value in entry.items() if key != "hash"}
+    return {**body, "hash": digest(body)}
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content`` so that a crash leaves the old or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make a created or renamed name in ``path`` survive a power cut, where the system can."""
+    if os.name == "posix":
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+class Ledger:
+    """The charges of one data set, in ``folder``.
+
+    Args:
+        folder: private directory of the data set; created with owner-only access.
+
+    Raises:
+        LedgerError: the ledger is damaged, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "ledger.jsonl"
+        self._head = folder / "ledger.head"
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise LedgerError(
+                f"the ledger folder {folder} cannot be made ({error.strerror}). "
+                "Give a writable --state folder."
+            ) from error
+
+    def entries(self) -> list[Entry]:
+        """All entries, oldest first, after checking the chain.
+
+        Raises:
+            LedgerError: a line is torn, changed, missing or cut off.
+        """
+        if not self.path.exists():
+            if self._head.exists():
+                raise self._damaged("it is missing, but its head file is there")
+            return []
+        entries: list[Entry] = []
+        raw = self.path.read_bytes()
+        if raw and not raw.endswith(b"\n"):
+            raise self._damaged("its last line is torn")
+        previous = GENESIS
+        for number, line in enumerate(raw.splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+                valid = entry["prev"] == previous and seal(entry)["hash"] == entry["hash"]
+            except (ValueError, KeyError, TypeError):
+                valid = False
+            if not valid:
+                raise self._damaged(f"line {number} does not continue the chain")
+            previous = entry["hash"]
+            entries.append(entry)
+        head = self._head.read_text().strip() if self._head.exists() else GENESIS
+        # A crash between the two writes leaves the head one entry behind, never ahead.
+        if head not in {GENESIS, *(entry["hash"] for entry in entries[-2:])}:
+            raise self._damaged("entries are missing at its end")
+        return entries
+
+    def _damaged(self, how: str) -> LedgerError:
+        return LedgerError(
+            f"the ledger {self.path} is damaged: {how}. Nothing is answered from this data set "
+            "until it is whole: restore the file from a backup. If there is none, the spent budget "
+            "is unknown and must be taken as exhausted."
+        )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the ledger against other processes while the block runs.
+
+        Raises:
+            LedgerError: another process holds it for longer than 30 s.
+        """
+        try:
+            with FileLock(self.folder / "ledger.lock", timeout=LOCK_SECONDS):
+                yield
+        except Timeout as error:
+            raise LedgerError(
+                f"the ledger {self.path} is held by another process for over {LOCK_SECONDS:.0f} s."
+                " Wait for it to end, or end it."
+            ) from error
+
+    def append(self, kind: str, **content: Any) -> Entry:
+        """Write one entry to disk and return it; call while :meth:`locked`.
+
+        Raises:
+            LedgerError: the chain is broken or the disk refuses; then nothing may be answered.
+        """
+        entries = self.entries()
+        entry = seal(
+            {
+                "seq": len(entries),
+                "prev": entries[-1]["hash"] if entries else GENESIS,
+                "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "kind": kind,
+                **content,
+            }
+        )
+        try:
+            with open(self.path, "ab") as file:
+                start = file.tell()
+                try:
+                    file.write(canonical(entry) + b"\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                except OSError:
+                    # A full disk may have taken half a line; without it the chain is whole again.
+                    os.truncate(self.path, start)
+                    raise
+            sync_directory(self.folder)
+            write_atomically(self._head, entry["hash"].encode())
+        except OSError as error:
+            raise LedgerError(
+                f"the ledger {self.path} cannot be written ({error.strerror}), so nothing is "
+                "answered. Free the disk or give a writable --state folder."
+            ) from error
+        return entry
+
+    def events(self) -> list[Event]:
+        """Every event charged so far, over all runs."""
+        return events_of(self.entries())
+
+    def cap(self) -> Budget | None:
+        """The cap in force: the newest one set, or None."""
+        caps = [entry["cap"] for entry in self.entries() if entry["kind"] == "cap"]
+        return Budget(**caps[-1]) if caps else None
+
+    def set_cap(self, cap: Budget) -> None:
+        """Set the most this data set may ever be charged; later runs need not repeat it."""
+        with self.locked():
+            if self.cap() != cap:
+                self.append("cap", cap=cap.to_dict())
+
+    def charge(self, events: Sequence[Event], **content: Any) -> Entry:
+        """Charge a plan's events, or refuse because of the cap; call while :meth:`locked`.
+
+        Raises:
+            BudgetExceededError: all charges together would pass the cap.
+            LedgerError: the entry could not be made durable.
+        """
+        cap = self.cap()
+        if cap is not None:
+            before = self.events()
+            total = total_epsilon([*before, *events], cap.delta, cap.relation)
+            if total > cap.epsilon:
+                left = total_epsilon(before, cap.delta, cap.relation)
+                raise BudgetExceededError(
+                    f"the run would raise this data set's total to epsilon={total:.4g}, over its "
+                    f"cap of {cap.epsilon} (delta={cap.delta}, {cap.relation}); {left:.4g} is "
+                    "spent. Nothing was read or charged. Lower --epsilon, or raise --cap if "
+                    "whoever answers for the data agrees."
+                )
+        return self.append("plan", events=[event.to_dict() for event in events], **content)
+
+
+def events_of(entries: Sequence[Entry]) -> list[Event]:
+    """The events charged by a list of ledger entries."""
+    return [
+        Event.from_dict(event)
+        for entry in entries
+        if entry["kind"] == "plan"
+        for event in entry["events"]
+    ]
+
+
+def total_epsilon(events: Sequence[Event], delta: float, relation: Relation) -> float:
+    """ε of all charges together.
+
+    Runs choose their budgets after seeing earlier releases. The composition of Gaussians bounds
+    that adaptive choice too, as long as Σμ² stays under a bound fixed in advance (fully adaptive
+    composition for Gaussian differential privacy, arXiv 2210.17520), which the cap is.
+    """
+    return epsilon_closed_form(events, delta, relation)

@@ -1,0 +1,70 @@
+"""What a run will ask and what it will cost, fixed before any private byte is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sfumato.data.spec import PublicSpec
+from sfumato.errors import UsageError
+from sfumato.privacy.accounting import Event, both_relations, calibrate
+from sfumato.privacy.budget import Budget, Relation
+from sfumato.privacy.ledger import digest
+from sfumato.privacy.queries import Query
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A method's queries with their calibrated noise; everything in it is public.
+
+    Args:
+        budget: what the user is willing to spend.
+        method: name and configuration of the method, as plain JSON values.
+        spec: the data set's public specification.
+        queries: what will be asked.
+        events: the same queries with the noise they will get, in the same order.
+    """
+
+    budget: Budget
+    method: Mapping[str, Any]
+    spec: PublicSpec
+    queries: tuple[Query, ...]
+    events: tuple[Event, ...]
+
+    def epsilons(self) -> dict[Relation, float]:
+        """What the plan costs at the budget's δ, under every relation."""
+        return both_relations(self.events, self.budget.delta)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain JSON values."""
+        return {
+            "budget": self.budget.to_dict(),
+            "method": dict(self.method),
+            "spec": asdict(self.spec),
+            "queries": [query.to_dict() for query in self.queries],
+            "events": [event.to_dict() for event in self.events],
+        }
+
+    def digest(self) -> str:
+        """SHA-256 that tells whether two runs would ask the same at the same price."""
+        return digest(self.to_dict())
+
+    def event(self, query: Query) -> Event:
+        """The calibrated event of one of the plan's queries."""
+        return self.events[self.queries.index(query)]
+
+
+def make_plan(
+    method: Mapping[str, Any], queries: Sequence[Query], budget: Budget, spec: PublicSpec
+) -> Plan:
+    """Calibrate one common noise scale so that ``queries`` together cost exactly ``budget``.
+
+    Raises:
+        UsageError: there is no query, or two share a name.
+    """
+    names = [query.name for query in queries]
+    if not names or len(set(names)) != len(names):
+        raise UsageError(f"a plan needs queries with different names, got {names}.")
+    events = calibrate([query.event(budget.relation) for query in queries], budget)
+    return Plan(budget, method, spec, tuple(queries), tuple(events))

@@ -1,0 +1,161 @@
+"""The questions a method may ask: frozen, public, and bounded whatever the data holds.
+
+A query carries its own sensitivity, so the bound cannot drift from the code that enforces it.
+Each has a section of the same name in ``docs/proofs.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from sfumato.errors import UsageError
+from sfumato.privacy.accounting import Event
+from sfumato.privacy.budget import RELATIONS, Relation
+from sfumato.privacy.clipping import max_dimension
+
+Contribution = Callable[[Tensor, Tensor], Tensor]
+"""(uint8 ``[b, c, h, w]``, int64 ``[b]``) → float ``[b, d]``; each row from its own example."""
+
+
+@dataclass(frozen=True)
+class SumQuery:
+    """Σ f(x, y) over all units, each clipped to L2 norm C, plus exact Gaussian noise.
+
+    Args:
+        name: what the method calls it; unique in a plan.
+        contribution: the public function f; one row per example, from that example alone.
+        dimension: number of coordinates f returns.
+        clip_norm: C, in the units of f.
+        by_class: add each unit's f to the block of its own class: the answer has one row a class
+            and sensitivity is unchanged, because a unit touches one row.
+        nonnegative: raise f's negative coordinates to zero (replace-one then moves by √2·C).
+        relative_noise: this query's noise multiplier relative to the plan's other queries.
+        describes: public JSON values that say what f is, for the plan and the certificate.
+
+    Guarantee: sensitivity C under add-or-remove-one and 2C (√2·C if ``nonnegative``) under
+    replace-one; ``docs/proofs.md``, section "sum".
+
+    Raises:
+        UsageError: a value is outside its rule.
+    """
+
+    mechanism: ClassVar[str] = "sum"
+
+    name: str
+    contribution: Contribution = field(compare=False, repr=False)
+    dimension: int
+    clip_norm: float
+    by_class: bool = False
+    nonnegative: bool = False
+    relative_noise: float = 1.0
+    describes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_positive(self.name, clip_norm=self.clip_norm, relative_noise=self.relative_noise)
+        if not 0 < self.dimension <= max_dimension():
+            raise UsageError(
+                f"query {self.name!r}: dimension={self.dimension} must lie in "
+                f"[1, {max_dimension()}]. Compress the features."
+            )
+
+    def sensitivity(self) -> dict[Relation, float]:
+        """L2 sensitivity under each relation, in the units of f."""
+        replace = math.sqrt(2) if self.nonnegative else 2.0
+        return dict(zip(RELATIONS, (self.clip_norm, replace * self.clip_norm), strict=True))
+
+    def rows(self, classes: int) -> int:
+        """Number of rows of the answer for a data set of ``classes`` classes (0: unlabelled)."""
+        return max(classes, 1) if self.by_class else 1
+
+    def event(self, relation: Relation) -> Event:
+        """The query's event, its noise relative to the plan's common scale."""
+        bound = self.sensitivity()
+        return Event(
+            query=self.mechanism,
+            name=self.name,
+            clip_norm=self.clip_norm,
+            sensitivity=bound,
+            noise_std=self.relative_noise * bound[relation],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything public about the query, as plain JSON values."""
+        return {
+            "query": self.mechanism,
+            "name": self.name,
+            "dimension": self.dimension,
+            "clip_norm": self.clip_norm,
+            "by_class": self.by_class,
+            "nonnegative": self.nonnegative,
+            "relative_noise": self.relative_noise,
+            **dict(self.describes),
+        }
+
+
+@dataclass(frozen=True)
+class HistogramQuery:
+    """Noisy counts: each unit votes for one bin, or abstains.
+
+    Args:
+        name: what the method calls it; unique in a plan.
+        vote: (images, labels) → int64 ``[b]``, each unit's bin; outside ``[0, bins)`` abstains.
+        bins: number of bins.
+        relative_noise: this query's noise multiplier relative to the plan's other queries.
+        describes: public JSON values that say what the vote is.
+
+    Guarantee: sensitivity 1 under add-or-remove-one and √2 under replace-one;
+    ``docs/proofs.md``, section "histogram".
+
+    Raises:
+        UsageError: a value is outside its rule.
+    """
+
+    mechanism: ClassVar[str] = "histogram"
+
+    name: str
+    vote: Callable[[Tensor, Tensor], Tensor] = field(compare=False, repr=False)
+    bins: int
+    relative_noise: float = 1.0
+    describes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_positive(self.name, bins=self.bins, relative_noise=self.relative_noise)
+
+    def sensitivity(self) -> dict[Relation, float]:
+        """L2 sensitivity under each relation, in votes."""
+        return dict(zip(RELATIONS, (1.0, math.sqrt(2)), strict=True))
+
+    def event(self, relation: Relation) -> Event:
+        """The query's event, its noise relative to the plan's common scale."""
+        bound = self.sensitivity()
+        return Event(
+            query=self.mechanism,
+            name=self.name,
+            clip_norm=1.0,
+            sensitivity=bound,
+            noise_std=self.relative_noise * bound[relation],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything public about the query, as plain JSON values."""
+        return {
+            "query": self.mechanism,
+            "name": self.name,
+            "bins": self.bins,
+            "relative_noise": self.relative_noise,
+            **dict(self.describes),
+        }
+
+
+Query = SumQuery | HistogramQuery
+
+
+def _check_positive(name: str, **values: float) -> None:
+    for key, value in values.items():
+        if not 0 < value < math.inf:
+            raise UsageError(f"query {name!r}: {key}={value} must be a positive number.")

@@ -1,0 +1,98 @@
+"""The private run folder: where a run keeps its answers and checkpoints so that it can go on.
+
+Everything here lies outside the release. Answers are public once released, but they are stored
+beside things that are not, so the folder is private as a whole and readable by its owner only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from platformdirs import user_state_path
+from safetensors.numpy import load, save
+
+from sfumato.errors import LedgerError
+from sfumato.privacy.ledger import digest, write_atomically
+
+
+def default_state() -> Path:
+    """Where ledgers and private runs live unless ``--state`` says otherwise."""
+    return Path(os.environ.get("SFUMATO_STATE") or user_state_path("sfumato"))
+
+
+def data_set_folder(state: Path, location_key: str) -> Path:
+    """The private folder of one data set below ``state``: ledger and runs."""
+    readable = "".join(c if c.isalnum() else "-" for c in location_key)[-40:].strip("-")
+    return state / f"{readable}-{digest(location_key)[:12]}"
+
+
+class Run:
+    """One run's private folder, held against other processes while it is open.
+
+    Raises:
+        LedgerError: another process is working on the same run.
+    """
+
+    def __init__(self, data_folder: Path, run_id: str) -> None:
+        self.id = run_id
+        self.folder = data_folder / "runs" / run_id
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = FileLock(self.folder / "run.lock", timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise LedgerError(
+                f"run {run_id} is being worked on by another process. Wait for it, or pass "
+                "--fresh to charge a second run."
+            ) from error
+
+    def release(self) -> None:
+        """Let other processes have the run."""
+        self._lock.release()
+
+    def read_answer(self, name: str, expected_digest: str) -> NDArray[np.int64]:
+        """The stored answer to a query, in grid steps.
+
+        Raises:
+            LedgerError: the file is missing or is not what the ledger says was answered.
+        """
+        path = self.folder / f"answer-{name}.safetensors"
+        try:
+            answer = load(path.read_bytes())["grid"]
+        except Exception as error:
+            raise self._damaged(path) from error
+        if answer_digest(answer) != expected_digest:
+            raise self._damaged(path)
+        return answer
+
+    def _damaged(self, path: Path) -> LedgerError:
+        return LedgerError(
+            f"{path} is missing or damaged, but the ledger says it was answered; a query is never "
+            "answered twice. Restore the file, or pass --fresh to charge a new run."
+        )
+
+    def unconfirmed_answer(self, name: str) -> NDArray[np.int64] | None:
+        """An answer that was stored but not yet in the ledger when the run was killed."""
+        path = self.folder / f"answer-{name}.safetensors"
+        return load(path.read_bytes())["grid"] if path.exists() else None
+
+    def write_answer(self, name: str, grid: NDArray[np.int64]) -> str:
+        """Store a noisy answer durably and return its digest for the ledger."""
+        path = self.folder / f"answer-{name}.safetensors"
+        write_atomically(path, save({"grid": np.ascontiguousarray(grid)}))
+        return answer_digest(grid)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Store something private for the custodian's eyes."""
+        write_atomically(self.folder / name, json.dumps(value, indent=1).encode())
+
+
+def answer_digest(grid: NDArray[np.int64]) -> str:
+    """SHA-256 that ties a stored answer to its ledger entry."""
+    return digest([list(grid.shape), grid.astype("<i8").tobytes().hex()])

@@ -1,0 +1,58 @@
+"""Progress with remaining time: a bar on a terminal, plain lines elsewhere, never a private count.
+
+Only fractions are shown. The number of records of a private data set is itself private, so callers
+that walk over private data report the share that is done, and this module never prints a total.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+PLAIN_LINE_SECONDS = 10.0
+"""Seconds between two plain lines, so that a log of a long run stays short."""
+
+
+Report = Callable[[float], None]
+"""Takes the share that is done, in [0, 1]."""
+
+
+@contextmanager
+def stage(what: str, quiet: bool = False) -> Iterator[Report]:
+    """Show one named stage of work on standard error while the block runs.
+
+    Yields a callable that takes the share done in [0, 1]; remaining time is derived from it.
+    ``quiet`` shows nothing.
+    """
+    console = Console(stderr=True)
+    if quiet:
+        yield lambda share: None
+    elif console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(compact=True),
+        )
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(what, total=1.0)
+            yield lambda share: bar.update(task, completed=share)
+            bar.update(task, completed=1.0)
+    else:
+        started = last = time.monotonic()
+
+        def line(share: float) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if share > 0 and now - last >= PLAIN_LINE_SECONDS:
+                last = now
+                left = (now - started) * (1 - share) / share
+                print(f"{what}: {share:.0%} done, about {left:.0f} s left", file=sys.stderr)
+
+        yield line
+        print(f"{what}: done in {time.monotonic() - started:.0f} s", file=sys.stderr)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sfumato.data.layout import (
+    arrange,
+    choose_split,
+    match_ordered_classes,
+    safe_folder_names,
+)
+from sfumato.data.spec import Declared
+from sfumato.errors import DataError
+
+
+def arranged(files, folders=(), strip_top=False, **declared):
+    found = arrange(files, folders, Declared(**declared), "set", strip_top)
+    return (
+        found.split,
+        found.classes,
+        {files[i]: label for i, label in zip(found.chosen, found.labels, strict=True)},
+    )
+
+
+def test_folders_are_classes_in_sorted_order():
+    assert arranged(["b/2.png", "a/sub/1.png"]) == (
+        None,
+        ("a", "b"),
+        {"a/sub/1.png": 0, "b/2.png": 1},
+    )
+
+
+def test_an_empty_folder_is_a_class_too():
+    assert arranged(["b/2.png"], ["a", "b"])[1:] == (("a", "b"), {"b/2.png": 1})
+
+
+def test_a_flat_folder_is_unlabelled():
+    assert arranged(["2.png", "1.png"])[1] == ()
+
+
+def test_a_stray_image_beside_the_classes_has_no_label():
+    assert arranged(["a/1.png", "stray.png"])[2] == {"a/1.png": 0, "stray.png": None}
+
+
+def test_records_are_sorted_by_path():
+    assert list(arranged(["b/1.png", "a/2.png", "a/1.png"])[2]) == ["a/1.png", "a/2.png", "b/1.png"]
+
+
+SPLIT = ["test/a/1.png", "train/a/2.png", "train/b/3.png", "val/b/4.png"]
+
+
+def test_train_is_read_unless_another_split_is_asked_for():
+    assert arranged(SPLIT) == ("train", ("a", "b"), {"train/a/2.png": 0, "train/b/3.png": 1})
+    assert arranged(SPLIT, split="test") == ("test", ("a",), {"test/a/1.png": 0})
+    assert arranged(SPLIT, split="validation")[2] == {"val/b/4.png": 0}
+
+
+def test_a_class_may_be_called_train_where_it_is_not_alone():
+    assert arranged(["car/1.png", "train/2.png"])[:2] == (None, ("car", "train"))
+    assert arranged(["train/2.png"], classes=("car", "train"))[2] == {"train/2.png": 1}
+
+
+def test_a_missing_or_open_split_names_what_there_is():
+    with pytest.raises(DataError, match=r"no split 'val'; it has the splits test, train"):
+        arranged(["test/a/1.png", "train/a/1.png"], split="val")
+    with pytest.raises(DataError, match="Choose one with split="):
+        arranged(["test/a/1.png", "val/a/1.png"])
+    with pytest.raises(DataError, match="no split 'test'"):
+        arranged(["1.png"], split="test")
+
+
+@pytest.mark.parametrize("top", ["", "set/"])
+def test_one_common_top_folder_is_stripped_where_asked(top):
+    files = [f"{top}a/1.png", f"{top}b/1.png"]
+    assert arranged(files, strip_top=True)[1] == ("a", "b")
+    files = [f"{top}train/a/1.png", f"{top}test/a/1.png"]
+    assert arranged(files, strip_top=True, split="test")[0] == "test"
+
+
+def test_a_class_in_no_declared_list_is_refused():
+    with pytest.raises(DataError, match="class 'wasp' is in no declared list"):
+        arranged(["ant/1.png", "wasp/2.png"], classes=("ant", "bee"))
+    with pytest.raises(DataError, match="classes=3 was stated"):
+        arranged(["ant/1.png", "wasp/2.png"], classes=3)
+
+
+def test_declared_order_and_numbers():
+    assert arranged(["a/1.png", "b/2.png"], classes=("c", "b", "a"))[2] == {
+        "a/1.png": 2,
+        "b/2.png": 1,
+    }
+    assert arranged(["7/1.png", "10/2.png"], classes=12)[2] == {"7/1.png": 7, "10/2.png": 10}
+    assert arranged(["a/1.png", "b/2.png"], classes=2)[1] == ("a", "b")
+    with pytest.raises(DataError, match="lie in no class folders"):
+        arranged(["1.png"], classes=("a", "b"))
+
+
+def test_ordered_classes_must_keep_the_order():
+    assert match_ordered_classes(("a", "b"), Declared(classes=("a", "b", "c")), "set") == (
+        "a",
+        "b",
+        "c",
+    )
+    assert match_ordered_classes(("a", "b"), Declared(classes=()), "set") == ()
+    with pytest.raises(DataError, match="another order"):
+        match_ordered_classes(("a", "b"), Declared(classes=("b", "a")), "set")
+
+
+def test_choose_split_prefers_train():
+    assert choose_split(["test", "train"], None, "set") == "train"
+    assert choose_split(["test"], None, "set") == "test"
+    assert choose_split([], None, "set") is None
+
+
+def test_safe_folder_names():
+    assert safe_folder_names(["T-shirt/top", "a.b", "..", "CON", "x", "X", "été"]) == [
+        "T-shirt_top",
+        "a.b",
+        "_",
+        "CON_",
+        "x",
+        "X_2",
+        "été",
+    ]
+
+
+@given(st.lists(st.text(min_size=1, max_size=80), max_size=8))
+def test_folder_names_are_distinct_and_climb_nowhere(classes):
+    names = safe_folder_names(classes)
+    assert len({name.casefold() for name in names}) == len(classes)
+    for name in names:
+        assert name and not name.startswith(".") and not set(name) & set('/\\:*?"<>|\0\n')
