@@ -20,7 +20,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from sfumato.data.archive import METHODS, open_zip
-from sfumato.data.decode import LARGEST_FILE, fit_pixels
+from sfumato.data.decode import LARGEST_FILE, fit_pixels, quiet
 from sfumato.data.layout import choose_split, match_ordered_classes, split_name
 from sfumato.data.rows import damage_as_data_error, rows
 from sfumato.data.source import ImageSource, Record, digest_of_files
@@ -163,7 +163,8 @@ def _open_member(
     read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if read is None:
         raise DataError(f"{where}: an array has fields. Save plain arrays, images and labels.")
-    shape, fortran_order, dtype = read(stream)
+    with quiet():
+        shape, fortran_order, dtype = read(stream)
     key = member.removesuffix(".npy")
     if dtype.hasobject:
         raise DataError(

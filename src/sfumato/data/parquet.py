@@ -23,6 +23,7 @@ _IMAGES = ("image", "img", "images")
 _LABELS = ("label", "labels", "fine_label", "class", "target")
 _ROWS = 64
 _BUFFER = 2**20
+_DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ParquetSource(ImageSource):
         for shard in self._shards:
             try:
                 yield from self._shard(shard)
-            except (pa.ArrowException, OSError):
+            except _DAMAGE:
                 raise _damaged(shard) from None
 
     def _shard(self, shard: Path) -> Iterator[Record]:
@@ -102,10 +103,7 @@ def open_parquet(
         by_split.setdefault(_split_of(shard), []).append(shard)
     split = choose_split([found for found in by_split if found], declared.split, name)
     chosen = by_split[split or ""]
-    schemas = []
-    for shard in chosen:
-        with _open(shard) as file:
-            schemas.append(file.schema_arrow)
+    schemas = [_schema(shard) for shard in chosen]
     for shard, schema in zip(chosen, schemas, strict=True):
         if not schema.equals(schemas[0]):
             raise DataError(
@@ -194,8 +192,16 @@ def _split_of(shard: Path) -> str:
 def _open(shard: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(shard, buffer_size=_BUFFER, pre_buffer=False)
-    except (pa.ArrowException, OSError):
+    except _DAMAGE:
         raise _damaged(shard) from None
+
+
+def _schema(shard: Path) -> pa.Schema:
+    with _open(shard) as file:
+        try:
+            return file.schema_arrow
+        except _DAMAGE:
+            raise _damaged(shard) from None
 
 
 def _damaged(shard: Path) -> DataError:

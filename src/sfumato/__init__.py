@@ -1,0 +1,1 @@
+"""Sfumato: synthetic images from private ones, with a proven differential-privacy guarantee."""
