@@ -65,7 +65,8 @@ def test_the_splits_of_a_folder_are_different_data_sets(tree):
     (tree / "bee").rename(tree / "test")
     train, test = open_images(tree), open_images(f"{tree}:test")
     assert (train._private_length(), test._private_length()) == (2, 1)
-    assert train.location_key == f"{tree}:train" and test.location_key == f"{tree}:test"
+    assert train.location_key == str(tree / "train")
+    assert test.location_key == str(tree / "test") == open_images(tree / "test").location_key
 
 
 def test_an_empty_folder_is_refused(tmp_path):

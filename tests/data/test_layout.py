@@ -17,7 +17,7 @@ from sfumato.errors import DataError
 def arranged(files, folders=(), strip_top=False, **declared):
     found = arrange(files, folders, Declared(**declared), "set", strip_top)
     return (
-        found.split,
+        found.folder,
         found.classes,
         {files[i]: label for i, label in zip(found.chosen, found.labels, strict=True)},
     )
@@ -25,7 +25,7 @@ def arranged(files, folders=(), strip_top=False, **declared):
 
 def test_folders_are_classes_in_sorted_order():
     assert arranged(["b/2.png", "a/sub/1.png"]) == (
-        None,
+        "",
         ("a", "b"),
         {"a/sub/1.png": 0, "b/2.png": 1},
     )
@@ -54,10 +54,11 @@ def test_train_is_read_unless_another_split_is_asked_for():
     assert arranged(SPLIT) == ("train", ("a", "b"), {"train/a/2.png": 0, "train/b/3.png": 1})
     assert arranged(SPLIT, split="test") == ("test", ("a",), {"test/a/1.png": 0})
     assert arranged(SPLIT, split="validation")[2] == {"val/b/4.png": 0}
+    assert arranged([*SPLIT, "stray.png"]) == arranged(SPLIT)
 
 
 def test_a_class_may_be_called_train_where_it_is_not_alone():
-    assert arranged(["car/1.png", "train/2.png"])[:2] == (None, ("car", "train"))
+    assert arranged(["car/1.png", "train/2.png"])[:2] == ("", ("car", "train"))
     assert arranged(["train/2.png"], classes=("car", "train"))[2] == {"train/2.png": 1}
 
 
@@ -74,6 +75,7 @@ def test_a_missing_or_open_split_names_what_there_is():
 def test_one_common_top_folder_is_stripped_where_asked(top):
     files = [f"{top}a/1.png", f"{top}b/1.png"]
     assert arranged(files, strip_top=True)[1] == ("a", "b")
+    assert arranged([*files, "stray.png"], strip_top=True)[1] == ("a", "b")
     files = [f"{top}train/a/1.png", f"{top}test/a/1.png"]
     assert arranged(files, strip_top=True, split="test")[0] == "test"
 

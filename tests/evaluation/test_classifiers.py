@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from sfumato.errors import UsageError
 from sfumato.evaluation.classifiers import RECIPES, Logistic, cnn, recipe, stages
-from torch import nn
 
 
 def parameters(network: nn.Module) -> int:

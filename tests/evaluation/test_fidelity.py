@@ -5,6 +5,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
 from sfumato.data import LabelledImages
 from sfumato.errors import DataError
 from sfumato.evaluation.fidelity import (
@@ -13,9 +17,6 @@ from sfumato.evaluation.fidelity import (
     kernel_distance,
     squared_mmd,
 )
-from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 
 
 def rotation(size: int, seed: int) -> np.ndarray:
@@ -65,14 +66,14 @@ class Pooled(nn.Module):
     num_features = 49
 
     def forward(self, images: Tensor) -> Tensor:
-        return nn.functional.avg_pool2d(images.float() / 255, 4).flatten(1)
+        return nn.functional.avg_pool2d(images.double() / 255, 4).flatten(1)
 
 
 def tensors(
     fashion: tuple[LabelledImages, LabelledImages],
 ) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:
     x, y = (torch.from_numpy(images.images) for images in fashion)
-    return x, y, Pooled()(x).double().numpy(), Pooled()(y).double().numpy()
+    return x, y, Pooled()(x).numpy(), Pooled()(y).numpy()
 
 
 def test_frechet_distance_is_torchmetrics(fashion: tuple[LabelledImages, LabelledImages]) -> None:
@@ -81,7 +82,7 @@ def test_frechet_distance_is_torchmetrics(fashion: tuple[LabelledImages, Labelle
     metric.set_dtype(torch.float64)
     metric.update(x, real=True)
     metric.update(255 - y, real=False)
-    inverted = Pooled()(255 - y).double().numpy()
+    inverted = Pooled()(255 - y).numpy()
     assert frechet_distance(ours, inverted) == pytest.approx(metric.compute().item(), rel=1e-5)
     assert frechet_distance(ours, theirs) < 0.01 * frechet_distance(ours, inverted)
 
@@ -94,7 +95,7 @@ def test_kernel_distance_is_torchmetrics(fashion: tuple[LabelledImages, Labelled
     metric.update(y, real=False)
     expected, _ = metric.compute()
     got = kernel_distance(ours[:1000], theirs, subsets=1)
-    assert got.value == pytest.approx(expected.item(), rel=1e-3)
+    assert got.value == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_squared_mmd_is_its_double_sum() -> None:
@@ -115,12 +116,12 @@ def test_squared_mmd_is_its_double_sum() -> None:
 def test_kernel_distance_is_unbiased_and_its_spread_covers_zero() -> None:
     random = np.random.default_rng(0)
     estimates = [
-        squared_mmd(random.normal(size=(20, 2)), random.normal(size=(20, 2))) for _ in range(2000)
+        squared_mmd(random.normal(size=(20, 2)), random.normal(size=(20, 2))) for _ in range(500)
     ]
     error = np.std(estimates) / len(estimates) ** 0.5
     assert abs(np.mean(estimates)) < 4 * error
     # The biased estimate would add about E[k(x, x)]·2/20 − …, hundreds of standard errors.
-    assert error < 0.02
+    assert error < 0.05
 
 
 def test_subsets_shrink_to_the_smaller_side_and_follow_the_seed() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sfumato.data import LabelledImages
 from sfumato.errors import DataError
 from sfumato.evaluation import neighbours
@@ -23,9 +24,7 @@ def brute_force(real: np.ndarray, fake: np.ndarray) -> tuple[float, float, float
         return float(sorted(others)[k - 1])
 
     def within(x: np.ndarray, points: np.ndarray, k: int) -> list[bool]:
-        return [
-            bool(np.linalg.norm(x - p) <= radius(points, i, k)) for i, p in enumerate(points)
-        ]
+        return [bool(np.linalg.norm(x - p) <= radius(points, i, k)) for i, p in enumerate(points)]
 
     inside = np.array([within(f, real, 5) for f in fake])
     return (

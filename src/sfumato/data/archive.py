@@ -79,7 +79,7 @@ def open_archive(path: Path, name: str, declared: Declared) -> ZipSource:
         raise DataError(f"{name}: the zip is encrypted. Unpack it and give the folder.")
     files = [member.filename for member in images]
     found = arrange(files, folders, declared, name, strip_top=True)
-    key = f"{path.resolve()}" + (f":{found.split}" if found.split else "")
+    key = f"{path.resolve()}" + (f":{found.folder}" if found.folder else "")
     chosen = [images[index] for index in found.chosen]
     return ZipSource(name, declared.spec(found.classes), key, path, chosen, found.labels)
 

@@ -58,7 +58,7 @@ def open_folder(root: Path, name: str, declared: Declared) -> FolderSource:
             "Give a folder with one subfolder of images per class, or images only."
         )
     found = arrange(files, folders, declared, name)
-    key = f"{root.resolve()}" + (f":{found.split}" if found.split else "")
+    key = str((root / found.folder).resolve())
     chosen = [files[index] for index in found.chosen]
     return FolderSource(name, declared.spec(found.classes), key, root, chosen, found.labels)
 

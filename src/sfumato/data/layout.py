@@ -24,9 +24,12 @@ _SPLITS = {
 
 @dataclass(frozen=True, repr=False)
 class Arrangement:
-    """Which of the given files are records, in order, and their labels."""
+    """Which of the given files are records, in order, and their labels.
 
-    split: str | None
+    ``folder`` is the folder of the chosen split, "" where there are no splits.
+    """
+
+    folder: str
     classes: tuple[str, ...]
     chosen: list[int]
     labels: list[int | None]
@@ -121,27 +124,29 @@ def arrange(
     """Sort image paths (relative, with ``/``) into splits and classes.
 
     A folder without images is a class too: were it not, one record could make a class appear.
-    An image beside the class folders has no label. Raises DataError where the folders contradict
-    what the user declared.
+    An image beside the class folders has no label; one beside the splits is in none of them.
+    Raises DataError where the folders contradict what the user declared.
     """
     tops = _tops(files, folders, "")
-    prefix = ""
+    prefix = folder = ""
     stated = declared.classes if isinstance(declared.classes, tuple) else ()
-    if strip_top and len(tops) == 1 and all("/" in file for file in files):
+    if strip_top and len(tops) == 1:
         (top,) = tops
-        if split_name(top) is None and top not in stated:
-            prefix = f"{top}/"
-            tops = _tops(files, folders, prefix)
+        inner = _tops(files, folders, f"{top}/")
+        is_set = inner or all("/" in file for file in files)
+        if is_set and split_name(top) is None and top not in stated:
+            prefix, tops = f"{top}/", inner
     splits = {split_name(top) or top: top for top in sorted(tops, reverse=True)}
     known = {name: top for name, top in splits.items() if split_name(top)}
     only_splits = len(known) == len(tops) > 0 and not set(tops) & set(stated)
     split = None
     if declared.split is not None:
         split = choose_split(splits, declared.split, where)
-    elif only_splits and all("/" in file[len(prefix) :] for file in files):
+    elif only_splits:
         split = choose_split(known, None, where)
     if split is not None:
-        prefix = f"{prefix}{splits[split]}/"
+        folder = splits[split]
+        prefix = f"{prefix}{folder}/"
         tops = _tops(files, folders, prefix)
     classes, label_of = match_classes(sorted(tops), declared, where)
     if classes and not tops:
@@ -152,7 +157,7 @@ def arrange(
     chosen = [index for index, file in enumerate(files) if file.startswith(prefix)]
     chosen.sort(key=lambda index: files[index])
     labels = [label_of.get(_top(files[index], prefix) or "") for index in chosen]
-    return Arrangement(split, classes, chosen, labels)
+    return Arrangement(folder, classes, chosen, labels)
 
 
 def safe_folder_names(classes: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sfumato.data.arrays import LabelledImages
-from sfumato.errors import DataError
+from sfumato.errors import DataError, UsageError
 from sfumato.evaluation.classifiers import recipe
 from sfumato.evaluation.extractors import GREY_RULE, Extractor, extract, load_extractor
 from sfumato.evaluation.fidelity import frechet_distance, kernel_distance
@@ -124,10 +124,14 @@ def evaluate(
 
     Raises:
         DataError: the sets differ in image shape or class names, or are too small.
-        UsageError: a classifier is not known.
+        UsageError: a classifier is not known, or ``repeats`` is below 1.
     """
     for name in classifiers:
         recipe(name)
+    if repeats < 1:
+        raise UsageError(f"repeats={repeats} must be at least 1.")
+    if min(len(synthetic.images), len(real_test.images)) <= DENSITY_K:
+        raise DataError(f"An evaluation needs more than {DENSITY_K} images on each side.")
     real_test = _matched(real_test, synthetic, "test")
     real_train = None if real_train is None else _matched(real_train, synthetic, "training")
 
@@ -153,7 +157,7 @@ def evaluate(
 
 
 def _matched(real: LabelledImages, synthetic: LabelledImages, which: str) -> LabelledImages:
-    """``real`` with its labels in the order of ``synthetic.classes``."""
+    """``real`` with its labels in the order of ``synthetic.classes``, if there are any."""
     ours, theirs = synthetic.images.shape[1:], real.images.shape[1:]
     if ours != theirs:
         raise DataError(
@@ -162,6 +166,8 @@ def _matched(real: LabelledImages, synthetic: LabelledImages, which: str) -> Lab
         )
     if real.classes == synthetic.classes:
         return real
+    if not synthetic.classes:
+        return replace(real, classes=())
     if sorted(real.classes) != sorted(synthetic.classes):
         raise DataError(
             f"Synthetic classes {list(synthetic.classes)} are not the real {which} classes "

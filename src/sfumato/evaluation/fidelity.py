@@ -10,6 +10,7 @@ from jaxtyping import Float
 from sfumato.errors import DataError
 
 Features = Float[np.ndarray, "n d"]
+Others = Float[np.ndarray, "m d"]
 
 
 def gaussian_frechet_distance(
@@ -37,7 +38,7 @@ def gaussian_frechet_distance(
     )
 
 
-def frechet_distance(features: Features, others: Features) -> float:
+def frechet_distance(features: Features, others: Others) -> float:
     """Fréchet distance of the Gaussians fitted to two sets of features (unbiased covariances).
 
     Raises:
@@ -61,7 +62,7 @@ class KernelDistance:
     subset_size: int
 
 
-def squared_mmd(x: Features, y: Features) -> float:
+def squared_mmd(x: Features, y: Others) -> float:
     """Unbiased squared MMD under the kernel (x·y/d + 1)³ (arXiv 1801.01401, eq. 4).
 
     Zero in expectation when both sets have one distribution, so estimates may be negative.
@@ -81,7 +82,7 @@ def squared_mmd(x: Features, y: Features) -> float:
 
 
 def kernel_distance(
-    features: Features, others: Features, subsets: int = 100, subset_size: int = 1000, seed: int = 0
+    features: Features, others: Others, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> KernelDistance:
     """Kernel distance (KID): the squared MMD averaged over random subsets without replacement.
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from sfumato.errors import DataError
 
 Features = Float[np.ndarray, "n d"]
+Others = Float[np.ndarray, "m d"]
 
 BLOCK_ENTRIES = 2**25
 """Distances held at once: 128 MiB of float32."""
@@ -27,7 +28,7 @@ DENSITY_K = 5
 """Neighbours for density and coverage (arXiv 2002.09797, §4)."""
 
 
-def _centred(*sets: Features) -> list[Tensor]:
+def _centred(*sets: np.ndarray) -> list[Tensor]:
     """The sets in float32 around the first one's mean, where ‖a‖² + ‖b‖² − 2ab cancels least."""
     centre = sets[0].mean(axis=0, dtype=np.float64).astype(np.float32)
     return [torch.from_numpy(features.astype(np.float32) - centre) for features in sets]
@@ -63,7 +64,7 @@ class ManifoldScores:
     coverage: float
 
 
-def manifold_scores(real: Features, synthetic: Features) -> ManifoldScores:
+def manifold_scores(real: Features, synthetic: Others) -> ManifoldScores:
     """How far two sets of features cover each other.
 
     Precision is the share of synthetic vectors within the distance of some real vector to its
@@ -95,7 +96,7 @@ def manifold_scores(real: Features, synthetic: Features) -> ManifoldScores:
     )
 
 
-def nearest_distances(features: Features, others: Features) -> Float32[np.ndarray, " n"]:
+def nearest_distances(features: Features, others: Others) -> Float32[np.ndarray, " n"]:
     """Distance of each vector to the nearest of ``others``; 0 for an exact copy."""
     columns, rows = _centred(others, features)
     nearest = torch.cat([squared.argmin(1) for _, squared in _blocks(rows, columns)])
@@ -122,7 +123,9 @@ class Memorisation:
     p_value: float
 
 
-def memorisation(train: Features, held_out: Features, synthetic: Features) -> Memorisation:
+def memorisation(
+    train: Features, held_out: Others, synthetic: Float[np.ndarray, "k d"]
+) -> Memorisation:
     """Compare the distances of synthetic and held-out real features to the training features.
 
     Raises:

@@ -86,17 +86,13 @@ def predict(
     return result
 
 
-def _ignore(share: float) -> None:
-    """Report to nobody."""
-
-
 def fit(
     images: LabelledImages,
     classifier: str,
     seed: int = 0,
     selection: Selection = "last",
     cache: Path | None = None,
-    report: Report = _ignore,
+    report: Report = lambda share: None,
 ) -> FittedClassifier:
     """Train ``classifier`` (a name in ``RECIPES``) on ``images``, or load it if ``cache`` has it.
 

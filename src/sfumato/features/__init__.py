@@ -1,5 +1,16 @@
-"""Frozen public encoders: features learned on public data, the same for every private data set."""
+"""Public knowledge about images: frozen encoders, bases and photographs, the same for all data."""
 
+from sfumato.features.basis import dct_basis
 from sfumato.features.encoder import Encoder, load_encoder
+from sfumato.features.perceptual import PerceptualFeatures, PublicAxes, to_unit
+from sfumato.features.public import public_patches
 
-__all__ = ["Encoder", "load_encoder"]
+__all__ = [
+    "Encoder",
+    "PerceptualFeatures",
+    "PublicAxes",
+    "dct_basis",
+    "load_encoder",
+    "public_patches",
+    "to_unit",
+]

@@ -19,6 +19,10 @@ GRID_BITS = 20
 UNIT = 2**GRID_BITS
 
 
+COLUMNS_AT_ONCE = 2**16
+"""Coordinates whose float64 copy stays in a core's cache."""
+
+
 def max_dimension() -> int:
     """Largest number of coordinates for which tightening costs at most a hundredth of the bound."""
     return int((UNIT / 50) ** 2)
@@ -38,18 +42,24 @@ def to_grid(contributions: Tensor, clip_norm: float, nonnegative: bool = False) 
         with a NaN or an infinity, or whose rounded norm breaks the bound, is zero. A row's result
         depends on that row alone.
     """
-    rows = contributions.to(torch.float32)
+    # Contiguous: a kernel may add a strided row in another order than its neighbour.
+    rows = contributions.to(torch.float32).contiguous()
     if nonnegative:
         rows = rows.clamp(min=0)
-    norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-    usable = torch.isfinite(norms)
+    norms = _squared_norms(rows).sqrt_()
     # 1 - 2⁻²⁰ covers the float32 rounding of the product; the rounding to the grid costs √D/2.
     bound = (UNIT - math.sqrt(rows.shape[1]) / 2) * (1 - 2.0**-20)
-    factor = bound / norms.clamp(min=clip_norm)
-    factor = torch.where(usable, factor, torch.zeros_like(factor)).to(torch.float32)
-    rows = torch.where(usable[:, None], rows, torch.zeros((), dtype=torch.float32))
-    grid = (rows * factor[:, None]).round_()
-    squared = grid.to(torch.float64).square_().sum(dim=1)
-    if bool((squared > float(UNIT) ** 2).any()):
-        grid[squared > float(UNIT) ** 2] = 0
+    grid = (rows * (bound / norms.clamp(min=clip_norm)).to(torch.float32)[:, None]).round_()
+    # Written so that a NaN is not within the bound.
+    within = torch.isfinite(norms) & (_squared_norms(grid) <= float(UNIT) ** 2)
+    if not bool(within.all()):
+        grid[~within] = 0
     return grid
+
+
+def _squared_norms(rows: Tensor) -> Tensor:
+    """Squared L2 norm of each row, float64 ``[b]``; exact where the rows hold grid steps."""
+    result = torch.zeros(len(rows), dtype=torch.float64)
+    for part in rows.split(COLUMNS_AT_ONCE, dim=1):
+        result += torch.linalg.vector_norm(part, dim=1, dtype=torch.float64).square_()
+    return result

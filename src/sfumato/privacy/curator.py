@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,14 @@ from sfumato.progress import stage
 
 @dataclass(frozen=True)
 class Answer:
-    """A noisy answer: ``total`` float64 ``[rows, d]`` and the noise's standard deviation.
+    """A noisy answer; all of it is public.
 
-    Both are public; ``noise_std`` is per coordinate, in the units of ``total``.
+    ``total`` float64 ``[rows, d - shared]``, ``shared`` float64 ``[shared]``; ``noise_std`` is the
+    noise's standard deviation per coordinate, in the units of both.
     """
 
     total: NDArray[np.float64]
+    shared: NDArray[np.float64]
     noise_std: float
 
 
@@ -143,7 +144,7 @@ class Curator:
             BudgetExceededError: the query is not in the plan.
             LedgerError: the stored answer or the ledger is damaged.
         """
-        return self._answer(query, lambda: self._sum_grid(query))
+        return self._answer(query, query)
 
     def histogram(self, query: HistogramQuery) -> Answer:
         """Answer the noisy number of votes in each bin; ``docs/proofs.md``, "histogram".
@@ -158,7 +159,7 @@ class Curator:
             return (query.vote(images, labels)[:, None] == bins).to(torch.float32)
 
         as_sum = SumQuery(query.name, one_hot, query.bins, clip_norm=1.0, nonnegative=True)
-        return self._answer(query, lambda: self._sum_grid(as_sum))
+        return self._answer(query, as_sum)
 
     def record(self) -> dict[str, Any]:
         """What the certificate needs: the plan, its ledger entries and the data set's total.
@@ -191,7 +192,7 @@ class Curator:
             raise UsageError("no plan is open: call curator.open(plan) before asking.")
         return self._plan, self._run
 
-    def _answer(self, query: Query, compute: Callable[[], Tensor]) -> Answer:
+    def _answer(self, query: Query, as_sum: SumQuery) -> Answer:
         plan, run = self._opened()
         if query not in plan.queries:
             raise BudgetExceededError(
@@ -202,12 +203,18 @@ class Curator:
         step = event.clip_norm / UNIT
         grid = self._answered_before(query.name, run)
         if grid is None:
-            total = compute().numpy()
+            total = self._sum_grid(as_sum).numpy()
             grid = add_noise(total, event.noise_std / step, self._insecure_seed)
             signature = run.write_answer(query.name, grid)
             with self._ledger.locked():
                 self._ledger.append("answer", run=run.id, name=query.name, answer=signature)
-        return Answer(grid.astype(np.float64) * step, event.noise_std)
+        values = grid.astype(np.float64) * step
+        rows, columns = as_sum.shape(len(self.spec.classes))
+        return Answer(
+            values[: rows * columns].reshape(rows, columns),
+            values[rows * columns :],
+            event.noise_std,
+        )
 
     def _answered_before(self, name: str, run: Run) -> NDArray[np.int64] | None:
         with self._ledger.locked():

@@ -82,9 +82,15 @@ def _rows_independent(query: SumQuery, spec: PublicSpec, size: int) -> bool:
 
 
 def total(query: SumQuery, source: ImageSource, size: int, report: Report) -> Tensor:
-    """Σ of all contributions in grid steps, int64 ``[rows, d]``; independent of record order."""
+    """Σ of all contributions in grid steps; independent of record order.
+
+    Returns:
+        int64 vector: the rows of the answer one after the other, then the shared coordinates.
+    """
     spec = source.spec
-    result = torch.zeros(query.rows(len(spec.classes)), query.dimension, dtype=torch.int64)
+    rows, columns = query.shape(len(spec.classes))
+    result = torch.zeros(rows * columns + query.shared, dtype=torch.int64)
+    blocks, shared = result[: rows * columns].view(rows, columns), result[rows * columns :]
     length, done = source._private_length(), 0
     images = torch.zeros((size, spec.channels, spec.height, spec.width), dtype=torch.uint8)
     labels = torch.zeros(size, dtype=torch.int64)
@@ -97,8 +103,10 @@ def total(query: SumQuery, source: ImageSource, size: int, report: Report) -> Te
         labels[:count] = torch.from_numpy(classes).clamp(min=0)
         grid = contributions(query, images, labels)[:count]
         block = labels[:count] if query.by_class else torch.zeros(count, dtype=torch.int64)
-        for row in range(len(result)):
-            _add_exactly(result[row], grid[usable & (block == row)])
+        for row in range(rows):
+            _add_exactly(blocks[row], grid[usable & (block == row), :columns])
+        if query.shared:
+            _add_exactly(shared, grid[usable, columns:])
         done += count
         # A percentage in whole steps: the number of records is private.
         report(round(min(done / max(length, 1), 1.0), 2))

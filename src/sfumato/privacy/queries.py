@@ -33,6 +33,8 @@ class SumQuery:
         clip_norm: C, in the units of f.
         by_class: add each unit's f to the block of its own class: the answer has one row a class
             and sensitivity is unchanged, because a unit touches one row.
+        shared: with ``by_class``, how many of f's last coordinates are added over all classes
+            instead (a covariance that all classes share, in the same release).
         nonnegative: raise f's negative coordinates to zero (replace-one then moves by √2·C).
         relative_noise: this query's noise multiplier relative to the plan's other queries.
         describes: public JSON values that say what f is, for the plan and the certificate.
@@ -51,6 +53,7 @@ class SumQuery:
     dimension: int
     clip_norm: float
     by_class: bool = False
+    shared: int = 0
     nonnegative: bool = False
     relative_noise: float = 1.0
     describes: Mapping[str, Any] = field(default_factory=dict)
@@ -62,15 +65,19 @@ class SumQuery:
                 f"query {self.name!r}: dimension={self.dimension} must lie in "
                 f"[1, {max_dimension()}]. Compress the features."
             )
+        if not 0 <= self.shared < self.dimension:
+            raise UsageError(
+                f"query {self.name!r}: shared={self.shared} must lie in [0, {self.dimension})."
+            )
 
     def sensitivity(self) -> dict[Relation, float]:
         """L2 sensitivity under each relation, in the units of f."""
         replace = math.sqrt(2) if self.nonnegative else 2.0
         return dict(zip(RELATIONS, (self.clip_norm, replace * self.clip_norm), strict=True))
 
-    def rows(self, classes: int) -> int:
-        """Number of rows of the answer for a data set of ``classes`` classes (0: unlabelled)."""
-        return max(classes, 1) if self.by_class else 1
+    def shape(self, classes: int) -> tuple[int, int]:
+        """Shape of the answer's ``total`` for a data set of ``classes`` classes (0: unlabelled)."""
+        return (max(classes, 1) if self.by_class else 1), self.dimension - self.shared
 
     def event(self, relation: Relation) -> Event:
         """The query's event, its noise relative to the plan's common scale."""
@@ -91,6 +98,7 @@ class SumQuery:
             "dimension": self.dimension,
             "clip_norm": self.clip_norm,
             "by_class": self.by_class,
+            "shared": self.shared,
             "nonnegative": self.nonnegative,
             "relative_noise": self.relative_noise,
             **dict(self.describes),

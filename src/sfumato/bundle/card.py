@@ -1,0 +1,68 @@
+"""The data set card: README.md with Hugging Face's front matter, in words for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from sfumato.bundle.citations import citations
+from sfumato.bundle.claim import is_stamped
+from sfumato.bundle.files import EMBEDDING
+
+_SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)
+
+
+def make_card(certificate: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Write a release's card from its certificate (files and digest may still be missing).
+
+    names: the release's files so far, relative.
+    """
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["eps"] = lambda value: f"{value:.4g}"
+    template = files("sfumato.bundle").joinpath("card.md.jinja").read_text(encoding="utf-8")
+    samples = certificate["release"]["samples"]
+    odds = [_factor(value) for value in certificate["epsilon_by_relation"].values()]
+    return environment.from_string(template).render(
+        certificate=certificate,
+        title="Synthetic images with differential privacy",
+        classes=certificate["classes"],
+        spec=certificate["spec"],
+        total=certificate["data_set_total"],
+        samples=samples,
+        size_category=next((name for most, name in _SIZES if samples < most), "10M<n<100M"),
+        form=certificate["release"]["format"],
+        shards=_shards([name for name in names if name.endswith(".tar")]),
+        embedding=EMBEDDING in names,
+        stamped=is_stamped(certificate),
+        odds=odds,
+        citations=citations(certificate),
+    )
+
+
+def _factor(epsilon: float) -> str:
+    """e^ε for people."""
+    if epsilon > 700:
+        return f"10^{epsilon / math.log(10):.0f}"
+    factor = math.exp(epsilon)
+    return (
+        f"{factor:.3g}" if factor < 1000 else f"{factor:.2e}" if factor > 1e6 else f"{factor:,.0f}"
+    )
+
+
+def _shards(names: list[str]) -> str:
+    """Name one tar, or several in the braces that WebDataset expands."""
+    last = max(names, default="").rpartition("/")[2]
+    number = last.rpartition("-")[2].removesuffix(".tar")
+    return last.replace(number, f"{{000000..{number}}}") if len(names) > 1 else last

@@ -1,0 +1,51 @@
+"""BibTeX of what a release is built on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+METHODS = {
+    "mepf": """\
+@article{harder2023pretrained,
+  title   = {Pre-trained Perceptual Features Improve Differentially Private Image Generation},
+  author  = {Harder, Fredrik and Jalali, Milad and Sutherland, Danica J. and Park, Mijung},
+  journal = {Transactions on Machine Learning Research},
+  year    = {2023},
+  note    = {arXiv:2205.12900}
+}""",
+}
+ENCODERS = {
+    "efficientnet-lite0": """\
+@inproceedings{tan2019efficientnet,
+  title     = {{EfficientNet}: Rethinking Model Scaling for Convolutional Neural Networks},
+  author    = {Tan, Mingxing and Le, Quoc V.},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2019},
+  note      = {arXiv:1905.11946}
+}""",
+}
+ACCOUNTANT = """\
+@article{doroshenko2022connect,
+  title   = {Connect the Dots: Tighter Discrete Approximations of Privacy Loss Distributions},
+  author  = {Doroshenko, Vadym and Ghazi, Badih and Kamath, Pritish and Kumar, Ravi and
+             Manurangsi, Pasin},
+  journal = {Proceedings on Privacy Enhancing Technologies},
+  year    = {2022},
+  note    = {arXiv:2207.04380}
+}"""
+NOISE = """\
+@inproceedings{canonne2020discrete,
+  title     = {The Discrete {Gaussian} for Differential Privacy},
+  author    = {Canonne, Cl{\\'e}ment L. and Kamath, Gautam and Steinke, Thomas},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2020},
+  note      = {arXiv:2004.00010}
+}"""
+
+
+def citations(certificate: Mapping[str, Any]) -> list[str]:
+    """The BibTeX entries of a release: its method, its public encoder, accountant and noise."""
+    encoder = certificate["encoder"] or {}
+    entries = [METHODS.get(certificate["method"]["name"]), ENCODERS.get(encoder.get("name", ""))]
+    return [entry for entry in entries if entry] + [ACCOUNTANT, NOISE]

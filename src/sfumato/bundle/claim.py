@@ -1,0 +1,235 @@
+"""Whether a certificate's core proves its ε: the second look, from the certificate alone.
+
+Sensitivities come from a table written here, not from the queries' code, and ε from the closed
+form, which shares nothing with the accountant of whoever wrote the certificate.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sfumato.bundle.certificate import FORMAT, NOT_PRIVATE, UNIT, Certificate, encoder_of
+from sfumato.bundle.strict_json import mismatches
+from sfumato.data.spec import PublicSpec
+from sfumato.errors import DataError, UsageError
+from sfumato.privacy import RELATIONS, Budget, Event, Relation, epsilon_closed_form
+from sfumato.privacy.ledger import GENESIS, digest, seal
+
+EXACT = 1e-9
+PESSIMISM = 0.01
+"""A claimed ε may lie this share above the exact one: the writer's accountant rounds up."""
+
+NOISE_PATHS = ("discrete Gaussian, exact, operating-system entropy (OpenDP)",)
+"""The ways of drawing noise whose proof is in ``docs/proofs.md``."""
+
+_BUDGET = {"epsilon": float, "delta": float, "relation": str}
+_METHOD = {"name": str, "config": dict}
+_EVENT = {
+    "query": str,
+    "name": str,
+    "clip_norm": float,
+    "sensitivity": {relation: float for relation in RELATIONS},
+    "noise_std": float,
+    "count": int,
+}
+_CORE = {
+    "format": str,
+    "epsilon": float,
+    "delta": float,
+    "relation": str,
+    "unit": str,
+    "epsilon_by_relation": {relation: float for relation in RELATIONS},
+    "private": object,
+    "classes": [str],
+    "budget": _BUDGET,
+    "method": _METHOD,
+    "spec": {
+        "height": int,
+        "width": int,
+        "channels": int,
+        "classes": [str],
+        "declared_size": object,
+    },
+    "queries": [dict],
+    "events": [_EVENT],
+    "noise": str,
+    "accountant": str,
+    "ledger": [dict],
+    "data_set_total": {"epsilon": float, "runs": int},
+    "encoder": object,
+    "sfumato": str,
+}
+_ENTRY = {"kind": str, "run": str, "prev": str, "hash": str}
+_ENTRIES = {
+    "plan": {
+        **_ENTRY,
+        "plan": str,
+        "method": _METHOD,
+        "budget": _BUDGET,
+        "noise": str,
+        "accountant": str,
+        "events": [_EVENT],
+    },
+    "answer": {**_ENTRY, "name": str, "answer": str},
+}
+
+
+def is_stamped(core: Mapping[str, Any]) -> bool:
+    """Whether the run itself said that its noise protects nobody."""
+    return any(NOT_PRIVATE in str(core.get(key)) for key in ("private", "noise"))
+
+
+def recompute(core: Mapping[str, Any]) -> dict[Relation, float]:
+    """ε of the certificate's events under every relation, by the closed form.
+
+    Only for a core in which :func:`problems` found nothing.
+    """
+    events = [Event.from_dict(event) for event in core["events"]]
+    return {name: epsilon_closed_form(events, core["delta"], name) for name in RELATIONS}
+
+
+def problems(core: Certificate) -> Iterator[str]:
+    """Yield a sentence for everything that keeps a core from proving its ε.
+
+    A stamped core is judged like any other; :func:`is_stamped` tells.
+    """
+    malformed = list(mismatches(core, _CORE, "certificate"))
+    for index, entry in enumerate(core.get("ledger", []) if not malformed else []):
+        shape = _ENTRIES.get(str(entry.get("kind")), {**_ENTRY, "kind": type(None)})
+        malformed += mismatches(entry, shape, f"certificate.ledger[{index}]")
+    malformed = malformed or list(_out_of_range(core))
+    if malformed:
+        yield from malformed[:20]
+        return
+    yield from _statement(core)
+    yield from _sensitivities(core)
+    yield from _ledger(core)
+    yield from _price(core)
+
+
+def _out_of_range(core: Certificate) -> Iterator[str]:
+    # Beyond these bounds no accountant is to be trusted, and none is asked.
+    for event in core["events"]:
+        numbers = [event["clip_norm"], event["noise_std"], *event["sensitivity"].values()]
+        if not all(1e-12 < number < 1e12 for number in numbers) or event["count"] != 1:
+            yield f"event {event['name'][:80]!r}: a number is out of range"
+    try:
+        Budget(**core["budget"])
+        PublicSpec(**{**core["spec"], "classes": tuple(core["spec"]["classes"])})
+    except (UsageError, DataError) as error:
+        yield str(error)
+    if not core["events"]:
+        yield "certificate.events is empty, but a release answers something"
+
+
+def _statement(core: Certificate) -> Iterator[str]:
+    budget = core["budget"]
+    expected: dict[str, Any] = {
+        "format": FORMAT,
+        "unit": UNIT,
+        "delta": budget["delta"],
+        "relation": budget["relation"],
+        "classes": core["spec"]["classes"],
+        "epsilon": core["epsilon_by_relation"][budget["relation"]],
+        "encoder": encoder_of(core["queries"]),
+    }
+    for key, value in expected.items():
+        if core[key] != value:
+            yield f"{key} is {core[key]!r:.90}, but the rest of the certificate says {value!r:.90}"
+    if not is_stamped(core):
+        if core["private"] is not True:
+            yield "private must be true, or say that the release is not"
+        if core["noise"] not in NOISE_PATHS:
+            yield f"noise {core['noise']!r:.100} is of no kind that has a proof"
+    if not re.fullmatch(r"\d+\.\d+\.\d+[\w.+-]{0,40}", core["sfumato"]):
+        yield "sfumato is no version"
+
+
+def _sensitivities(core: Certificate) -> Iterator[str]:
+    queries, events = core["queries"], core["events"]
+    names = [query.get("name") for query in queries]
+    if names != [event["name"] for event in events] or len(set(map(str, names))) != len(names):
+        yield "queries and events are not the same, in the same order, each once"
+        return
+    scales = []
+    for query, event in zip(queries, events, strict=True):
+        name = event["name"][:80]
+        if query.get("query") != event["query"]:
+            yield f"event {name!r} is of another mechanism than its query"
+            continue
+        bound = _sensitivity(query, event["clip_norm"])
+        if bound is None:
+            yield f"query {name!r}: its mechanism or clip norm has no proof"
+            continue
+        for relation, value in bound.items():
+            if not math.isclose(event["sensitivity"][relation], value, rel_tol=EXACT):
+                yield f"event {name!r}: sensitivity under {relation} must be {value:.10g}"
+        relative = query.get("relative_noise")
+        if isinstance(relative, (int, float)) and 0 < relative < math.inf:
+            scales.append(event["noise_std"] / (relative * bound[core["budget"]["relation"]]))
+        else:
+            yield f"query {name!r}: relative_noise must be a positive number"
+    if scales and max(scales) > min(scales) * (1 + EXACT):
+        yield "the events' noise does not follow one common scale"
+
+
+def _sensitivity(query: Mapping[str, Any], clip_norm: float) -> dict[Relation, float] | None:
+    """The mechanisms' table of ``docs/proofs.md``; None for what has no row in it."""
+    if query["query"] == "sum" and query.get("clip_norm") == clip_norm:
+        nonnegative = query.get("nonnegative")
+        if isinstance(nonnegative, bool):
+            replace = math.sqrt(2) if nonnegative else 2
+            return {"add-or-remove-one": clip_norm, "replace-one": replace * clip_norm}
+    if query["query"] == "histogram" and clip_norm == 1:
+        return {"add-or-remove-one": 1, "replace-one": math.sqrt(2)}
+    return None
+
+
+def _ledger(core: Certificate) -> Iterator[str]:
+    entries = core["ledger"]
+    previous = GENESIS
+    for index, entry in enumerate(entries):
+        if entry["prev"] != previous or seal(entry)["hash"] != entry["hash"]:
+            yield f"ledger entry {index} does not continue the chain"
+        previous = entry["hash"]
+    kinds = [entry["kind"] for entry in entries]
+    if kinds != ["plan"] + ["answer"] * len(core["events"]):
+        yield "the ledger must hold one plan and then one answer for each query"
+        return
+    plan, *answers = entries
+    if len({entry["run"] for entry in entries}) != 1:
+        yield "the ledger's entries are of different runs"
+    if sorted(entry["name"] for entry in answers) != sorted(e["name"] for e in core["events"]):
+        yield "the ledger's answers are not those of the plan's queries"
+    for key in ("events", "budget", "method", "noise", "accountant"):
+        if plan[key] != core[key]:
+            yield f"{key} is not what the ledger was charged for"
+    planned = {key: core[key] for key in ("budget", "method", "spec", "queries", "events")}
+    if plan["plan"] != digest(planned):
+        yield "the plan is not the one that the ledger was charged for"
+
+
+def _price(core: Certificate) -> Iterator[str]:
+    for relation, exact in recompute(core).items():
+        claimed = core["epsilon_by_relation"][relation]
+        if claimed < exact * (1 - EXACT):
+            yield (
+                f"the events cost epsilon={exact:.6g} under {relation}, more than the "
+                f"{claimed:.6g} that is claimed: the noise is weaker than claimed"
+            )
+        elif claimed > exact * (1 + PESSIMISM):
+            yield f"the events cost epsilon={exact:.6g} under {relation}, not {claimed:.6g}"
+    budget, total = core["budget"], core["data_set_total"]
+    exact = recompute(core)[budget["relation"]]
+    if exact > budget["epsilon"] * (1 + EXACT):
+        yield f"the events cost epsilon={exact:.6g}, over the budget of {budget['epsilon']}"
+    low, high = exact * (1 - EXACT), exact * (1 + EXACT)
+    if (
+        total["runs"] < 1
+        or total["epsilon"] < low
+        or (total["runs"] == 1 and total["epsilon"] > high)
+    ):
+        yield "data_set_total is not the total of this run and those before it"

@@ -1,0 +1,196 @@
+"""Write a release whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from sfumato.bundle import certificate as certificates
+from sfumato.bundle.card import make_card
+from sfumato.bundle.certificate import NAME, Certificate
+from sfumato.bundle.files import (
+    CARD,
+    EMBEDDING,
+    IMAGES,
+    LARGEST,
+    MODEL,
+    REPORT,
+    SAMPLES,
+    digests,
+    file_digest,
+    list_files,
+)
+from sfumato.bundle.grid import SampleGrid
+from sfumato.bundle.verification import problems
+from sfumato.data.spec import PublicSpec
+from sfumato.data.writers import write_images
+from sfumato.errors import CertificateError, UsageError
+
+Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+
+class Saved(Protocol):
+    """What a release keeps of a model; ``embedding`` may be absent or None."""
+
+    @property
+    def spec(self) -> PublicSpec:
+        """What is public about the images."""
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """The model's weights, by name."""
+
+    def config(self) -> dict[str, Any]:
+        """Everything else that loading the model needs, as plain JSON values."""
+
+
+def check_target(out: Path, force: bool = False) -> None:
+    """Refuse a place where a release would destroy something else.
+
+    Raises:
+        UsageError: ``out`` is a file, holds a release and ``force`` is not given, or holds
+            anything else.
+    """
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UsageError(f"out={out} is a file or a link. Name a new folder.")
+    if out.is_dir() and any(out.iterdir()):
+        if not _is_release(out):
+            raise UsageError(
+                f"out={out} holds files that are no release, so it is never replaced. Name a new "
+                "or empty folder."
+            )
+        if not force:
+            raise UsageError(
+                f"out={out} already holds a release. Name another folder, or replace it with "
+                "--force (force=True)."
+            )
+
+
+def _is_release(folder: Path) -> bool:
+    try:
+        certificates.read_certificate(folder)
+    except CertificateError:
+        return False
+    return {path.name for path in folder.iterdir()} <= {*LARGEST, IMAGES}
+
+
+def write_release(
+    out: Path,
+    model: Saved,
+    core: Mapping[str, Any],
+    batches: Iterable[Batch],
+    *,
+    format: str = "folder",
+    made_by: str = "synthesize",
+    seed_public: int = 0,
+    force: bool = False,
+) -> Path:
+    """Write a release into ``out`` and return it; a crash leaves the old state of ``out``.
+
+    Args:
+        out: a new or empty folder, or a release to replace with ``force``.
+        model: the released model.
+        core: what the run spent, ``make_core(curator.record())`` or another release's.
+        batches: released images uint8 ``[b, c, h, w]`` and labels int64 ``[b]``, streamed.
+        format: ``folder``, ``parquet`` or ``webdataset``.
+        made_by: the command that makes it; ``seed_public``: the public seed of the draw.
+
+    Raises:
+        UsageError: ``out`` holds something else.
+        CertificateError: what was written does not pass :func:`verify`; nothing is left of it.
+    """
+    check_target(out, force)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    mark = secrets.token_hex(4)
+    part = out.with_name(f".{out.name}.{mark}.part")
+    part.mkdir()
+    try:
+        made = {"made_by": made_by, "seed_public": seed_public}
+        _fill(part, model, core, batches, format, made)
+        _make_durable()
+        if out.exists():
+            old = out.with_name(f".{out.name}.{mark}.old")
+            out.rename(old)
+            part.rename(out)
+            shutil.rmtree(old)
+        else:
+            part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out
+
+
+def _fill(
+    part: Path,
+    model: Saved,
+    core: Mapping[str, Any],
+    batches: Iterable[Batch],
+    format: str,
+    made: Mapping[str, Any],
+) -> None:
+    grid = SampleGrid(model.spec)
+    count = write_images(_seen(batches, grid), model.spec.classes, part, format)
+    (part / SAMPLES).write_bytes(grid.to_png())
+    _save_model(part / MODEL, model, core)
+    if embedding := getattr(model, "embedding", None):
+        embedding.save(part / EMBEDDING)
+    release = {**made, "format": format, "samples": count}
+    names, _ = list_files(part)
+    (part / CARD).write_text(make_card({**core, "release": release}, names), encoding="utf-8")
+    names, _ = list_files(part)
+    finished = certificates.complete(core, release, digests(part, names))
+    (part / NAME).write_bytes(certificates.to_bytes(finished))
+    if found := list(problems(part, finished)):
+        raise CertificateError(
+            f"the release was not published, because it does not verify: {'; '.join(found[:10])}. "
+            "The run can go on: run the same command again once this is mended."
+        )
+
+
+def _seen(batches: Iterable[Batch], grid: SampleGrid) -> Iterator[Batch]:
+    for images, labels in batches:
+        grid.add(images, labels)
+        yield images, labels
+
+
+def _save_model(path: Path, model: Saved, core: Mapping[str, Any]) -> None:
+    """Save what ``sfumato.methods.load_model`` reads."""
+    facts = {
+        "method": core["method"]["name"],
+        "spec": asdict(model.spec),
+        "config": model.config(),
+    }
+    # safetensors writes the bytes of a strided view as they lie.
+    tensors = {name: np.ascontiguousarray(value) for name, value in model.tensors().items()}
+    save_file(tensors, path, metadata={"sfumato": json.dumps(facts, allow_nan=False)})
+
+
+def _make_durable() -> None:
+    # The run is closed after this; a power cut must not take images that are paid for.
+    if hasattr(os, "sync"):
+        os.sync()
+
+
+def attach_report(release: Path, page: bytes) -> None:
+    """Put ``report.html`` into a release and name it in the certificate.
+
+    Raises:
+        CertificateError: the release has no readable certificate.
+    """
+    certificate: Certificate = certificates.read_certificate(release)
+    (release / REPORT).write_bytes(page)
+    named = {**certificate["files"], REPORT: file_digest(release / REPORT)}
+    core = certificates.core_of(certificate)
+    again = certificates.complete(core, certificate["release"], named)
+    temporary = release.with_name(f".{release.name}.{secrets.token_hex(4)}.part")
+    temporary.write_bytes(certificates.to_bytes(again))
+    temporary.replace(release / NAME)

@@ -1,0 +1,77 @@
+"""The commands and what is said about all of them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import sfumato
+from sfumato.cli.commands.demo import demo
+from sfumato.cli.commands.fit_embedding import fit_embedding
+from sfumato.cli.commands.ledger import ledger
+from sfumato.cli.commands.plan import plan
+from sfumato.cli.commands.sample import sample
+from sfumato.cli.commands.synthesize import synthesize
+from sfumato.cli.commands.verify import verify
+from sfumato.cli.guard import guarded
+
+HELP = """Synthetic images from private ones, with a proven differential-privacy guarantee.
+
+\b
+A first look, no data needed:
+  sfumato demo
+\b
+The main job, from a folder with one sub-folder for each class:
+  sfumato plan xrays/ --epsilon 1
+  sfumato synthesize xrays/ --epsilon 1 --out release/
+  sfumato verify release/
+  sfumato ledger xrays/
+
+DATA is a folder of images or class folders, a .zip of such, IDX, .npz, .parquet, WebDataset .tar,
+or a name: fashion-mnist, digits."""
+
+EXIT_CODES = """\b
+Exit codes:
+  0  done
+  1  something unforeseen
+  2  an option or argument is outside its rule
+  3  the data cannot be read
+  4  the data set's cap does not allow it
+  5  the ledger is damaged, in use or not writable
+  6  a release does not prove what it claims, or holds something private
+  130  interrupted; the same command goes on where it was
+  141  nobody reads the output"""
+
+app = typer.Typer(
+    help=HELP,
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command("plan")(guarded(plan))
+app.command("synthesize")(guarded(synthesize))
+app.command("sample")(guarded(sample))
+app.command("fit-embedding")(guarded(fit_embedding))
+app.command("verify")(guarded(verify))
+app.command("ledger")(guarded(ledger))
+app.command("demo")(guarded(demo))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sfumato {sfumato.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_the_command(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass

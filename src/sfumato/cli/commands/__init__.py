@@ -1,0 +1,1 @@
+"""The commands, one a file. What takes seconds to import is imported when a command runs."""

@@ -1,0 +1,49 @@
+"""``sfumato demo``: the main job in miniature, on digits that scikit-learn ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sfumato.cli import parameters as p
+from sfumato.cli import show
+from sfumato.cli.commands.synthesize import describe, show_total
+
+QUICK = {"steps": 300, "batch": 100}
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the release.", metavar="DIR")] = Path(
+        "sfumato-demo"
+    ),
+    state: p.State = None,
+    quiet: p.Quiet = False,
+    json: p.Json = False,
+) -> None:
+    """Do the whole job in miniature, on digits.
+
+    The digits are those that scikit-learn ships, so nothing is downloaded. The
+    same as: sfumato synthesize digits --epsilon 10 --out sfumato-demo, with a short training.
+    An earlier demo in the folder is replaced.
+    """
+    from sfumato.bundle import verify
+    from sfumato.synthesis import synthesize
+
+    release = synthesize(
+        "digits",
+        epsilon=10,
+        out=out,
+        options=QUICK,
+        samples=1000,
+        state=state,
+        force=True,
+        quiet=quiet,
+    )
+    verify(release)
+    describe(release, json)
+    if not json:
+        show_total("digits", None, state, 1e-5)
+        show.line(f"verified; verify it again with: sfumato verify {release}")
+        show.line("Training was short, to be quick: real use takes the defaults and more images.")

@@ -1,0 +1,78 @@
+"""``sfumato ledger``: what a data set has been charged, over all runs, and what is left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sfumato.cli import parameters as p
+from sfumato.cli import show
+
+
+def ledger(
+    data: p.Data,
+    cap: p.Cap = None,
+    delta: p.Delta = 1e-5,
+    relation: p.Relation = "add-or-remove-one",
+    split: p.Split = None,
+    state: p.State = None,
+    json: p.Json = False,
+) -> None:
+    """Show what is spent of DATA's budget, and what is left.
+
+    Reads the ledger and no image. --cap sets the most ε, at --delta and --relation, that the data
+    set may ever be charged; a run that would pass it is refused before any private byte is read.
+
+    \b
+    Examples:
+      sfumato ledger xrays/
+      sfumato ledger xrays/ --cap 3
+    """
+    from sfumato.cli.spending import ledger_of, spending
+    from sfumato.data import open_images
+    from sfumato.privacy import Budget
+
+    source = open_images(data, classes=0, split=split)
+    book = ledger_of(source, state)
+    if cap is not None:
+        book.set_cap(Budget(cap, delta, p.parse_relation(relation)))
+    spent = spending(book, delta)
+    closed = {entry["run"] for entry in spent.entries if entry["kind"] == "closed"}
+    runs: list[dict[str, Any]] = [
+        {
+            "time": entry["time"],
+            "run": entry["run"],
+            "method": entry["method"]["name"],
+            "budget": entry["budget"],
+            "noise": entry["noise"],
+            "finished": entry["run"] in closed,
+        }
+        for entry in spent.runs
+    ]
+    if json:
+        show.as_json({"ledger": str(book.path), **spent.to_dict(), "charges": runs})
+        return
+    if runs:
+        show.table(
+            ["time (UTC)", "run", "method", "ε", "δ", "relation", "state"],
+            [
+                (
+                    run["time"].replace("T", " ").removesuffix("+00:00"),
+                    run["run"],
+                    run["method"],
+                    f"{run['budget']['epsilon']:g}",
+                    f"{run['budget']['delta']:g}",
+                    run["budget"]["relation"],
+                    "finished" if run["finished"] else "can go on",
+                )
+                for run in runs
+            ],
+        )
+    show.line(f"spent by {len(runs)} runs: {show.epsilons(spent.by_relation, delta)}")
+    if spent.cap is None:
+        show.line("no cap: every further run is allowed. Set one with --cap.")
+    else:
+        rule = f"at δ = {spent.cap.delta:g}, {spent.cap.relation}"
+        show.line(
+            f"cap: ε = {spent.cap.epsilon:g} {rule}; a further run may cost ε = {spent.left:.4g}"
+        )
+    show.line(f"ledger (private): {book.path}")

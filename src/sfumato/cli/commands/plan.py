@@ -1,0 +1,100 @@
+"""``sfumato plan``: what a run would ask and cost, before any private pixel is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sfumato.cli import parameters as p
+from sfumato.cli import show
+
+
+def plan(
+    data: p.Data,
+    epsilon: p.Epsilon,
+    delta: p.Delta = 1e-5,
+    relation: p.Relation = "add-or-remove-one",
+    method: p.MethodName = "mepf",
+    set_: p.Set = None,
+    public: p.Public = None,
+    image_size: p.ImageSize = None,
+    channels: p.Channels = None,
+    classes: p.Classes = None,
+    declared_size: p.DeclaredSize = None,
+    split: p.Split = None,
+    state: p.State = None,
+    seed_public: p.SeedPublic = 0,
+    json: p.Json = False,
+) -> None:
+    """Say what a run would ask and cost; reads no pixel.
+
+    Shows the queries, their noise and ε under both neighbouring relations. Reads the form of DATA
+    (file names, headers), never a pixel, and charges nothing.
+
+    \b
+    Examples:
+      sfumato plan xrays/ --epsilon 1
+      sfumato plan fashion-mnist --epsilon 10 --method moments
+    """
+    from sfumato.cli.spending import ledger_of, spending
+    from sfumato.data import open_images
+    from sfumato.methods import plan_of
+    from sfumato.privacy import Budget, Curator
+    from sfumato.synthesis import make_method
+
+    source = open_images(
+        data,
+        image_size=image_size,
+        channels=channels,
+        classes=p.parse_classes(classes),
+        declared_size=declared_size,
+        split=split,
+    )
+    budget = Budget(epsilon, delta, p.parse_relation(relation))
+    chosen = make_method(method, source.spec, p.parse_settings(set_), public, seed_public)
+    made = plan_of(chosen, Curator(source, budget, state=state, quiet=True))
+    ledger = ledger_of(source, state)
+    before, after = spending(ledger, delta), spending(ledger, delta, made.events)
+    estimate: dict[str, Any] | None = None
+    if hasattr(chosen, "estimate"):
+        estimate = chosen.estimate(source.spec)
+    if json:
+        show.as_json(
+            {
+                **made.to_dict(),
+                "epsilon_by_relation": made.epsilons(),
+                "digest": made.digest(),
+                "spent": before.to_dict(),
+                "spent_after": after.to_dict(),
+                "estimate": estimate,
+            }
+        )
+        return
+    spec = source.spec
+    show.line(
+        f"{data}: {spec.height}x{spec.width}x{spec.channels}, "
+        f"{len(spec.classes) or 'no'} classes; method {chosen.name}"
+    )
+    show.table(
+        ["query", "asks", "coordinates", "clip norm", "σ (noise / clip norm)"],
+        [
+            (
+                event.query,
+                event.name,
+                str(facts.get("dimension", facts.get("bins", ""))),
+                f"{event.clip_norm:.4g}",
+                f"{event.noise_std / event.clip_norm:.4g}",
+            )
+            for event, facts in zip(made.events, made.to_dict()["queries"], strict=True)
+        ],
+    )
+    show.line(f"This run would cost {show.epsilons(made.epsilons(), delta)}.")
+    show.line(f"Spent so far: {show.epsilons(before.by_relation, delta)}.")
+    show.line(f"After it:     {show.epsilons(after.by_relation, delta)}.")
+    if after.cap is not None:
+        show.line(
+            f"The cap of ε = {after.cap.epsilon:g} ({after.cap.relation}) is checked at the start."
+        )
+    for what, value in (estimate or {}).items():
+        show.line(f"Expected {what.replace('_', ' ')}: {value}")
+    if estimate is None:
+        show.line("Time and memory: this method predicts none.")

@@ -1,0 +1,118 @@
+"""``sfumato synthesize``: the whole job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sfumato.cli import parameters as p
+from sfumato.cli import show
+
+
+def synthesize(
+    data: p.Data,
+    epsilon: p.Epsilon,
+    out: p.Out,
+    delta: p.Delta = 1e-5,
+    relation: p.Relation = "add-or-remove-one",
+    method: p.MethodName = "mepf",
+    set_: p.Set = None,
+    public: p.Public = None,
+    samples: p.Samples = None,
+    format: p.Format = "folder",
+    image_size: p.ImageSize = None,
+    channels: p.Channels = None,
+    classes: p.Classes = None,
+    declared_size: p.DeclaredSize = None,
+    split: p.Split = None,
+    cap: p.Cap = None,
+    state: p.State = None,
+    seed_public: p.SeedPublic = 0,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Charge a new run even where one could go on.")
+    ] = False,
+    force: p.Force = False,
+    quiet: p.Quiet = False,
+    json: p.Json = False,
+    insecure_seed: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Turn private images into a release of synthetic ones.
+
+    A release holds the images, the model, a card for people and a certificate for machines. The
+    budget is charged once, before any noise is drawn. After Ctrl-C or a crash the same command
+    goes on where it was. Training on noisy answers costs nothing, so only --epsilon matters.
+
+    \b
+    Examples:
+      sfumato synthesize xrays/ --epsilon 1 --out release/
+      sfumato synthesize fashion-mnist --epsilon 10 --declared-size 60000 --out release/
+      sfumato synthesize scans.zip --epsilon 1 --image-size 64 --cap 3 --out release/
+      sfumato synthesize digits --epsilon 10 --method moments --format parquet --out release/
+    """
+    from sfumato.synthesis import synthesize
+
+    release = synthesize(
+        data,
+        epsilon=epsilon,
+        out=out,
+        delta=delta,
+        relation=p.parse_relation(relation),
+        method=method,
+        options=p.parse_settings(set_),
+        public=public,
+        samples=samples,
+        format=format,
+        image_size=image_size,
+        channels=channels,
+        classes=p.parse_classes(classes),
+        declared_size=declared_size,
+        split=split,
+        cap=cap,
+        state=state,
+        seed_public=seed_public,
+        fresh=fresh,
+        force=force,
+        quiet=quiet,
+        insecure_seed=insecure_seed,
+    )
+    describe(release, json)
+    if not json:
+        show_total(data, split, state, delta)
+
+
+def show_total(data: str, split: str | None, state: Path | None, delta: float) -> None:
+    """Print what the private data has been charged over all runs."""
+    from sfumato.cli.spending import ledger_of, spending
+    from sfumato.data import open_images
+
+    total = spending(ledger_of(open_images(data, classes=0, split=split), state), delta)
+    show.line(f"all runs on {data} so far: {show.epsilons(total.by_relation, delta)}")
+    if total.cap is None:
+        show.line(f"no cap is set; set one with: sfumato ledger {data} --cap E")
+    else:
+        show.line(f"cap: ε = {total.cap.epsilon:g}; a further run may cost ε = {total.left:.4g}")
+
+
+def describe(release: Path, json: bool) -> None:
+    """Print what a release holds and what it has cost."""
+    from sfumato.bundle import read_certificate
+
+    certificate = read_certificate(release)
+    if json:
+        keys = ("epsilon", "delta", "relation", "unit", "epsilon_by_relation", "private")
+        stated = {key: certificate[key] for key in keys}
+        total = {"data_set_total": certificate["data_set_total"]}
+        show.as_json({"out": str(release), **stated, **certificate["release"], **total})
+        return
+    if certificate["private"] is not True:
+        show.line("NOT PRIVATE: the noise came from a known seed. Never share this release.")
+    show.line(
+        f"{certificate['release']['samples']} synthetic images in {release / 'images'}, "
+        f"a few of them in {release / 'samples.png'}"
+    )
+    show.line(f"card: {release / 'README.md'}   certificate: {release / 'certificate.json'}")
+    if (release / "report.html").exists():
+        show.line(f"report: {release / 'report.html'}")
+    show.line(f"cost: {show.epsilons(certificate['epsilon_by_relation'], certificate['delta'])}")

@@ -1,0 +1,28 @@
+"""``sfumato verify``: does a release prove its ε, and does it hold nothing private?"""
+
+from __future__ import annotations
+
+from sfumato.cli import parameters as p
+from sfumato.cli import show
+
+
+def verify(release: p.Release, json: p.Json = False) -> None:
+    """Check that a release proves its ε and leaks nothing.
+
+    Recomputes ε with a second accountant and looks for private leftovers. Fails with exit code 6
+    and names every problem. Nothing in the release is trusted.
+
+    \b
+    Example:
+      sfumato verify release/
+    """
+    from sfumato.bundle import verify
+
+    verdict = verify(release)
+    if json:
+        show.as_json({"release": str(release), "verified": True, **verdict.to_dict()})
+        return
+    show.line(f"{release}: verified. {verdict.samples} images, method {verdict.method}.")
+    show.line(f"claimed:    {show.epsilons(verdict.epsilon_by_relation, verdict.delta)}")
+    show.line(f"recomputed: {show.epsilons(verdict.recomputed, verdict.delta)}")
+    show.line(f"unit: one {verdict.unit}; budgeted under {verdict.relation}")

@@ -1,0 +1,107 @@
+"""Arguments and options that several commands share, each described once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from sfumato.errors import UsageError
+
+Data = Annotated[
+    str,
+    typer.Argument(metavar="DATA", help="The private images: a location, or a known name."),
+]
+Release = Annotated[Path, typer.Argument(metavar="RELEASE", help="The folder of a release.")]
+Out = Annotated[Path, typer.Option(help="New folder for the release.", metavar="DIR")]
+Epsilon = Annotated[float, typer.Option(help="Privacy budget ε of this run; 0.2 to 10 are usual.")]
+Delta = Annotated[float, typer.Option(help="Privacy budget δ; well below 1/(number of records).")]
+Relation = Annotated[
+    str, typer.Option(help="Neighbouring relation: add-or-remove-one or replace-one.")
+]
+Cap = Annotated[
+    float | None,
+    typer.Option(help="The most ε that DATA may ever be charged; kept in its ledger."),
+]
+State = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of ledgers and private runs, by default $SFUMATO_STATE or the user's own.",
+        metavar="DIR",
+    ),
+]
+MethodName = Annotated[str, typer.Option("--method", help="mepf, or moments for a quick answer.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting of the method, repeatable: --set steps=500."),
+]
+Public = Annotated[
+    str | None,
+    typer.Option(
+        help="Public images that the method may learn from; read like DATA.", metavar="DATA"
+    ),
+]
+ImageSize = Annotated[int | None, typer.Option(help="Side of the images in pixels, 28 to 128.")]
+Channels = Annotated[int | None, typer.Option(help="1 for grey, 3 for colour.")]
+Classes = Annotated[
+    str | None,
+    typer.Option(help="How many classes, or their names in label order: cat,dog. 0: no labels."),
+]
+DeclaredSize = Annotated[
+    int | None,
+    typer.Option(help="Your public statement of the number of records; never counted for you."),
+]
+Split = Annotated[str | None, typer.Option(help="The split to read, where DATA has several.")]
+Samples = Annotated[
+    int | None,
+    typer.Option(help="Number of synthetic images; the declared size by default, else 10,000."),
+]
+Format = Annotated[str, typer.Option(help="folder (PNG), parquet or webdataset.")]
+SeedPublic = Annotated[
+    int, typer.Option(help="Public seed of training and drawing; the noise never has one.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace a release that is in DIR.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+def parse_relation(text: str) -> Literal["add-or-remove-one", "replace-one"]:
+    """Read ``--relation``.
+
+    Raises:
+        UsageError: it is neither relation.
+    """
+    if text == "add-or-remove-one":
+        return "add-or-remove-one"
+    if text == "replace-one":
+        return "replace-one"
+    raise UsageError(f"--relation {text!r} must be add-or-remove-one or replace-one.")
+
+
+def parse_classes(text: str | None) -> list[str] | int | None:
+    """Read ``--classes``: a number, or names with commas between them."""
+    if text is None:
+        return None
+    if text.isdecimal():
+        return int(text)
+    return [name.strip() for name in text.split(",")]
+
+
+def parse_settings(items: list[str] | None) -> dict[str, Any]:
+    """Read ``--set name=value``; a value is JSON where it can be, else a text.
+
+    Raises:
+        UsageError: an item has no ``=``.
+    """
+    settings: dict[str, Any] = {}
+    for item in items or []:
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise UsageError(f"--set {item!r} must be name=value, for example --set steps=500.")
+        try:
+            settings[name] = json.loads(text)
+        except ValueError:
+            settings[name] = text
+    return settings

@@ -1,0 +1,143 @@
+"""Perceptual features: activations of several public layers as one bounded vector an image.
+
+φ₁ is the concatenation of the chosen layers, each divided by its public root-mean-square so that
+no layer drowns the others; φ₂ is its element-wise square. Both are bounded by 1 per image, from
+that image alone (DP-MEPF, arXiv 2205.12900, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from sfumato.features.encoder import Encoder
+
+Bound = Literal["norm", "clip", "per-layer"]
+STRIDE = 16
+CHUNK = 250
+
+
+class PerceptualFeatures:
+    """Bounded features of a public encoder's layers.
+
+    Args:
+        encoder: the frozen public encoder.
+        layers: indices of its blocks, ascending.
+        bound: ``norm`` rescales each image's vector to norm 1; ``clip`` divides by the public
+            median norm and shortens what is longer than 1; ``per-layer`` rescales each layer to
+            norm 1/√L.
+        scales: public root-mean-square norm of each layer, then the public median norms of the
+            joint vector and of its square; as :meth:`fit` finds them.
+    """
+
+    def __init__(
+        self, encoder: Encoder, layers: Sequence[int], bound: Bound, scales: Sequence[float]
+    ) -> None:
+        self.encoder, self.layers, self.bound = encoder, tuple(layers), bound
+        self.scales = list(scales)
+
+    @classmethod
+    @torch.no_grad()
+    def fit(
+        cls, encoder: Encoder, layers: Sequence[int], bound: Bound, public: NDArray[np.uint8]
+    ) -> PerceptualFeatures:
+        """Find the scales on public images, uint8 ``[n, c, h, w]``."""
+        features = cls(encoder, layers, bound, [1.0] * (len(layers) + 2))
+        raw = features.of(public)
+        norms = [float(layer.square().sum(dim=1).mean().sqrt() + 1e-6) for layer in raw]
+        joint = torch.cat([layer / norm for layer, norm in zip(raw, norms, strict=True)], dim=1)
+        typical = [joint.norm(dim=1).median(), joint.square().norm(dim=1).median()]
+        return cls(encoder, layers, bound, [*norms, *(float(value) for value in typical)])
+
+    @torch.no_grad()
+    def of(self, images: NDArray[np.uint8]) -> list[Tensor]:
+        """Activations of many public or generated images, batch by batch."""
+        chunks = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
+        parts = [self.activations(to_unit(chunk)) for chunk in chunks]
+        return [torch.cat(layer) for layer in zip(*parts, strict=True)]
+
+    def activations(self, images: Tensor) -> list[Tensor]:
+        """Flattened, publicly scaled activations of each layer.
+
+        Args:
+            images: float ``[b, 1 or 3, h, w]`` in [0, 1]; padded with black to a multiple of 16.
+
+        Returns:
+            One float32 ``[b, d_l]`` a layer.
+        """
+        down, across = -images.shape[2] % STRIDE, -images.shape[3] % STRIDE
+        padding = (across // 2, across - across // 2, down // 2, down - down // 2)
+        maps = self.encoder(F.pad(images, padding), self.layers[-1])
+        return [
+            maps[layer].flatten(1).to(torch.float32) / scale
+            for layer, scale in zip(self.layers, self.scales, strict=False)
+        ]
+
+    def moments(self, activations: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """(φ₁, φ₂), each ``[b, dimension]`` of L2 norm at most 1 (a zero image stays zero)."""
+        if self.bound == "per-layer":
+            share = len(activations) ** 0.5
+            first = torch.cat([_unit(layer) / share for layer in activations], dim=1)
+            second = torch.cat([_unit(layer.square()) / share for layer in activations], dim=1)
+            return first, second
+        joint = torch.cat(list(activations), dim=1)
+        if self.bound == "norm":
+            return _unit(joint), _unit(joint.square())
+        return (
+            _shorten(joint / self.scales[-2]),
+            _shorten(joint.square() / self.scales[-1]),
+        )
+
+
+def to_unit(images: NDArray[np.uint8] | Tensor) -> Tensor:
+    """uint8 images as float32 in [0, 1]."""
+    return torch.as_tensor(images).to(torch.float32) / 255
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-6)
+
+
+def _shorten(rows: Tensor) -> Tensor:
+    return rows / rows.norm(dim=1, keepdim=True).clamp(min=1)
+
+
+class PublicAxes:
+    """Coordinates along principal axes that were fitted on public images.
+
+    Args:
+        mean: ``[d]``, subtracted first.
+        axes: ``[d, k]``.
+        whitened: the axes carry a public 1/spread, and coordinates are rescaled to norm 1;
+            otherwise coordinates keep their length up to 1.
+    """
+
+    def __init__(self, mean: Tensor, axes: Tensor, whitened: bool) -> None:
+        self.mean, self.axes, self.whitened = mean, axes, whitened
+
+    @classmethod
+    def fit(cls, features: Tensor, size: int, whiten: bool) -> PublicAxes:
+        """The ``size`` main axes of public features ``[n, d]``.
+
+        Whitening is soft: the spread of the middle axis is added, so that the smallest are not
+        blown up.
+        """
+        mean = features.mean(dim=0)
+        centred = (features - mean).to(torch.float64)
+        values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
+        axes = vectors.flip(1)[:, :size]
+        if whiten:
+            spread = values.flip(0)[:size].clamp(min=0).sqrt()
+            axes = axes / (spread + spread[len(spread) // 2])
+        return cls(mean, axes.to(torch.float32), whiten)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """``[b, d]`` → ``[b, k]`` of L2 norm at most 1."""
+        coordinates = (features - self.mean) @ self.axes
+        return _unit(coordinates) if self.whitened else _shorten(coordinates)

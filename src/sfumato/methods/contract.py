@@ -1,0 +1,67 @@
+"""What every method is: it says its queries, asks the curator once, and returns a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfumato.data.spec import PublicSpec
+from sfumato.privacy import Curator, Plan, Query, make_plan
+
+Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Images uint8 ``[b, channels, height, width]`` and labels int64 ``[b]``."""
+
+
+class Model(Protocol):
+    """What a fit leaves behind: public, because it is computed from noisy answers alone."""
+
+    spec: PublicSpec
+
+    def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
+        """Draw ``count`` images in batches; the seed is public and repeats the draw."""
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """The model's weights, by name."""
+
+    def config(self) -> dict[str, Any]:
+        """Everything else that :func:`sfumato.methods.load_model` needs, as plain JSON values."""
+
+
+class Method(Protocol):
+    """A way to turn noisy answers into a model; it never holds a private image."""
+
+    name: ClassVar[str]
+
+    def config(self) -> dict[str, Any]:
+        """The method's public configuration, as plain JSON values."""
+
+    def queries(self, spec: PublicSpec) -> list[Query]:
+        """What the method will ask about a data set of this public specification."""
+
+    def fit(self, curator: Curator) -> Model:
+        """Ask the curator the queries and learn a model from the answers."""
+
+
+def plan_of(method: Method, curator: Curator) -> Plan:
+    """Calibrate the method's queries to the curator's budget; reads no private byte."""
+    description = {"name": method.name, "config": method.config()}
+    return make_plan(description, method.queries(curator.spec), curator.budget, curator.spec)
+
+
+def labels_in_proportion(
+    counts: NDArray[np.float64], samples: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Labels int64 ``[samples]`` whose class shares follow noisy ``counts``, in random order.
+
+    Shares are rounded to whole images by largest remainder; negative counts are taken as zero.
+    """
+    share = np.clip(counts, 0.0, None)
+    share = share / share.sum() if share.sum() > 0 else np.full(len(counts), 1 / len(counts))
+    whole = np.floor(share * samples).astype(np.int64)
+    remainder = share * samples - whole
+    whole[np.argsort(-remainder, kind="stable")[: samples - whole.sum()]] += 1
+    labels: NDArray[np.int64] = np.repeat(np.arange(len(counts)), whole)
+    return rng.permutation(labels)

@@ -1,0 +1,139 @@
+"""Match a generator to a released mean embedding: pure post-processing, resumable.
+
+Two estimates of ‖μ̃ − μ(G)‖² are offered, because the plain batch estimate is biased by the
+batch's variance and rewards collapse:
+
+* ``moving-average``: the gradient is that of −2⟨μ̃ − m, μ̂⟩ with m a running average of batch
+  embeddings, as in GFMN (arXiv 1904.02762) without its second optimiser;
+* ``two-batch``: (μ̃ − μ̂_A)·(μ̃ − μ̂_B) over independent half-batches, unbiased.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from sfumato.data.spec import PublicSpec
+from sfumato.methods.embedding import JointEmbedding, Targets
+from sfumato.methods.generator import Generator
+from sfumato.networks import Average
+from sfumato.privacy.ledger import write_atomically
+from sfumato.progress import stage
+
+WARM_UP = 50
+CHECKPOINT_EVERY = 200
+LAST_RATE = 0.05
+
+
+class Matching:
+    """The state of a training run: generator, optimiser, averages, step and public random state.
+
+    Args:
+        joint: what turns images into moments.
+        targets: what the moments of generated images shall be.
+        seed: public seed of the initial weights and of the generator's inputs.
+    """
+
+    def __init__(self, joint: JointEmbedding, targets: Targets, seed: int) -> None:
+        self.joint, self.targets, self.method = joint, targets, joint.method
+        torch.manual_seed(seed)
+        self.noise = torch.Generator().manual_seed(seed)
+        self.generator = Generator(joint.spec, targets.start, self.method.width)
+        self.average = Average(self.generator)
+        self.optimizer = torch.optim.Adam(
+            self.generator.parameters(), lr=self.method.learning_rate, betas=(0.5, 0.999)
+        )
+        classes = len(targets.counts)
+        per_class = max(2, self.method.batch // classes)
+        self.labels = torch.arange(classes).repeat_interleave(per_class)
+        self.running = [torch.zeros_like(target) for target in self._moments_wanted()]
+        self.step = 0
+
+    def _moments_wanted(self) -> list[Tensor]:
+        second = [] if self.targets.second is None else [self.targets.second]
+        return [self.targets.first, *second]
+
+    def run(self, folder: Path | None, quiet: bool = False) -> Generator:
+        """Train to the configured number of steps and return the averaged generator.
+
+        ``folder`` holds the checkpoint that an interrupted run goes on from.
+        """
+        checkpoint = folder / "checkpoint.safetensors" if folder else None
+        if checkpoint and checkpoint.exists():
+            self._restore(checkpoint)
+        with stage("matching the generator", quiet) as report:
+            while self.step < self.method.steps:
+                self.advance()
+                report(self.step / self.method.steps)
+                if checkpoint and self.step % CHECKPOINT_EVERY == 0:
+                    write_atomically(checkpoint, save(self._state()))
+        return self.average.network.eval()
+
+    def rate(self) -> float:
+        """Learning rate relative to the first: linear warm-up, then a cosine down to 5 %."""
+        progress = self.step / self.method.steps
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        return min(1.0, (self.step + 1) / WARM_UP) * (cosine * (1 - LAST_RATE) + LAST_RATE)
+
+    def advance(self) -> None:
+        """One optimisation step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.method.learning_rate * self.rate()
+        images = self.generator.draw(self.labels, self.noise)
+        moments = self.joint.moments(self.joint.features.activations(images))
+        loss = torch.zeros(())
+        for index, (wanted, rows) in enumerate(zip(self._moments_wanted(), moments, strict=False)):
+            by_class = rows.view(len(wanted), -1, rows.shape[1])
+            if self.method.loss == "two-batch":
+                half = by_class.shape[1] // 2
+                first, other = by_class[:, :half].mean(dim=1), by_class[:, half:].mean(dim=1)
+                loss = loss + ((wanted - first) * (wanted - other)).sum()
+            else:
+                loss = loss - 2 * (self._gap(index, wanted, by_class) * by_class.mean(dim=1)).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.average.update(self.generator, self.step)
+        self.step += 1
+
+    @torch.no_grad()
+    def _gap(self, index: int, wanted: Tensor, by_class: Tensor) -> Tensor:
+        decay = self.method.moving_average
+        self.running[index].lerp_(by_class.detach().mean(dim=1), 1 - decay)
+        seen = 1 - decay ** (self.step + 1)
+        return wanted - self.running[index] / seen
+
+    def _state(self) -> dict[str, Tensor]:
+        state = {"step": torch.tensor(self.step), "noise": self.noise.get_state()}
+        for name, network in self._networks().items():
+            state |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            state |= {f"adam.{index}.{key}": value for key, value in values.items()}
+        state |= {f"running.{index}": value for index, value in enumerate(self.running)}
+        return {key: value.contiguous().clone() for key, value in state.items()}
+
+    def _restore(self, path: Path) -> None:
+        state = load_file(path)
+        self.step = int(state["step"])
+        self.noise.set_state(state["noise"])
+        for name, network in self._networks().items():
+            network.load_state_dict(_below(state, f"{name}."))
+        adam: dict[int, dict[str, Any]] = {}
+        for key, value in _below(state, "adam.").items():
+            index, _, field = key.partition(".")
+            adam.setdefault(int(index), {})[field] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": adam})
+        self.running = [state[f"running.{index}"] for index in range(len(self.running))]
+
+    def _networks(self) -> dict[str, torch.nn.Module]:
+        return {"generator": self.generator, "average": self.average.network}
+
+
+def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}

@@ -1,0 +1,118 @@
+"""Moments, the yardstick: a class-conditional Gaussian on cosine coefficients from one sum.
+
+Each image contributes its lowest DCT coefficients z, the products zzᵀ and a one; the noisy sums
+give every class a mean, a covariance and a size, from which images are drawn. It shows how small a
+method on an existing query is, and no method that loses to it in both accuracy and looks is worth
+its complexity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sfumato.data.spec import PublicSpec
+from sfumato.features.basis import dct_basis
+from sfumato.methods.contract import Batch, labels_in_proportion, plan_of
+from sfumato.methods.gaussian import Gaussians, MomentBlock
+from sfumato.privacy import Curator, Query, SumQuery
+
+SAMPLE_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Release per class the first two moments of DCT coefficients and draw from the Gaussian.
+
+    Args:
+        coefficients: DCT coefficients per image; None takes 100 for grey, 150 for colour.
+        mean_weight: weight of z in the joint contribution, relative to the products.
+        count_weight: weight of the one that gives the noisy class sizes.
+
+    Guarantee: one :class:`SumQuery`; everything after it is post-processing.
+    """
+
+    name: ClassVar[str] = "moments"
+
+    coefficients: int | None = None
+    mean_weight: float = 0.4
+    count_weight: float = 0.1
+
+    def config(self) -> dict[str, Any]:
+        """The configuration as plain JSON values."""
+        return asdict(self)
+
+    def queries(self, spec: PublicSpec) -> list[Query]:
+        """One sum of [1; z; zzᵀ] by class."""
+        block = self._block(spec)
+
+        def contribution(images: Tensor, labels: Tensor) -> Tensor:
+            ones = torch.full((len(images), 1), self.count_weight)
+            return torch.cat([ones, block(images)], dim=1)
+
+        norm = math.hypot(self.count_weight, block.norm)
+        return [SumQuery("moments", contribution, 1 + block.dimension, norm, by_class=True)]
+
+    def fit(self, curator: Curator) -> MomentModel:
+        """Ask once, then fit a Gaussian to each class."""
+        plan = plan_of(self, curator)
+        curator.open(plan)
+        (query,) = plan.queries
+        assert isinstance(query, SumQuery)
+        answer = curator.sum(query)
+        counts = np.maximum(answer.total[:, 0] / self.count_weight, 1.0)
+        block = self._block(curator.spec)
+        gaussians = block.fit(answer.total[:, 1:], counts, answer.noise_std)
+        return MomentModel(curator.spec, counts, gaussians, block.size)
+
+    def _block(self, spec: PublicSpec) -> MomentBlock:
+        coefficients = self.coefficients or (100 if spec.channels == 1 else 150)
+        return MomentBlock(dct_basis(spec, coefficients), self.mean_weight)
+
+
+@dataclass(frozen=True)
+class MomentModel:
+    """The fitted Gaussians; ``counts`` are the noisy class sizes."""
+
+    spec: PublicSpec
+    counts: NDArray[np.float64]
+    gaussians: Gaussians
+    coefficients: int
+
+    def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
+        """Draw ``count`` images in batches, classes in proportion to their noisy sizes."""
+        labels = labels_in_proportion(self.counts, count, np.random.default_rng(seed))
+        generator = torch.Generator().manual_seed(seed)
+        basis = torch.from_numpy(dct_basis(self.spec, self.coefficients))
+        shape = (self.spec.channels, self.spec.height, self.spec.width)
+        for start in range(0, count, SAMPLE_BATCH):
+            part = labels[start : start + SAMPLE_BATCH]
+            flat = self.gaussians.draw(torch.from_numpy(part), basis, generator)
+            yield (flat * 255).round().to(torch.uint8).view(-1, *shape).numpy(), part
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """The model's arrays by name."""
+        return {
+            "counts": self.counts,
+            "means": self.gaussians.means,
+            "roots": self.gaussians.roots,
+        }
+
+    def config(self) -> dict[str, Any]:
+        """What :meth:`load` needs besides the arrays."""
+        return {"coefficients": self.coefficients}
+
+    @classmethod
+    def load(
+        cls, spec: PublicSpec, config: dict[str, Any], tensors: dict[str, NDArray[Any]]
+    ) -> MomentModel:
+        """Rebuild a model from what was saved."""
+        gaussians = Gaussians(tensors["means"], tensors["roots"])
+        return cls(spec, tensors["counts"], gaussians, config["coefficients"])

@@ -1,0 +1,268 @@
+"""The whole job: private images in, a release out, and further releases from the same answers."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfumato.bundle import check_target, make_core, trusted_core, write_release
+from sfumato.bundle.certificate import Certificate
+from sfumato.bundle.files import EMBEDDING, MODEL
+from sfumato.data import PublicSpec, load_labelled, open_images
+from sfumato.data.writers import FORMATS
+from sfumato.errors import UsageError
+from sfumato.methods import METHODS, Batch, Method, Model, fit_embedding, load_model
+from sfumato.privacy import Budget, Curator, Relation
+from sfumato.progress import stage
+
+Location = str | os.PathLike[str]
+
+DEFAULT_DELTA = 1e-5
+DEFAULT_SAMPLES = 10_000
+
+
+def synthesize(
+    data: Location,
+    *,
+    epsilon: float,
+    out: Location,
+    delta: float = DEFAULT_DELTA,
+    relation: Relation = "add-or-remove-one",
+    method: str | Method = "mepf",
+    options: Mapping[str, Any] | None = None,
+    public: Location | None = None,
+    samples: int | None = None,
+    format: str = "folder",
+    image_size: int | None = None,
+    channels: int | None = None,
+    classes: Sequence[str] | int | None = None,
+    declared_size: int | None = None,
+    split: str | None = None,
+    cap: float | None = None,
+    state: Location | None = None,
+    seed_public: int = 0,
+    fresh: bool = False,
+    force: bool = False,
+    quiet: bool = False,
+    insecure_seed: int | None = None,
+) -> Path:
+    """Turn private images into a release of synthetic ones and return its folder.
+
+    An interrupted job goes on where it was when it is called again with the same arguments; its
+    budget is charged once.
+
+    Args:
+        data: what :func:`sfumato.open_images` opens, with ``image_size``, ``channels``,
+            ``classes``, ``declared_size`` and ``split`` as there.
+        epsilon, delta, relation: the :class:`sfumato.Budget` of this run.
+        out: a new folder, or a release to replace with ``force``.
+        method: a name in :data:`sfumato.methods.METHODS`, or a configured method.
+        options: settings of the named method; ``public``: public images it may learn from.
+        samples: number of synthetic images; the declared size by default, else 10,000.
+        format: ``folder``, ``parquet`` or ``webdataset``.
+        cap: the most ε that the data set may ever be charged, at the same ``delta``, ``relation``.
+        state: folder of ledgers and private runs; the user's state folder by default.
+        seed_public: public seed of training and drawing; never of the noise.
+        fresh: charge a new run even where an interrupted one could go on.
+        quiet: show no progress.
+        insecure_seed: for tests; the release is stamped NOT PRIVATE.
+
+    Guarantee: the release is (ε, δ)-differentially private under ``relation``.
+
+    Raises:
+        UsageError: an argument is outside its rule.
+        DataError: the data cannot be read.
+        BudgetExceededError: the data set's cap does not allow this run.
+        LedgerError: the ledger is damaged, in use, or not writable.
+    """
+    target = check_output(out, format, samples, force)
+    source = open_images(
+        data,
+        image_size=image_size,
+        channels=channels,
+        classes=classes,
+        declared_size=declared_size,
+        split=split,
+    )
+    check_apart(target, data, state)
+    budget = Budget(epsilon, delta, relation)
+    if isinstance(method, str):
+        method = make_method(method, source.spec, options, public, seed_public)
+    curator = Curator(
+        source,
+        budget,
+        state=None if state is None else Path(state),
+        cap=None if cap is None else replace(budget, epsilon=cap),
+        fresh=fresh,
+        quiet=quiet,
+        insecure_seed=insecure_seed,
+    )
+    model = method.fit(curator)
+    core = make_core(curator.record())
+    count = samples or source.spec.declared_size or DEFAULT_SAMPLES
+    _release(model, core, count, target, format, "synthesize", seed_public, force, quiet)
+    curator.close()
+    return target
+
+
+def sample(
+    release: Location,
+    *,
+    samples: int,
+    out: Location,
+    format: str = "folder",
+    seed_public: int = 0,
+    force: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Draw more images from a release's model into another release, at no privacy cost.
+
+    Raises:
+        UsageError: an argument is outside its rule.
+        CertificateError: the release's claim fails, or its model was changed.
+        DataError: the model cannot be read.
+    """
+    target = check_output(out, format, samples, force)
+    origin = Path(release)
+    check_apart(target, origin)
+    core = trusted_core(origin, MODEL)
+    model = load_model(origin / MODEL)
+    _release(model, core, samples, target, format, "sample", seed_public, force, quiet)
+    return target
+
+
+def refit(
+    embedding: Location,
+    *,
+    out: Location,
+    samples: int | None = None,
+    steps: int | None = None,
+    public: Location | None = None,
+    format: str = "folder",
+    seed_public: int = 0,
+    force: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Train another generator on a released embedding, at no privacy cost.
+
+    Args:
+        embedding: a release, or the ``embedding.safetensors`` in one.
+        steps: generator steps; those of the release by default.
+
+    Raises:
+        UsageError: an argument is outside its rule.
+        CertificateError: the release's claim fails, or its embedding was changed.
+        DataError: the file is no released embedding.
+    """
+    target = check_output(out, format, samples, force)
+    path = Path(embedding)
+    path = path / EMBEDDING if path.is_dir() else path
+    check_apart(target, path.parent)
+    if path.name != EMBEDDING:
+        raise UsageError(f"embedding={path} must be a release or the {EMBEDDING} in one.")
+    core = trusted_core(path.parent, EMBEDDING)
+    spec = PublicSpec(**{**core["spec"], "classes": tuple(core["spec"]["classes"])})
+    images = None if public is None else public_images(public, spec)
+    model = fit_embedding(path, seed_public=seed_public, steps=steps, public=images, quiet=quiet)
+    count = samples or spec.declared_size or DEFAULT_SAMPLES
+    _release(model, core, count, target, format, "fit-embedding", seed_public, force, quiet)
+    return target
+
+
+def make_method(
+    name: str,
+    spec: PublicSpec,
+    options: Mapping[str, Any] | None = None,
+    public: Location | None = None,
+    seed_public: int = 0,
+) -> Method:
+    """Configure a method by name.
+
+    Raises:
+        UsageError: the method or one of its options is not known, or a value is outside its rule.
+    """
+    if name not in METHODS:
+        raise UsageError(f"method={name!r} must be one of {', '.join(METHODS)}.")
+    known = inspect.signature(METHODS[name]).parameters
+    chosen = dict(options or {})
+    if public is not None:
+        chosen["public"] = public_images(public, spec)
+    if "seed_public" in known:
+        chosen.setdefault("seed_public", seed_public)
+    for option in chosen:
+        if option not in known:
+            raise UsageError(f"{name} has no option {option!r}; it has {', '.join(known)}.")
+    lists_as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
+    try:
+        method: Method = METHODS[name](**lists_as_tuples)
+    except (TypeError, ValueError):
+        shown = ", ".join(f"{key}={value!r}" for key, value in (options or {}).items())
+        raise UsageError(f"{name}: an option is of the wrong type: {shown}.") from None
+    return method
+
+
+def public_images(location: Location, spec: PublicSpec) -> NDArray[np.uint8]:
+    """Read images that the user declares public, in the form of the private ones."""
+    source = open_images(location, image_size=spec.height, channels=spec.channels, classes=0)
+    return load_labelled(source).images
+
+
+def check_output(out: Location, format: str, samples: int | None, force: bool) -> Path:
+    """Check where and how a release is to be written, before anything is spent on it."""
+    if format not in FORMATS:
+        raise UsageError(f"format={format!r} must be one of {', '.join(FORMATS)}.")
+    if samples is not None and samples < 1:
+        raise UsageError(f"samples={samples} must be at least 1.")
+    target = Path(out)
+    check_target(target, force)
+    return target
+
+
+def check_apart(target: Path, data: Location, state: Location | None = None) -> None:
+    """Refuse a release that would be written into what it is made from, or over the ledger."""
+    place = target.resolve()
+    if Path(data).exists() and place.is_relative_to(Path(data).resolve()):
+        raise UsageError(
+            f"out={target} lies in {data}, which it is made from. Name another folder."
+        )
+    if state is not None and Path(state).resolve().is_relative_to(place):
+        raise UsageError(f"state={state} lies in out={target}; a ledger is never released.")
+
+
+def _release(
+    model: Model,
+    core: Certificate,
+    samples: int,
+    target: Path,
+    format: str,
+    made_by: str,
+    seed_public: int,
+    force: bool,
+    quiet: bool,
+) -> None:
+    with stage("drawing synthetic images", quiet) as report:
+
+        def drawn() -> Iterator[Batch]:
+            done = 0
+            for images, labels in model.sample(samples, seed_public):
+                yield images, labels
+                done += len(images)
+                report(done / samples)
+
+        write_release(
+            target,
+            model,
+            core,
+            drawn(),
+            format=format,
+            made_by=made_by,
+            seed_public=seed_public,
+            force=force,
+        )
