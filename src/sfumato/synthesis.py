@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sfumato.bundle import check_target, make_core, trusted_core, write_release
 from sfumato.bundle.certificate import Certificate
+from sfumato.bundle.claim import spec_of
 from sfumato.bundle.files import EMBEDDING, MODEL
 from sfumato.data import PublicSpec, load_labelled, open_images
 from sfumato.data.writers import FORMATS
@@ -168,7 +169,7 @@ def refit(
     if path.name != EMBEDDING:
         raise UsageError(f"embedding={path} must be a release or the {EMBEDDING} in one.")
     core = trusted_core(path.parent, EMBEDDING)
-    spec = PublicSpec(**{**core["spec"], "classes": tuple(core["spec"]["classes"])})
+    spec = spec_of(core)
     images = None if public is None else public_images(public, spec)
     model = fit_embedding(path, seed_public=seed_public, steps=steps, public=images, quiet=quiet)
     count = samples or spec.declared_size or DEFAULT_SAMPLES

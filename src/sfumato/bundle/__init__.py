@@ -8,11 +8,12 @@ must not be there, ``verification`` does both on a folder, ``write`` makes one.
 from sfumato.bundle.certificate import Certificate, core_of, make_core, read_certificate
 from sfumato.bundle.citations import citations
 from sfumato.bundle.verification import Verification, trusted_core, verify
-from sfumato.bundle.write import attach_report, check_target, write_release
+from sfumato.bundle.write import attach_metrics, attach_report, check_target, write_release
 
 __all__ = [
     "Certificate",
     "Verification",
+    "attach_metrics",
     "attach_report",
     "check_target",
     "citations",

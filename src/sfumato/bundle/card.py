@@ -22,15 +22,20 @@ _SIZES = (
 )
 
 
-def make_card(certificate: Mapping[str, Any], names: Sequence[str]) -> str:
+def make_card(
+    certificate: Mapping[str, Any],
+    names: Sequence[str],
+    metrics: Mapping[str, Any] | None = None,
+) -> str:
     """Write a release's card from its certificate (files and digest may still be missing).
 
-    names: the release's files so far, relative.
+    names: the release's files so far, relative. metrics: those that were bought, if any were.
     """
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
     environment.filters["eps"] = lambda value: f"{value:.4g}"
+    environment.filters["percent"] = _percent
     template = files("sfumato.bundle").joinpath("card.md.jinja").read_text(encoding="utf-8")
     samples = certificate["release"]["samples"]
     odds = [_factor(value) for value in certificate["epsilon_by_relation"].values()]
@@ -48,7 +53,16 @@ def make_card(certificate: Mapping[str, Any], names: Sequence[str]) -> str:
         stamped=is_stamped(certificate),
         odds=odds,
         citations=citations(certificate),
+        metrics=metrics,
+        bought=certificate.get("published_metrics"),
     )
+
+
+def _percent(measured: Mapping[str, Any]) -> str:
+    """A share that was bought, with the deviation of its noise."""
+    if measured["value"] is None:
+        return "drowned in the noise"
+    return f"{100 * measured['value']:.1f} % ± {100 * measured['deviation']:.1f}"
 
 
 def _factor(epsilon: float) -> str:

@@ -24,7 +24,7 @@ UNIT = "record"
 NOT_PRIVATE = "NOT PRIVATE"
 """How the noise path of an insecure run begins, and so its stamp."""
 
-_OF_ONE_RELEASE = ("release", "files", "digest")
+_OF_ONE_RELEASE = ("release", "files", "published_metrics", "digest")
 
 
 def make_core(record: Mapping[str, Any]) -> Certificate:
@@ -74,10 +74,18 @@ def core_of(certificate: Mapping[str, Any]) -> Certificate:
 
 
 def complete(
-    core: Mapping[str, Any], release: Mapping[str, Any], files: Mapping[str, str]
+    core: Mapping[str, Any],
+    release: Mapping[str, Any],
+    files: Mapping[str, str],
+    published_metrics: Mapping[str, Any] | None = None,
 ) -> Certificate:
-    """Add how one release was made, its file digests, and the digest over all of it."""
+    """Add how one release was made, its file digests, and the digest over all of it.
+
+    published_metrics: the core of the run that bought the release's metrics, if one did.
+    """
     body = {**core, "release": dict(release), "files": dict(files)}
+    if published_metrics is not None:
+        body["published_metrics"] = dict(published_metrics)
     return {**body, "digest": digest(body)}
 
 

@@ -14,8 +14,8 @@ from typing import Any
 from sfumato.bundle.certificate import FORMAT, NOT_PRIVATE, UNIT, Certificate, encoder_of
 from sfumato.bundle.strict_json import mismatches
 from sfumato.data.spec import PublicSpec
-from sfumato.errors import DataError, UsageError
-from sfumato.privacy import RELATIONS, Budget, Event, Relation, epsilon_closed_form
+from sfumato.errors import DataError
+from sfumato.privacy import RELATIONS, Event, Relation, epsilon_closed_form
 from sfumato.privacy.ledger import GENESIS, digest, seal
 
 EXACT = 1e-9
@@ -87,8 +87,24 @@ def recompute(core: Mapping[str, Any]) -> dict[Relation, float]:
 
     Only for a core in which :func:`problems` found nothing.
     """
-    events = [Event.from_dict(event) for event in core["events"]]
-    return {name: epsilon_closed_form(events, core["delta"], name) for name in RELATIONS}
+    events = [_event(event) for event in core["events"]]
+    return {name: epsilon_closed_form(events, float(core["delta"]), name) for name in RELATIONS}
+
+
+def _event(values: Mapping[str, Any]) -> Event:
+    return Event(
+        values["query"],
+        values["name"],
+        float(values["clip_norm"]),
+        {relation: float(values["sensitivity"][relation]) for relation in RELATIONS},
+        float(values["noise_std"]),
+        values["count"],
+    )
+
+
+def spec_of(core: Mapping[str, Any]) -> PublicSpec:
+    """The public specification that a core states; raises DataError if it is none."""
+    return PublicSpec(**{**core["spec"], "classes": tuple(core["spec"]["classes"])})
 
 
 def problems(core: Certificate) -> Iterator[str]:
@@ -116,10 +132,17 @@ def _out_of_range(core: Certificate) -> Iterator[str]:
         numbers = [event["clip_norm"], event["noise_std"], *event["sensitivity"].values()]
         if not all(1e-12 < number < 1e12 for number in numbers) or event["count"] != 1:
             yield f"event {event['name'][:80]!r}: a number is out of range"
+    budget, declared = core["budget"], core["spec"]["declared_size"]
+    if budget["relation"] not in RELATIONS:
+        yield f"relation must be one of {', '.join(RELATIONS)}"
+    elif not (0 < budget["epsilon"] < 1e6 and 0 < budget["delta"] < 1):
+        yield "the budget's epsilon must be positive and its delta between 0 and 1"
+    if declared is not None and (not isinstance(declared, int) or isinstance(declared, bool)):
+        yield "declared_size must be a number or null"
+        return
     try:
-        Budget(**core["budget"])
-        PublicSpec(**{**core["spec"], "classes": tuple(core["spec"]["classes"])})
-    except (UsageError, DataError) as error:
+        spec_of(core)
+    except DataError as error:
         yield str(error)
     if not core["events"]:
         yield "certificate.events is empty, but a release answers something"
@@ -160,7 +183,7 @@ def _sensitivities(core: Certificate) -> Iterator[str]:
         if query.get("query") != event["query"]:
             yield f"event {name!r} is of another mechanism than its query"
             continue
-        bound = _sensitivity(query, event["clip_norm"])
+        bound = _sensitivity(query, float(event["clip_norm"]))
         if bound is None:
             yield f"query {name!r}: its mechanism or clip norm has no proof"
             continue
@@ -181,10 +204,10 @@ def _sensitivity(query: Mapping[str, Any], clip_norm: float) -> dict[Relation, f
     if query["query"] == "sum" and query.get("clip_norm") == clip_norm:
         nonnegative = query.get("nonnegative")
         if isinstance(nonnegative, bool):
-            replace = math.sqrt(2) if nonnegative else 2
+            replace = math.sqrt(2) if nonnegative else 2.0
             return {"add-or-remove-one": clip_norm, "replace-one": replace * clip_norm}
     if query["query"] == "histogram" and clip_norm == 1:
-        return {"add-or-remove-one": 1, "replace-one": math.sqrt(2)}
+        return {"add-or-remove-one": 1.0, "replace-one": math.sqrt(2)}
     return None
 
 

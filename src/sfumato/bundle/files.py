@@ -13,12 +13,14 @@ EMBEDDING = "embedding.safetensors"
 CARD = "README.md"
 SAMPLES = "samples.png"
 REPORT = "report.html"
+METRICS = "metrics.json"
 
 LARGEST = {
     "certificate.json": 2**24,
     CARD: 2**20,
     SAMPLES: 2**26,
     REPORT: 2**28,
+    METRICS: 2**20,
     MODEL: 2**34,
     EMBEDDING: 2**34,
 }

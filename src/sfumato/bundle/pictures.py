@@ -118,6 +118,12 @@ def _look_at_tar(path: Path, spec: PublicSpec) -> Iterator[Finding]:
             elif not re.fullmatch(r"\d{6,12}\.cls", member.name) or data not in labels:
                 yield "a member is neither an image nor its label", 0
                 return
+        end = tar.offset
+    with open(path, "rb") as file:
+        file.seek(end)
+        rest = file.read(2 * tarfile.RECORDSIZE + 1)
+    if not 2 * tarfile.BLOCKSIZE <= len(rest) <= 2 * tarfile.RECORDSIZE or any(rest):
+        yield "is cut off, or holds bytes after its end", 0
 
 
 def png_problem(data: bytes, spec: PublicSpec | None) -> str | None:

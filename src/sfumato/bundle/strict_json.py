@@ -94,7 +94,7 @@ def _is(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def _is_finite(value: float) -> bool:
+def _is_finite(value: int | float) -> bool:
     try:
         return math.isfinite(value)
     except OverflowError:

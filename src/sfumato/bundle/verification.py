@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sfumato.bundle import claim, leaks, pictures
+from sfumato.bundle import claim, leaks, metrics, pictures
 from sfumato.bundle.certificate import Certificate, core_of, own_digest, read_certificate
 from sfumato.bundle.files import CARD, IMAGES, MODEL, SAMPLES, digests, file_digest, list_files
 from sfumato.bundle.strict_json import mismatches
-from sfumato.data.spec import PublicSpec
 from sfumato.errors import CertificateError
 from sfumato.privacy import Relation
 
@@ -30,7 +29,8 @@ class Verification:
     """What a verified release guarantees.
 
     ``epsilon_by_relation`` is what the certificate claims, ``recomputed`` is the same by the
-    closed form, the accountant that the writer did not use.
+    closed form, the accountant that the writer did not use. ``metrics_recomputed`` is what the
+    published metrics, if there are any, have cost the images that they were measured on.
     """
 
     epsilon: float
@@ -41,6 +41,8 @@ class Verification:
     recomputed: Mapping[Relation, float]
     method: str
     samples: int
+    metrics_delta: float | None = None
+    metrics_recomputed: Mapping[Relation, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as plain JSON values."""
@@ -74,7 +76,16 @@ def verify(release: str | os.PathLike[str]) -> Verification:
         claim.recompute(certificate),
         certificate["method"]["name"],
         certificate["release"]["samples"],
+        *_price_of_metrics(certificate),
     )
+
+
+def _price_of_metrics(
+    certificate: Certificate,
+) -> tuple[float | None, Mapping[Relation, float] | None]:
+    """δ and ε of the published metrics, if there are any."""
+    core = certificate.get(metrics.PART)
+    return (None, None) if core is None else (core["delta"], claim.recompute(core))
 
 
 def problems(folder: Path, certificate: Certificate) -> Iterator[str]:
@@ -95,6 +106,7 @@ def problems(folder: Path, certificate: Certificate) -> Iterator[str]:
             return  # files of any size or kind are not opened
         yield from _changed_files(folder, names, certificate.get("files"))
         yield from leaks.file_leaks(folder, names)
+        yield from metrics.problems(folder, names, certificate)
         if not about_claim and not about_release:
             yield from _images(folder, names, certificate)
     except OSError as error:
@@ -116,7 +128,7 @@ def _changed_files(folder: Path, names: list[str], claimed: object) -> Iterator[
 
 
 def _images(folder: Path, names: list[str], certificate: Certificate) -> Iterator[str]:
-    spec = PublicSpec(**{**certificate["spec"], "classes": tuple(certificate["classes"])})
+    spec = claim.spec_of(certificate)
     images = [name for name in names if name.startswith(f"{IMAGES}/")]
     stated = certificate["release"]
     found, count = pictures.check_images(folder, images, stated["format"], spec)

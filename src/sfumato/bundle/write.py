@@ -7,12 +7,12 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from sfumato.bundle import certificate as certificates
@@ -23,6 +23,7 @@ from sfumato.bundle.files import (
     EMBEDDING,
     IMAGES,
     LARGEST,
+    METRICS,
     MODEL,
     REPORT,
     SAMPLES,
@@ -32,26 +33,9 @@ from sfumato.bundle.files import (
 )
 from sfumato.bundle.grid import SampleGrid
 from sfumato.bundle.verification import problems
-from sfumato.data.spec import PublicSpec
 from sfumato.data.writers import write_images
 from sfumato.errors import CertificateError, UsageError
-
-Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
-
-
-class Saved(Protocol):
-    """What a release keeps of a model; ``embedding`` may be absent or None."""
-
-    @property
-    def spec(self) -> PublicSpec:
-        """What is public about the images."""
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """The model's weights, by name."""
-
-    def config(self) -> dict[str, Any]:
-        """Everything else that loading the model needs, as plain JSON values."""
-
+from sfumato.methods.contract import Batch, Model
 
 def check_target(out: Path, force: bool = False) -> None:
     """Refuse a place where a release would destroy something else.
@@ -85,7 +69,7 @@ def _is_release(folder: Path) -> bool:
 
 def write_release(
     out: Path,
-    model: Saved,
+    model: Model,
     core: Mapping[str, Any],
     batches: Iterable[Batch],
     *,
@@ -98,7 +82,7 @@ def write_release(
 
     Args:
         out: a new or empty folder, or a release to replace with ``force``.
-        model: the released model.
+        model: the released model; its ``embedding``, if it has one, is released too.
         core: what the run spent, ``make_core(curator.record())`` or another release's.
         batches: released images uint8 ``[b, c, h, w]`` and labels int64 ``[b]``, streamed.
         format: ``folder``, ``parquet`` or ``webdataset``.
@@ -109,13 +93,21 @@ def write_release(
         CertificateError: what was written does not pass :func:`verify`; nothing is left of it.
     """
     check_target(out, force)
+    with _replacing(out) as part:
+        made = {"made_by": made_by, "seed_public": seed_public}
+        _fill(part, model, core, batches, format, made)
+    return out
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """Give a new folder that takes the place of ``out`` if the block ends without an error."""
     out.parent.mkdir(parents=True, exist_ok=True)
     mark = secrets.token_hex(4)
     part = out.with_name(f".{out.name}.{mark}.part")
     part.mkdir()
     try:
-        made = {"made_by": made_by, "seed_public": seed_public}
-        _fill(part, model, core, batches, format, made)
+        yield part
         _make_durable()
         if out.exists():
             old = out.with_name(f".{out.name}.{mark}.old")
@@ -126,12 +118,11 @@ def write_release(
             part.rename(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return out
 
 
 def _fill(
     part: Path,
-    model: Saved,
+    model: Model,
     core: Mapping[str, Any],
     batches: Iterable[Batch],
     format: str,
@@ -143,6 +134,7 @@ def _fill(
     _save_model(part / MODEL, model, core)
     if embedding := getattr(model, "embedding", None):
         embedding.save(part / EMBEDDING)
+        shutil.copymode(part / SAMPLES, part / EMBEDDING)
     release = {**made, "format": format, "samples": count}
     names, _ = list_files(part)
     (part / CARD).write_text(make_card({**core, "release": release}, names), encoding="utf-8")
@@ -162,7 +154,7 @@ def _seen(batches: Iterable[Batch], grid: SampleGrid) -> Iterator[Batch]:
         yield images, labels
 
 
-def _save_model(path: Path, model: Saved, core: Mapping[str, Any]) -> None:
+def _save_model(path: Path, model: Model, core: Mapping[str, Any]) -> None:
     """Save what ``sfumato.methods.load_model`` reads."""
     facts = {
         "method": core["method"]["name"],
@@ -172,6 +164,8 @@ def _save_model(path: Path, model: Saved, core: Mapping[str, Any]) -> None:
     # safetensors writes the bytes of a strided view as they lie.
     tensors = {name: np.ascontiguousarray(value) for name, value in model.tensors().items()}
     save_file(tensors, path, metadata={"sfumato": json.dumps(facts, allow_nan=False)})
+    # It makes files that only their owner can read, and a release is to be shared.
+    shutil.copymode(path.parent / SAMPLES, path)
 
 
 def _make_durable() -> None:
@@ -190,7 +184,47 @@ def attach_report(release: Path, page: bytes) -> None:
     (release / REPORT).write_bytes(page)
     named = {**certificate["files"], REPORT: file_digest(release / REPORT)}
     core = certificates.core_of(certificate)
-    again = certificates.complete(core, certificate["release"], named)
+    metrics = certificate.get("published_metrics")
+    again = certificates.complete(core, certificate["release"], named, metrics)
     temporary = release.with_name(f".{release.name}.{secrets.token_hex(4)}.part")
     temporary.write_bytes(certificates.to_bytes(again))
     temporary.replace(release / NAME)
+
+
+def attach_metrics(release: Path, core: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    """Put ``metrics.json`` into a release, and into certificate and card what it has cost.
+
+    core: what the run spent that bought them, ``make_core(curator.record())``. A crash leaves the
+    release as it was.
+
+    Raises:
+        CertificateError: the result would not verify; the release is as it was.
+    """
+    certificate = certificates.read_certificate(release)
+    made = certificate["release"]
+    with _replacing(release) as part:
+        shutil.copytree(release, part, copy_function=_link, dirs_exist_ok=True)
+        for name in (METRICS, CARD, NAME):
+            (part / name).unlink(missing_ok=True)  # a link: written through, it would change both
+        text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False)
+        (part / METRICS).write_text(text, encoding="utf-8")
+        facts = {**certificate, "published_metrics": core}
+        card = make_card(facts, list_files(part)[0], metrics)
+        (part / CARD).write_text(card, encoding="utf-8")
+        named = digests(part, list_files(part)[0])
+        finished = certificates.complete(certificates.core_of(certificate), made, named, core)
+        (part / NAME).write_bytes(certificates.to_bytes(finished))
+        if found := list(problems(part, finished)):
+            raise CertificateError(
+                f"the metrics were not published, because the release would not verify: "
+                f"{'; '.join(found[:10])}. Run the same command again once this is mended: it is "
+                "not charged again."
+            )
+
+
+def _link(source: str, target: str) -> None:
+    """A second name for a file, or a copy where the system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

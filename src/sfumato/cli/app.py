@@ -7,7 +7,10 @@ from typing import Annotated
 import typer
 
 import sfumato
+from sfumato.cli.commands.bench import bench
+from sfumato.cli.commands.compare import compare
 from sfumato.cli.commands.demo import demo
+from sfumato.cli.commands.evaluate import evaluate
 from sfumato.cli.commands.fit_embedding import fit_embedding
 from sfumato.cli.commands.ledger import ledger
 from sfumato.cli.commands.plan import plan
@@ -58,6 +61,9 @@ app.command("sample")(guarded(sample))
 app.command("fit-embedding")(guarded(fit_embedding))
 app.command("verify")(guarded(verify))
 app.command("ledger")(guarded(ledger))
+app.command("evaluate")(guarded(evaluate))
+app.command("compare")(guarded(compare))
+app.command("bench")(guarded(bench))
 app.command("demo")(guarded(demo))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 
@@ -28,6 +28,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | No
         drawn.add_column(name, overflow="fold")
     for row in rows:
         drawn.add_row(*row)
+    rendered(drawn)
+
+
+def rendered(drawn: RenderableType) -> None:
+    """Print a table or a group of them as wide as the terminal allows."""
     console = Console()
     with console.capture() as capture:
         console.print(drawn, markup=False)

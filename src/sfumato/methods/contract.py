@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Images uint8 ``[b, channels, height, width]`` and labels int64 ``[b]``."""
 
 
+@runtime_checkable
 class Model(Protocol):
     """What a fit leaves behind: public, because it is computed from noisy answers alone."""
 
@@ -30,6 +31,7 @@ class Model(Protocol):
         """Everything else that :func:`sfumato.methods.load_model` needs, as plain JSON values."""
 
 
+@runtime_checkable
 class Method(Protocol):
     """A way to turn noisy answers into a model; it never holds a private image."""
 

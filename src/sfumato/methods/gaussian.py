@@ -76,33 +76,25 @@ class Gaussians:
 def shrink(
     covariances: NDArray[np.float64], noise_std: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Draw noisy class covariances toward their mean, as far as the known noise explains them.
+    """Shrink the eigenvalues of noisy covariances by what the known noise explains of them.
 
-    In coordinates in which the mean covariance is the identity, each entry of a class's deviation
-    is multiplied by signal / (signal + noise), with the signal's variance estimated over classes
-    (a Wiener filter). Post-processing: only public noise levels and noisy covariances enter.
+    Symmetric noise of entry deviation s/√2 has spectral radius ρ = s·√(2m). An eigenvalue e above
+    2ρ loses the bias ρ²/e that noise adds to it (the spiked-model correction); smaller ones are
+    mostly noise and keep 30 %. Post-processing: only public noise levels and noisy values enter.
 
     Args:
         covariances: symmetric ``[classes, m, m]``.
-        noise_std: standard deviation of the noise on each class's diagonal entries, ``[classes]``.
+        noise_std: s, standard deviation of the noise on each class's diagonal entries,
+            ``[classes]``.
 
     Returns:
         symmetric positive semi-definite ``[classes, m, m]``.
     """
-    classes, size, _ = covariances.shape
-    precision = 1 / noise_std**2
-    pooled = np.einsum("c,cij->ij", precision / precision.sum(), covariances)
-    values, vectors = np.linalg.eigh(pooled)
-    # The radius of a symmetric noise matrix, halved: smaller eigenvalues are noise.
-    floor = 0.5 * math.sqrt(2 * size / precision.sum()) + FLOOR
-    spread = np.sqrt(np.clip(values, floor, None))
-    whiten, colour = vectors / spread, vectors * spread
-    deviations = whiten.T @ covariances @ whiten - np.eye(size)
-    noise = 0.5 * noise_std[:, None, None] ** 2 / (spread[:, None] * spread[None, :]) ** 2
-    if classes > 1:
-        signal = np.clip((deviations**2 - noise).mean(axis=0), 0, None)
-        deviations *= signal / (signal + noise + 1e-30)
-    inner, rotations = np.linalg.eigh(np.eye(size) + deviations)
-    kept = (rotations * np.clip(inner, 0.02, None)[:, None, :]) @ rotations.transpose(0, 2, 1)
-    result: NDArray[np.float64] = colour @ kept @ colour.T
+    size = covariances.shape[1]
+    radius = (noise_std * math.sqrt(2 * size))[:, None]
+    values, vectors = np.linalg.eigh(covariances)
+    above = values > 2 * radius
+    corrected = values - radius**2 / np.where(above, values, 1.0)
+    kept = np.where(above, corrected, 0.3 * np.clip(values, 0, None))
+    result: NDArray[np.float64] = (vectors * kept[:, None, :]) @ vectors.transpose(0, 2, 1)
     return result

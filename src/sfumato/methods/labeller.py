@@ -72,8 +72,8 @@ class SecondMoments:
 
 
 def labelled_layers(activations: Sequence[Tensor]) -> Tensor:
-    """The layers a labeller looks at: the finest says much about texture, little about class."""
-    return torch.cat(list(activations[1:4] if len(activations) > 3 else activations), dim=1)
+    """The layers a labeller looks at: all but the deepest, which is coarse in space."""
+    return torch.cat(list(activations[:-1] or activations), dim=1)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from sfumato.privacy.ledger import write_atomically
 from sfumato.progress import stage
 
 WARM_UP = 50
+LARGEST_GRADIENT = 1.0
 CHECKPOINT_EVERY = 200
 LAST_RATE = 0.05
 
@@ -98,6 +99,8 @@ class Matching:
                 loss = loss - 2 * (self._gap(index, wanted, by_class) * by_class.mean(dim=1)).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        # One wild batch must not push the generator to where every image is the same.
+        torch.nn.utils.clip_grad_norm_(self.generator.parameters(), LARGEST_GRADIENT)
         self.optimizer.step()
         self.average.update(self.generator, self.step)
         self.step += 1

@@ -12,8 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+LEAK = 0.1
+
+
+def activate(x: Tensor) -> Tensor:
+    """A leaky rectifier: without normalisation layers a plain one can die for good."""
+    return F.leaky_relu(x, LEAK)
+
+
 class Residual(nn.Module):
-    """x + conv(relu(conv(relu(x)))), the identity at the start."""
+    """x + conv(act(conv(act(x)))), the identity at the start."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -22,7 +30,7 @@ class Residual(nn.Module):
         nn.init.zeros_(self.second.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.relu(self.first(F.relu(x))))
+        return x + self.second(activate(self.first(activate(x))))
 
 
 class Refiner(nn.Module):
@@ -54,12 +62,12 @@ class Refiner(nn.Module):
         for factor in range(self.fold.bit_length() - 1):
             narrow = max(width // 2 ** (factor + 1), 16)
             steps += [
-                nn.ReLU(),
+                nn.LeakyReLU(LEAK),
                 nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
                 nn.Conv2d(width, narrow, 3, padding=1),
             ]
             width = narrow
-        self.sharpen = nn.Sequential(*steps, nn.ReLU())
+        self.sharpen = nn.Sequential(*steps, nn.LeakyReLU(LEAK))
         self.paint = nn.Conv2d(width + channels, channels, 3, padding=1)
         nn.init.zeros_(self.paint.weight)
         nn.init.zeros_(self.paint.bias)  # type: ignore[arg-type]

@@ -77,6 +77,10 @@ def _composed(events: Sequence[Event], relation: Relation) -> dp_accounting.DpEv
     return dp_accounting.ComposedDpEvent(parts)
 
 
+def _gaussian_mu(events: Sequence[Event], relation: Relation) -> float:
+    return math.sqrt(sum(e.count / e.noise_multiplier(relation) ** 2 for e in events))
+
+
 def epsilon(events: Sequence[Event], delta: float, relation: Relation) -> float:
     """ε at ``delta`` of all ``events`` together, by privacy loss distributions (PLD).
 
@@ -84,9 +88,10 @@ def epsilon(events: Sequence[Event], delta: float, relation: Relation) -> float:
     """
     if not events:
         return 0.0
-    # A grid that is fine against the answer keeps the pessimism below a thousandth of ε.
-    guess = epsilon_closed_form(events, delta, relation)
-    interval = min(1e-4, max(guess, 1e-3) * 1e-4)
+    # A grid that is fine against the answer keeps the pessimism below a thousandth of ε; one that
+    # is not too fine against the loss's spread μ keeps it in memory.
+    guess, spread = epsilon_closed_form(events, delta, relation), _gaussian_mu(events, relation)
+    interval = 1e-4 * max(guess, spread / 10)
     accountant = pld.PLDAccountant(value_discretization_interval=interval)
     accountant.compose(_composed(events, relation))
     return float(accountant.get_epsilon(delta))
@@ -109,7 +114,7 @@ def epsilon_closed_form(events: Sequence[Event], delta: float, relation: Relatio
     """
     if not events:
         return 0.0
-    mu = math.sqrt(sum(e.count / e.noise_multiplier(relation) ** 2 for e in events))
+    mu = _gaussian_mu(events, relation)
 
     def excess(eps: float) -> float:
         first, second = log_ndtr(mu / 2 - eps / mu), eps + log_ndtr(-mu / 2 - eps / mu)
@@ -154,15 +159,18 @@ def calibrate(events: Sequence[Event], budget: Budget) -> list[Event]:
     while overspend(high) > 0:
         high += 1.0
     # The exact curve brackets the answer; PLD, slightly pessimistic, then decides.
-    factor = float(optimize.brentq(overspend, low, high, xtol=1e-9))
+    factor, nudge = float(optimize.brentq(overspend, low, high, xtol=1e-9)), 1e-5
     result = scaled(math.exp(factor))
     while (spent := epsilon(result, budget.delta, budget.relation)) > budget.epsilon:
-        factor += 1e-5
+        factor, nudge = factor + nudge, 2 * nudge
         result = scaled(math.exp(factor))
-    if spent < SPEND_AT_LEAST * budget.epsilon:
+        if nudge > 1:
+            break
+    if not SPEND_AT_LEAST * budget.epsilon <= spent <= budget.epsilon:
         raise SfumatoError(
-            f"calibration spends epsilon={spent:.6g} of {budget.epsilon}, less than 99.9 %. "
-            "Please report this plan: the accountants disagree."
+            f"calibration cannot spend between 99.9 % and all of epsilon={budget.epsilon} "
+            f"(it finds {spent:.6g}): the accountant is too coarse there. Choose a less extreme "
+            "epsilon or delta."
         )
     check_agreement(result, budget.delta, spent, budget.relation)
     return result

@@ -10,6 +10,9 @@ from sfumato.errors import UsageError
 Relation = Literal["add-or-remove-one", "replace-one"]
 RELATIONS: tuple[Relation, ...] = get_args(Relation)
 
+SMALLEST_DELTA = 1e-12
+"""The accountant cuts tails of 1e-15, which a smaller δ would feel."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -17,7 +20,7 @@ class Budget:
 
     Args:
         epsilon: ε > 0.
-        delta: δ in (0, 1); customary is well below one over the number of records.
+        delta: δ in [1e-12, 1); customary is well below one over the number of records.
         relation: ``add-or-remove-one`` (data sets differ by one record more or less) or
             ``replace-one`` (equal size, one record differs). ε under one is not ε under the other.
 
@@ -34,10 +37,10 @@ class Budget:
             raise UsageError(
                 f"epsilon={self.epsilon} must be a positive number. Usual values are 0.2 to 10."
             )
-        if not 0 < self.delta < 1:
+        if not SMALLEST_DELTA <= self.delta < 1:
             raise UsageError(
-                f"delta={self.delta} must lie in (0, 1). Choose it well below 1/(number of "
-                "records), for example 1e-5."
+                f"delta={self.delta} must lie in [{SMALLEST_DELTA}, 1). Choose it well below "
+                "1/(number of records), for example 1e-5."
             )
         if self.relation not in RELATIONS:
             raise UsageError(f"relation={self.relation!r} must be one of {', '.join(RELATIONS)}.")

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sfumato.data.decode import quiet
 from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
-from sfumato.errors import BudgetExceededError, SfumatoError, UsageError
+from sfumato.errors import BudgetExceededError, DataError, SfumatoError, UsageError
 from sfumato.privacy import exact
 from sfumato.privacy.accounting import accountant_name
 from sfumato.privacy.budget import Budget
@@ -50,7 +50,8 @@ class Curator:
         cap: the most the data set may ever cost over all runs; kept in its ledger.
         fresh: charge a new run even where an unfinished one with the same plan could go on.
         quiet: show no progress.
-        insecure_seed: draw noise from this seed and stamp everything NOT PRIVATE; for tests.
+        insecure_seed: draw noise from this seed, stamp everything NOT PRIVATE and keep a ledger
+            apart; for tests.
 
     The order is fixed: :meth:`open` writes the calibrated plan to the ledger, :meth:`sum` and
     :meth:`histogram` answer the plan's queries once each, :meth:`close` ends the run. The answers
@@ -73,7 +74,9 @@ class Curator:
         self.quiet = quiet
         self._fresh = fresh
         self._insecure_seed = insecure_seed
-        self._folder = data_set_folder(state or default_state(), source.location_key)
+        # A known seed costs more than any ε, so such a run keeps out of the ledger that counts.
+        kind = "" if insecure_seed is None else " (insecure seed)"
+        self._folder = data_set_folder(state or default_state(), source.location_key + kind)
         self._ledger = Ledger(self._folder)
         if cap is not None:
             self._ledger.set_cap(cap)
@@ -144,7 +147,7 @@ class Curator:
             BudgetExceededError: the query is not in the plan.
             LedgerError: the stored answer or the ledger is damaged.
         """
-        return self._answer(query, query)
+        return self._answer(query)
 
     def histogram(self, query: HistogramQuery) -> Answer:
         """Answer the noisy number of votes in each bin; ``docs/proofs.md``, "histogram".
@@ -153,13 +156,7 @@ class Curator:
             BudgetExceededError: the query is not in the plan.
             LedgerError: the stored answer or the ledger is damaged.
         """
-
-        def one_hot(images: Tensor, labels: Tensor) -> Tensor:
-            bins = torch.arange(query.bins)
-            return (query.vote(images, labels)[:, None] == bins).to(torch.float32)
-
-        as_sum = SumQuery(query.name, one_hot, query.bins, clip_norm=1.0, nonnegative=True)
-        return self._answer(query, as_sum)
+        return self._answer(query)
 
     def record(self) -> dict[str, Any]:
         """What the certificate needs: the plan, its ledger entries and the data set's total.
@@ -192,7 +189,7 @@ class Curator:
             raise UsageError("no plan is open: call curator.open(plan) before asking.")
         return self._plan, self._run
 
-    def _answer(self, query: Query, as_sum: SumQuery) -> Answer:
+    def _answer(self, query: Query) -> Answer:
         plan, run = self._opened()
         if query not in plan.queries:
             raise BudgetExceededError(
@@ -203,13 +200,19 @@ class Curator:
         step = event.clip_norm / UNIT
         grid = self._answered_before(query.name, run)
         if grid is None:
-            total = self._sum_grid(as_sum).numpy()
+            if not run.is_same_data(self._source.fingerprint()):
+                raise DataError(
+                    "the data set has changed since this run's first query was answered, so the "
+                    "next would describe other data. Restore it, or pass --fresh to charge a "
+                    "new run."
+                )
+            total = self._total(query).numpy()
             grid = add_noise(total, event.noise_std / step, self._insecure_seed)
             signature = run.write_answer(query.name, grid)
             with self._ledger.locked():
                 self._ledger.append("answer", run=run.id, name=query.name, answer=signature)
         values = grid.astype(np.float64) * step
-        rows, columns = as_sum.shape(len(self.spec.classes))
+        rows, columns = query.shape(len(self.spec.classes))
         return Answer(
             values[: rows * columns].reshape(rows, columns),
             values[rows * columns :],
@@ -227,17 +230,18 @@ class Curator:
                 self._ledger.append("answer", run=run.id, name=name, answer=answer_digest(grid))
             return grid
 
-    def _sum_grid(self, query: SumQuery) -> Tensor:
+    def _total(self, query: Query) -> Tensor:
         batch = exact.independent_batch_size(query, self.spec)
-        with stage("reading the private images", self.quiet) as report:
+        # Silent, because the text of a warning may quote what a record holds.
+        with stage("reading the private images", self.quiet) as report, quiet():
             try:
                 return exact.total(query, self._source, batch, report)
             except SfumatoError:
                 raise
             except Exception as error:
-                # The text of an unforeseen error may quote private values, so it goes no further.
-                raise SfumatoError(
-                    f"query {query.name!r}: its function failed with {type(error).__name__} on the "
-                    "private data (the message is withheld). The budget stays charged; the run "
-                    "can go on once the function is mended."
-                ) from None
+                failure = type(error).__name__
+        # So may the text of an unforeseen error; outside the handler, it is not chained either.
+        raise SfumatoError(
+            f"query {query.name!r}: reading the private data failed with {failure} (the message "
+            "is withheld). The budget stays charged; the same command goes on once it is mended."
+        )

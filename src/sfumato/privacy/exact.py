@@ -16,8 +16,7 @@ from torch import Tensor
 from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import SfumatoError
-from sfumato.privacy.clipping import to_grid
-from sfumato.privacy.queries import SumQuery
+from sfumato.privacy.queries import Query
 from sfumato.progress import Report
 
 BATCH = 128
@@ -25,94 +24,137 @@ EXACT_ROWS = 16
 """Sixteen rows of at most 2²⁰ steps add up to at most 2²⁴, exact in float32 in any order."""
 
 VALUES_IN_MEMORY = 2**26
+VALUES_IN_CACHE = 2**17
+PROGRESS_STEPS = 100
 
 
-def contributions(query: SumQuery, images: Tensor, labels: Tensor) -> Tensor:
-    """Each row's clipped contribution in grid steps, float32 integers ``[b, d]``.
+def contributions(query: Query, images: Tensor, labels: Tensor) -> Tensor:
+    """What each image would contribute, float ``[b, d]``, not yet bounded.
 
     Raises:
-        SfumatoError: the function's answer has the wrong shape (public: it does not depend on
-            what the images hold).
+        SfumatoError: the query's function returned another shape.
     """
     with torch.inference_mode():
-        values = query.contribution(images, labels)
-        if values.shape != (len(images), query.dimension):
-            raise SfumatoError(
-                f"query {query.name!r} returned shape {tuple(values.shape)} for a batch of "
-                f"{len(images)}; it must be ({len(images)}, {query.dimension})."
-            )
-        return to_grid(values, query.clip_norm, query.nonnegative)
+        values = query.values(images, labels)
+    if values.shape != (len(images), query.dimension):
+        raise SfumatoError(
+            f"query {query.name!r} returned shape {tuple(values.shape)} for a batch of "
+            f"{len(images)}; it must be ({len(images)}, {query.dimension})."
+        )
+    return values
 
 
-def independent_batch_size(query: SumQuery, spec: PublicSpec) -> int:
+def independent_batch_size(query: Query, spec: PublicSpec) -> int:
     """The largest batch in which a row's bits do not depend on its mates or its position.
 
     Raises:
         SfumatoError: even a batch of one gives different bits for the same image.
     """
     size = max(1, min(BATCH, VALUES_IN_MEMORY // query.dimension))
-    while True:
-        if _rows_independent(query, spec, size):
-            return size
+    while not _rows_independent(query, spec, size):
         if size == 1:
             raise SfumatoError(
                 f"query {query.name!r}: its function gives different bits for the same image, so "
                 "its sum has no exact sensitivity. Use deterministic operations."
             )
-        size //= 8
-        size = max(size, 1)
+        size = max(size // 8, 1)
+    return size
 
 
-def _rows_independent(query: SumQuery, spec: PublicSpec, size: int) -> bool:
+def _rows_independent(query: Query, spec: PublicSpec, size: int) -> bool:
     rng = np.random.default_rng(0)  # public random images; nothing private depends on this seed
     shape = (2 * size, spec.channels, spec.height, spec.width)
     images = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
     labels = torch.from_numpy(rng.integers(0, max(len(spec.classes), 1), 2 * size))
-    first = contributions(query, images[:size], labels[:size])
+
+    # The bits before clipping: the grid would hide most of a difference that one image in
+    # thousands then shows.
+    def bits(part: Tensor) -> Tensor:
+        return contributions(query, images[part], labels[part]).contiguous().view(torch.uint8)
+
+    start = torch.arange(size)
+    first = bits(start)
     order = torch.from_numpy(rng.permutation(2 * size))
-    for part in (order[:size], order[size:]):
+    # One record removed moves all later ones by one place; a full shuffle; the last, padded batch.
+    for part in (start + 1, order[:size], order[size:]):
         known = part < size
-        again = contributions(query, images[part], labels[part])
-        if not torch.equal(again[known], first[part[known]]):
+        if not torch.equal(bits(part)[known], first[part[known]]):
             return False
-    alone = torch.zeros_like(images[:size])
-    alone[-1], place = images[0], torch.zeros_like(labels[:size])
-    place[-1] = labels[0]
-    return torch.equal(contributions(query, alone, place)[-1], first[0])
+    images[size:], labels[size:] = 0, 0
+    padded = torch.cat([start[size // 2 :], start[: size // 2] + size])
+    kept = size - size // 2
+    return torch.equal(bits(padded)[:kept], first[size // 2 :])
 
 
-def total(query: SumQuery, source: ImageSource, size: int, report: Report) -> Tensor:
+def total(query: Query, source: ImageSource, size: int, report: Report) -> Tensor:
     """Σ of all contributions in grid steps; independent of record order.
 
     Returns:
         int64 vector: the rows of the answer one after the other, then the shared coordinates.
+
+    Raises:
+        SfumatoError: the query's function fails; the text is withheld, as it may quote records.
     """
     spec = source.spec
     rows, columns = query.shape(len(spec.classes))
     result = torch.zeros(rows * columns + query.shared, dtype=torch.int64)
     blocks, shared = result[: rows * columns].view(rows, columns), result[rows * columns :]
-    length, done = source._private_length(), 0
+    progress = _Progress(source._private_length(), report)
     images = torch.zeros((size, spec.channels, spec.height, spec.width), dtype=torch.uint8)
     labels = torch.zeros(size, dtype=torch.int64)
     for pixels, classes in source.batches(size):
         count = len(pixels)
-        images.zero_()
-        labels.zero_()
-        images[:count] = torch.from_numpy(pixels)
-        usable = torch.from_numpy(classes >= 0)
-        labels[:count] = torch.from_numpy(classes).clamp(min=0)
-        grid = contributions(query, images, labels)[:count]
-        block = labels[:count] if query.by_class else torch.zeros(count, dtype=torch.int64)
+        images[:count], images[count:] = torch.from_numpy(pixels), 0
+        labels[:count], labels[count:] = torch.from_numpy(classes).clamp(min=0), 0
+        values = _withholding_errors(query, images, labels)
+        block = np.where(classes >= 0, classes if query.by_class else 0, -1)
         for row in range(rows):
-            _add_exactly(blocks[row], grid[usable & (block == row), :columns])
-        if query.shared:
-            _add_exactly(shared, grid[usable, columns:])
-        done += count
-        # A percentage in whole steps: the number of records is private.
-        report(round(min(done / max(length, 1), 1.0), 2))
+            for part in torch.from_numpy(np.flatnonzero(block == row)).split(EXACT_ROWS):
+                steps = _exact_float_sum(query, values, part)
+                blocks[row] += steps[:columns].to(torch.int64)
+                shared += steps[columns:].to(torch.int64)
+        progress.advance(count)
+    progress.finish()
     return result
 
 
-def _add_exactly(total_row: Tensor, grid: Tensor) -> None:
-    for start in range(0, len(grid), EXACT_ROWS):
-        total_row += grid[start : start + EXACT_ROWS].sum(dim=0).to(torch.int64)
+def _exact_float_sum(query: Query, values: Tensor, part: Tensor) -> Tensor:
+    """Sum of at most sixteen rows' contributions in steps, float32 ``[d]``, without rounding."""
+    result = torch.zeros(query.dimension)
+    few = max(1, VALUES_IN_CACHE // query.dimension)
+    scratch = torch.empty(min(few, len(part)), query.dimension)
+    for rows in part.split(few):
+        # One long row is taken as a view: copying it would cost as much as clipping it.
+        chosen = values[rows] if few > 1 else values[int(rows) : int(rows) + 1]
+        for steps in query.in_steps(chosen, out=scratch[: len(rows)]):
+            result += steps
+    return result
+
+
+def _withholding_errors(query: Query, images: Tensor, labels: Tensor) -> Tensor:
+    try:
+        return contributions(query, images, labels)
+    except Exception as error:
+        failure = type(error).__name__
+    # Raised outside the handler: chained errors would carry the text along.
+    raise SfumatoError(
+        f"query {query.name!r}: its function failed with {failure} on the private data (the "
+        "message is withheld). The budget stays charged; the run can go on once it is mended."
+    )
+
+
+class _Progress:
+    """Reports 0.01, 0.02, … 1.00, whatever the number of records: a share would betray it."""
+
+    def __init__(self, length: int, report: Report) -> None:
+        self._length, self._report = max(length, 1), report
+        self._done = self._shown = 0
+
+    def advance(self, records: int) -> None:
+        self._done += records
+        while self._shown < min(self._done * PROGRESS_STEPS // self._length, PROGRESS_STEPS):
+            self._shown += 1
+            self._report(self._shown / PROGRESS_STEPS)
+
+    def finish(self) -> None:
+        self.advance(self._length)

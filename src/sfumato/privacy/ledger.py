@@ -7,6 +7,7 @@ anything it pays for is computed, and nothing is ever refunded.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -54,6 +55,21 @@ def write_atomically(path: Path, content: bytes) -> None:
     sync_directory(path.parent)
 
 
+def append_durably(path: Path, line: bytes) -> None:
+    """Add ``line`` at the end of ``path`` and wait for the disk: all of it, or none and OSError."""
+    # Unbuffered: a buffer would write its rest at closing, after the file was cut back.
+    with open(path, "ab", buffering=0) as file:
+        start = file.tell()
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            os.truncate(path, start)
+            raise
+    sync_directory(path.parent)
+
+
 def sync_directory(path: Path) -> None:
     """Make a created or renamed name in ``path`` survive a power cut, where the system can."""
     if os.name == "posix":
@@ -71,13 +87,14 @@ class Ledger:
         folder: private directory of the data set; created with owner-only access.
 
     Raises:
-        LedgerError: the ledger is damaged, or the folder cannot be written.
+        LedgerError: the folder cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / "ledger.jsonl"
         self._head = folder / "ledger.head"
+        self._lock = FileLock(folder / "ledger.lock", timeout=LOCK_SECONDS)
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -87,10 +104,10 @@ class Ledger:
             ) from error
 
     def entries(self) -> list[Entry]:
-        """All entries, oldest first, after checking the chain.
+        """All entries, oldest first, after checking the chain; call while :meth:`locked`.
 
         Raises:
-            LedgerError: a line is torn, changed, missing or cut off.
+            LedgerError: a line is changed, missing or cut off.
         """
         if not self.path.exists():
             if self._head.exists():
@@ -98,10 +115,9 @@ class Ledger:
             return []
         entries: list[Entry] = []
         raw = self.path.read_bytes()
-        if raw and not raw.endswith(b"\n"):
-            raise self._damaged("its last line is torn")
+        whole = raw[: raw.rfind(b"\n") + 1]
         previous = GENESIS
-        for number, line in enumerate(raw.splitlines(), start=1):
+        for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 entry = json.loads(line)
                 valid = entry["prev"] == previous and seal(entry)["hash"] == entry["hash"]
@@ -111,10 +127,18 @@ class Ledger:
                 raise self._damaged(f"line {number} does not continue the chain")
             previous = entry["hash"]
             entries.append(entry)
-        head = self._head.read_text().strip() if self._head.exists() else GENESIS
-        # A crash between the two writes leaves the head one entry behind, never ahead.
-        if head not in {GENESIS, *(entry["hash"] for entry in entries[-2:])}:
+        head = GENESIS
+        if self._head.exists():
+            head = self._head.read_bytes().decode("ascii", "replace").strip()
+        # A crash between the two writes leaves the head one entry behind, never more, never ahead.
+        if head not in [GENESIS, *(entry["hash"] for entry in entries)][-2:]:
             raise self._damaged("entries are missing at its end")
+        if whole != raw:
+            if head != previous:
+                raise self._damaged("its last line is torn")
+            # The head says that this line's writer never heard it was done, so nothing was
+            # answered on it: a crash while writing, and the only damage that mends itself.
+            os.truncate(self.path, len(whole))
         return entries
 
     def _damaged(self, how: str) -> LedgerError:
@@ -132,13 +156,24 @@ class Ledger:
             LedgerError: another process holds it for longer than 30 s.
         """
         try:
-            with FileLock(self.folder / "ledger.lock", timeout=LOCK_SECONDS):
-                yield
+            self._lock.acquire()
         except Timeout as error:
             raise LedgerError(
                 f"the ledger {self.path} is held by another process for over {LOCK_SECONDS:.0f} s."
                 " Wait for it to end, or end it."
             ) from error
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _unwritable(self, error: OSError) -> LedgerError:
+        return LedgerError(
+            f"the ledger {self.path} cannot be written ({error.strerror}), so nothing is "
+            "answered. Free the disk or give a writable --state folder."
+        )
 
     def append(self, kind: str, **content: Any) -> Entry:
         """Write one entry to disk and return it; call while :meth:`locked`.
@@ -157,23 +192,10 @@ class Ledger:
             }
         )
         try:
-            with open(self.path, "ab") as file:
-                start = file.tell()
-                try:
-                    file.write(canonical(entry) + b"\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                except OSError:
-                    # A full disk may have taken half a line; without it the chain is whole again.
-                    os.truncate(self.path, start)
-                    raise
-            sync_directory(self.folder)
+            append_durably(self.path, canonical(entry) + b"\n")
             write_atomically(self._head, entry["hash"].encode())
         except OSError as error:
-            raise LedgerError(
-                f"the ledger {self.path} cannot be written ({error.strerror}), so nothing is "
-                "answered. Free the disk or give a writable --state folder."
-            ) from error
+            raise self._unwritable(error) from error
         return entry
 
     def events(self) -> list[Event]:

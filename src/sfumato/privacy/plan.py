@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sfumato.data.spec import PublicSpec
-from sfumato.errors import UsageError
-from sfumato.privacy.accounting import Event, both_relations, calibrate
+from sfumato.errors import BudgetExceededError, UsageError
+from sfumato.privacy.accounting import Event, both_relations, calibrate, epsilon_closed_form
 from sfumato.privacy.budget import Budget, Relation
 from sfumato.privacy.ledger import digest
 from sfumato.privacy.queries import Query
@@ -24,6 +24,10 @@ class Plan:
         spec: the data set's public specification.
         queries: what will be asked.
         events: the same queries with the noise they will get, in the same order.
+
+    Raises:
+        UsageError: the events are not those of the queries, or a name occurs twice.
+        BudgetExceededError: the events cost more than the budget.
     """
 
     budget: Budget
@@ -31,6 +35,21 @@ class Plan:
     spec: PublicSpec
     queries: tuple[Query, ...]
     events: tuple[Event, ...]
+
+    def __post_init__(self) -> None:
+        names = [query.name for query in self.queries]
+        if not names or len(set(names)) != len(names):
+            raise UsageError(f"a plan needs queries with different names, got {names}.")
+        relation, delta = self.budget.relation, self.budget.delta
+        unscaled = [replace(query.event(relation), noise_std=1.0) for query in self.queries]
+        if [replace(event, noise_std=1.0) for event in self.events] != unscaled:
+            raise UsageError("a plan's events must be its queries' own. Use make_plan.")
+        cost = epsilon_closed_form(self.events, delta, relation)
+        if not cost <= self.budget.epsilon:
+            raise BudgetExceededError(
+                f"the plan costs epsilon={cost:.6g}, over its budget of {self.budget.epsilon}. "
+                "Use make_plan, which calibrates the noise."
+            )
 
     def epsilons(self) -> dict[Relation, float]:
         """What the plan costs at the budget's δ, under every relation."""
@@ -63,8 +82,5 @@ def make_plan(
     Raises:
         UsageError: there is no query, or two share a name.
     """
-    names = [query.name for query in queries]
-    if not names or len(set(names)) != len(names):
-        raise UsageError(f"a plan needs queries with different names, got {names}.")
     events = calibrate([query.event(budget.relation) for query in queries], budget)
     return Plan(budget, method, spec, tuple(queries), tuple(events))

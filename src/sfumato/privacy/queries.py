@@ -7,16 +7,18 @@ Each has a section of the same name in ``docs/proofs.md``.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from sfumato.errors import UsageError
 from sfumato.privacy.accounting import Event
 from sfumato.privacy.budget import RELATIONS, Relation
-from sfumato.privacy.clipping import max_dimension
+from sfumato.privacy.clipping import UNIT, max_dimension, to_grid
 
 Contribution = Callable[[Tensor, Tensor], Tensor]
 """(uint8 ``[b, c, h, w]``, int64 ``[b]``) → float ``[b, d]``; each row from its own example."""
@@ -59,16 +61,21 @@ class SumQuery:
     describes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _check_name(self.name)
         _check_positive(self.name, clip_norm=self.clip_norm, relative_noise=self.relative_noise)
-        if not 0 < self.dimension <= max_dimension():
-            raise UsageError(
-                f"query {self.name!r}: dimension={self.dimension} must lie in "
-                f"[1, {max_dimension()}]. Compress the features."
-            )
+        _check_dimension(self.name, dimension=self.dimension)
         if not 0 <= self.shared < self.dimension:
             raise UsageError(
                 f"query {self.name!r}: shared={self.shared} must lie in [0, {self.dimension})."
             )
+
+    def values(self, images: Tensor, labels: Tensor) -> Tensor:
+        """What each unit would contribute, float ``[b, d]``, not yet bounded."""
+        return self.contribution(images, labels)
+
+    def in_steps(self, values: Tensor, out: Tensor | None = None) -> Tensor:
+        """Each row clipped, float32 integers ``[b, d]`` of norm at most 2²⁰ steps of C · 2⁻²⁰."""
+        return to_grid(values, self.clip_norm, self.nonnegative, out)
 
     def sensitivity(self) -> dict[Relation, float]:
         """L2 sensitivity under each relation, in the units of f."""
@@ -93,6 +100,7 @@ class SumQuery:
     def to_dict(self) -> dict[str, Any]:
         """Everything public about the query, as plain JSON values."""
         return {
+            **self.describes,
             "query": self.mechanism,
             "name": self.name,
             "dimension": self.dimension,
@@ -101,7 +109,6 @@ class SumQuery:
             "shared": self.shared,
             "nonnegative": self.nonnegative,
             "relative_noise": self.relative_noise,
-            **dict(self.describes),
         }
 
 
@@ -124,6 +131,8 @@ class HistogramQuery:
     """
 
     mechanism: ClassVar[str] = "histogram"
+    by_class: ClassVar[bool] = False
+    shared: ClassVar[int] = 0
 
     name: str
     vote: Callable[[Tensor, Tensor], Tensor] = field(compare=False, repr=False)
@@ -132,7 +141,28 @@ class HistogramQuery:
     describes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_positive(self.name, bins=self.bins, relative_noise=self.relative_noise)
+        _check_name(self.name)
+        _check_positive(self.name, relative_noise=self.relative_noise)
+        _check_dimension(self.name, bins=self.bins)
+
+    @property
+    def dimension(self) -> int:
+        """Number of coordinates of the answer."""
+        return self.bins
+
+    def shape(self, classes: int) -> tuple[int, int]:
+        """Shape of the answer's ``total``: one row of bins."""
+        return 1, self.bins
+
+    def values(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Each unit's vote, one-hot, float32 ``[b, bins]``; all zeros where it abstains."""
+        # As integers: a float32 vote above 2²⁴ would compare equal to two bins.
+        bins = self.vote(images, labels).to(torch.int64)
+        return (bins[:, None] == torch.arange(self.bins)).to(torch.float32)
+
+    def in_steps(self, values: Tensor, out: Tensor | None = None) -> Tensor:
+        """Each vote in steps of 2⁻²⁰: a whole vote is not rounded."""
+        return torch.mul(values, UNIT, out=out)
 
     def sensitivity(self) -> dict[Relation, float]:
         """L2 sensitivity under each relation, in votes."""
@@ -152,15 +182,32 @@ class HistogramQuery:
     def to_dict(self) -> dict[str, Any]:
         """Everything public about the query, as plain JSON values."""
         return {
+            **self.describes,
             "query": self.mechanism,
             "name": self.name,
             "bins": self.bins,
             "relative_noise": self.relative_noise,
-            **dict(self.describes),
         }
 
 
 Query = SumQuery | HistogramQuery
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", name):
+        raise UsageError(
+            f"query name {name!r} must be letters, digits, '_', '-' or inner dots; "
+            "answers are stored under it."
+        )
+
+
+def _check_dimension(name: str, **values: int) -> None:
+    for key, value in values.items():
+        if not isinstance(value, int) or not 0 < value <= max_dimension():
+            raise UsageError(
+                f"query {name!r}: {key}={value} must be an integer in [1, {max_dimension()}]. "
+                "Compress the features."
+            )
 
 
 def _check_positive(name: str, **values: float) -> None:

@@ -62,31 +62,64 @@ class Run:
         Raises:
             LedgerError: the file is missing or is not what the ledger says was answered.
         """
-        path = self.folder / f"answer-{name}.safetensors"
-        try:
-            answer = load(path.read_bytes())["grid"]
-        except Exception as error:
-            raise self._damaged(path) from error
+        path = self._answer_path(name)
+        answer = self._load(path)
         if answer_digest(answer) != expected_digest:
             raise self._damaged(path)
         return answer
 
-    def _damaged(self, path: Path) -> LedgerError:
-        return LedgerError(
-            f"{path} is missing or damaged, but the ledger says it was answered; a query is never "
-            "answered twice. Restore the file, or pass --fresh to charge a new run."
-        )
-
     def unconfirmed_answer(self, name: str) -> NDArray[np.int64] | None:
-        """An answer that was stored but not yet in the ledger when the run was killed."""
-        path = self.folder / f"answer-{name}.safetensors"
-        return load(path.read_bytes())["grid"] if path.exists() else None
+        """An answer that was stored but not yet in the ledger when the run was killed.
+
+        Raises:
+            LedgerError: the file is damaged.
+        """
+        path = self._answer_path(name)
+        return self._load(path) if path.exists() else None
 
     def write_answer(self, name: str, grid: NDArray[np.int64]) -> str:
-        """Store a noisy answer durably and return its digest for the ledger."""
-        path = self.folder / f"answer-{name}.safetensors"
-        write_atomically(path, save({"grid": np.ascontiguousarray(grid)}))
+        """Store a noisy answer durably and return its digest for the ledger.
+
+        Raises:
+            LedgerError: the disk refuses; the answer must then not leave the curator.
+        """
+        self._write(self._answer_path(name), save({"grid": np.ascontiguousarray(grid)}))
         return answer_digest(grid)
+
+    def is_same_data(self, fingerprint: str) -> bool:
+        """Whether the data set has not changed since the run's first query was computed.
+
+        Raises:
+            LedgerError: the disk refuses to store the first fingerprint.
+        """
+        path = self.folder / "fingerprint"
+        if not path.exists():
+            self._write(path, fingerprint.encode())
+        return path.read_bytes() == fingerprint.encode()
+
+    def _answer_path(self, name: str) -> Path:
+        return self.folder / f"answer-{name}.safetensors"
+
+    def _load(self, path: Path) -> NDArray[np.int64]:
+        try:
+            return load(path.read_bytes())["grid"]
+        except Exception as error:
+            raise self._damaged(path) from error
+
+    def _damaged(self, path: Path) -> LedgerError:
+        return LedgerError(
+            f"{path} is missing or damaged, but it was answered; a query is never answered twice. "
+            "Restore the file, or pass --fresh to charge a new run."
+        )
+
+    def _write(self, path: Path, content: bytes) -> None:
+        try:
+            write_atomically(path, content)
+        except OSError as error:
+            raise LedgerError(
+                f"{path} cannot be written ({error.strerror}), so nothing is answered. Free the "
+                "disk and run the same command again: it goes on where it was."
+            ) from error
 
     def write_json(self, name: str, value: Any) -> None:
         """Store something private for the custodian's eyes."""

@@ -33,7 +33,7 @@ def demo(
 
     release = synthesize(
         "digits",
-        epsilon=10,
+        epsilon=10.0,
         out=out,
         options=QUICK,
         samples=1000,

@@ -25,4 +25,7 @@ def verify(release: p.Release, json: p.Json = False) -> None:
     show.line(f"{release}: verified. {verdict.samples} images, method {verdict.method}.")
     show.line(f"claimed:    {show.epsilons(verdict.epsilon_by_relation, verdict.delta)}")
     show.line(f"recomputed: {show.epsilons(verdict.recomputed, verdict.delta)}")
+    if verdict.metrics_recomputed is not None and verdict.metrics_delta is not None:
+        price = show.epsilons(verdict.metrics_recomputed, verdict.metrics_delta)
+        show.line(f"published metrics, for the images measured: {price}")
     show.line(f"unit: one {verdict.unit}; budgeted under {verdict.relation}")

@@ -1,0 +1,84 @@
+"""``sfumato compare``: several releases beside each other, on the same real images."""
+
+from __future__ import annotations
+
+import json as text
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sfumato.cli import parameters as p
+from sfumato.cli import show
+from sfumato.cli.commands import evaluate as e
+from sfumato.errors import UsageError
+
+FILES = ("comparison.json", "comparison.md", "comparison.png")
+
+
+def compare(
+    releases: Annotated[
+        list[Path], typer.Argument(metavar="RELEASE...", help="The folders of the releases.")
+    ],
+    against: e.Against,
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for table and plot, outside every release.", metavar="DIR"),
+    ],
+    classifiers: e.Classifiers = "logistic,mlp,cnn",
+    repeats: e.Repeats = 1,
+    inception: e.Inception = None,
+    extractor: e.ExtractorName = None,
+    quick: e.Quick = False,
+    public: e.RealIsPublic = False,
+    state: p.State = None,
+    quiet: p.Quiet = False,
+    json: p.Json = False,
+) -> None:
+    """Put releases beside each other: utility and fidelity against ε.
+
+    Evaluates each as sfumato evaluate does, where that is not done yet, and writes one table and
+    one plot. Unless the real images are public, neither is private: share them with nobody.
+
+    \b
+    Example:
+      sfumato compare eps1/ eps10/ --against fashion-mnist --public --out comparison/
+    """
+    from sfumato.evaluation import compare as comparing
+    from sfumato.evaluation.judging import judge, open_real, open_release
+
+    names = e.parse_classifiers(classifiers, quick)
+    chosen = e.parse_extractor(inception, extractor)
+    for release in releases:
+        if out.resolve().is_relative_to(release.resolve()):
+            raise UsageError(f"--out {out} lies in the release {release}. Name another folder.")
+    compared = [
+        comparing.Compared.of(
+            judge(
+                release,
+                # Without its training split: what real images would give is not compared here.
+                open_real(against, open_release(release).spec).without_training(),
+                classifiers=names,
+                repeats=repeats,
+                extractor=chosen,
+                public=public,
+                state=state,
+                quiet=quiet,
+            )
+        )
+        for release in releases
+    ]
+    result = comparing.to_dict(compared, not public)
+    out.mkdir(parents=True, exist_ok=True)
+    as_json, as_markdown, as_png = (out / name for name in FILES)
+    as_json.write_text(text.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+    as_markdown.write_text(comparing.to_markdown(compared, not public), encoding="utf-8")
+    comparing.plot(compared, not public, as_png)
+    if json:
+        show.as_json({"out": str(out), **result})
+        return
+    if not public:
+        show.line(result["watermark"])
+    show.table(comparing.columns(compared), [comparing.cells(release) for release in compared])
+    show.line("* the relation that the release was budgeted in")
+    show.line(f"table: {as_markdown} and {as_json}   plot: {as_png}")

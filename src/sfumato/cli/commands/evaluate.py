@@ -1,0 +1,193 @@
+"""``sfumato evaluate``: what a release is worth, measured on real images."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from sfumato.cli import parameters as p
+from sfumato.cli import show
+from sfumato.errors import UsageError
+
+Against = Annotated[
+    str,
+    typer.Option(
+        help="Real images that no release was made from: DATA's split test, or all of it.",
+        metavar="DATA",
+    ),
+]
+Classifiers = Annotated[
+    str, typer.Option(help="Of logistic, mlp, cnn, resnet, with commas between them.")
+]
+Repeats = Annotated[int, typer.Option(help="Trainings of each classifier, for the spread.")]
+Inception = Annotated[
+    str | None,
+    typer.Option(help="Inception-v3 weights for the fidelity scores.", metavar="PATH"),
+]
+ExtractorName = Annotated[
+    str | None,
+    typer.Option(
+        "--extractor",
+        help="Another network for the fidelity scores: torchvision:MODEL or timm:MODEL.",
+    ),
+]
+RealIsPublic = Annotated[
+    bool, typer.Option("--public", help="Declare the real images public: no watermark.")
+]
+Quick = Annotated[
+    bool,
+    typer.Option("--quick", help="A tenth of the epochs, named so in the result: a first look."),
+]
+
+
+def evaluate(
+    release: p.Release,
+    against: Against,
+    train: Annotated[
+        str | None,
+        typer.Option(
+            help="Real training images for comparison; DATA's split train by default.",
+            metavar="DATA",
+        ),
+    ] = None,
+    classifiers: Classifiers = "logistic,mlp,cnn",
+    repeats: Repeats = 1,
+    inception: Inception = None,
+    extractor: ExtractorName = None,
+    quick: Quick = False,
+    public: RealIsPublic = False,
+    publish_metrics: Annotated[
+        bool,
+        typer.Option(
+            "--publish-metrics",
+            help="Buy metrics with --epsilon of the real test images, and put them in the release.",
+        ),
+    ] = False,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Privacy budget ε of --publish-metrics.")
+    ] = None,
+    delta: p.Delta = 1e-5,
+    relation: p.Relation = "add-or-remove-one",
+    state: p.State = None,
+    seed_public: Annotated[
+        int, typer.Option(help="Public seed of the classifiers and of what is drawn.")
+    ] = 0,
+    quiet: p.Quiet = False,
+    json: p.Json = False,
+) -> None:
+    """Measure what a release is worth on real images.
+
+    Trains classifiers on the synthetic images and tests them on real ones; beside them the same
+    classifiers trained on real images, distances between the two, and a check for copies. The
+    result is not private: it is kept in DATA's private folder, never in the release.
+    --publish-metrics instead asks for noisy metrics, which cost --epsilon and may be shared.
+
+    \b
+    Examples:
+      sfumato evaluate release/ --against fashion-mnist --public
+      sfumato evaluate release/ --against heldout/ --train xrays/ --repeats 3
+      sfumato evaluate release/ --against heldout/ --publish-metrics --epsilon 0.5
+    """
+    from sfumato.evaluation.judging import judge, open_real, open_release
+    from sfumato.evaluation.publish import publish
+    from sfumato.evaluation.table import render
+    from sfumato.privacy import Budget
+
+    names = parse_classifiers(classifiers, quick)
+    chosen = parse_extractor(inception, extractor)
+    real = open_real(against, open_release(release).spec, train)
+    if (epsilon is None) == publish_metrics:
+        raise UsageError("--publish-metrics and --epsilon belong together: give both or neither.")
+    if epsilon is not None:
+        budget = Budget(epsilon, delta, p.parse_relation(relation))
+        metrics = publish(
+            release,
+            real,
+            budget,
+            classifiers=names,
+            seed=seed_public,
+            extractor=chosen,
+            state=state,
+            quiet=quiet,
+        )
+        describe_published(str(release), metrics, json)
+        return
+    judged = judge(
+        release,
+        real,
+        classifiers=names,
+        repeats=repeats,
+        seed=seed_public,
+        extractor=chosen,
+        public=public,
+        state=state,
+        quiet=quiet,
+    )
+    path = judged.keep(state)
+    if json:
+        show.as_json({"result": str(path), **judged.evaluation.to_dict()})
+        return
+    show.rendered(render(judged.evaluation))
+    about = "public" if public else "private: keep it there"
+    show.line(f"result ({about}): {path}")
+
+
+def describe_published(release: str, metrics: dict[str, Any], json: bool) -> None:
+    """Print what was bought."""
+    from sfumato.bundle import verify
+
+    verdict = verify(release)
+    if json:
+        show.as_json({"release": release, **metrics, "verified": verdict.to_dict()})
+        return
+    show.table(
+        ["metric", "value", "± of the noise"],
+        [
+            *(
+                (f"accuracy, {score['classifier']}", *percent(score["accuracy"]))
+                for score in metrics["utility"]
+            ),
+            (
+                f"Fréchet distance, {metrics['frechet']['axes']} axes",
+                f"{metrics['frechet']['value']:.4g}",
+                f"{metrics['frechet']['deviation']:.2g}",
+            ),
+            ("the same, from noise alone", f"{metrics['frechet']['floor']:.4g}", ""),
+        ],
+    )
+    if verdict.metrics_recomputed is not None and verdict.metrics_delta is not None:
+        price = show.epsilons(verdict.metrics_recomputed, verdict.metrics_delta)
+        show.line(f"cost, for the real test images: {price}")
+    show.line(f"published in {release}/metrics.json; the release verifies")
+
+
+def percent(measured: dict[str, float | None]) -> tuple[str, str]:
+    """A bought share and its deviation, in percent."""
+    value, deviation = measured["value"], measured["deviation"]
+    if value is None or deviation is None:
+        return "drowned in the noise", ""
+    return f"{100 * value:.1f} %", f"{100 * deviation:.1f}"
+
+
+def parse_classifiers(text: str, quick: bool) -> list[str]:
+    """Read ``--classifiers``; ``--quick`` takes the short form of each."""
+    from sfumato.evaluation import classifiers as known
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        known.recipe(name)
+    return [known.quick(name) for name in names] if quick else names
+
+
+def parse_extractor(inception: str | None, extractor: str | None) -> str:
+    """Read ``--inception`` and ``--extractor``.
+
+    Raises:
+        UsageError: both are given.
+    """
+    from sfumato.evaluation.extractors import SHIPPED
+
+    if inception is not None and extractor is not None:
+        raise UsageError("--inception and --extractor exclude each other: one network at a time.")
+    return f"inception:{inception}" if inception is not None else extractor or SHIPPED

@@ -1,0 +1,187 @@
+"""Evaluate a release against a data set; what is kept stays in that data set's private folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sfumato.bundle.claim import spec_of
+from sfumato.bundle.certificate import Certificate, own_digest, read_certificate
+from sfumato.data import ImageSource, LabelledImages, PublicSpec, load_labelled, open_images
+from sfumato.errors import CertificateError, DataError, UsageError
+from sfumato.evaluation.cache import write_atomically
+from sfumato.evaluation.evaluate import CLASSIFIERS, Evaluation, evaluate
+from sfumato.evaluation.extractors import SHIPPED, load_extractor
+from sfumato.privacy.runs import data_set_folder, default_state
+
+CACHE = "evaluation-cache"
+
+
+@dataclass(frozen=True)
+class Released:
+    """A release's certificate, believed as far as it stands, and its images."""
+
+    folder: Path
+    certificate: Certificate
+    spec: PublicSpec
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the certificate says, computed here."""
+        return own_digest(self.certificate)
+
+    def images(self) -> LabelledImages:
+        """All released images."""
+        return load_labelled(open_in_form(str(self.folder), self.spec))
+
+    def facts(self) -> dict[str, Any]:
+        """What was claimed for which method, as plain JSON values."""
+        stated = self.certificate
+        keys = ("epsilon", "delta", "relation", "epsilon_by_relation")
+        return {
+            "name": self.folder.name,
+            "digest": self.digest,
+            "method": stated["method"]["name"],
+            **{key: stated[key] for key in keys},
+        }
+
+
+@dataclass(frozen=True)
+class Real:
+    """The real images of an evaluation: held-out ones, and training ones where there are any."""
+
+    test: ImageSource
+    train: ImageSource | None
+
+    def folder(self, state: Path | None) -> Path:
+        """The private folder below ``state`` of everything that is measured on them."""
+        folder = data_set_folder(state or default_state(), self.test.location_key)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
+
+    def without_training(self) -> Real:
+        """The held-out images alone: no baseline and no memorisation check."""
+        return replace(self, train=None)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A release and what was measured of it on real images."""
+
+    release: Released
+    real: Real
+    evaluation: Evaluation
+
+    def keep(self, state: Path | None = None) -> Path:
+        """Write the result into the private folder of the real images; the newest one counts."""
+        path = self.real.folder(state) / "evaluations" / f"{self.release.digest}.json"
+        train = self.real.train
+        against = {"test": self.real.test.name, "train": train.name if train else None}
+        result = {
+            **self.evaluation.to_dict(),
+            "release": self.release.facts(),
+            "against": against,
+        }
+        text = json.dumps(result, indent=1, ensure_ascii=False).encode()
+        path.parent.mkdir(exist_ok=True, mode=0o700)
+        write_atomically(path, lambda file: file.write_bytes(text) and None)
+        return path
+
+
+def open_release(folder: Path) -> Released:
+    """Open a release to evaluate it; ``sfumato verify`` judges its claim.
+
+    Raises:
+        CertificateError: it has no certificate, or that lacks what an evaluation needs.
+    """
+    certificate = read_certificate(folder)
+    try:
+        released = Released(folder, certificate, spec_of(certificate))
+        released.facts()
+    except (KeyError, TypeError, ValueError, DataError) as error:
+        raise CertificateError(
+            f"{folder}: its certificate is damaged. Run: sfumato verify {folder}"
+        ) from error
+    return released
+
+
+def open_in_form(location: str, spec: PublicSpec, split: str | None = None) -> ImageSource:
+    """Open images in the form of ``spec``: its size, channels and classes in its label order."""
+    return open_images(
+        location,
+        # Images that are not square have the size of their file format's header.
+        image_size=spec.height if spec.height == spec.width else None,
+        channels=spec.channels,
+        classes=spec.classes,
+        split=split,
+    )
+
+
+def open_real(against: str, spec: PublicSpec, train: str | None = None) -> Real:
+    """Open the real images in the form of a release.
+
+    The test split of ``against`` is the held-out set, or all of it if it has no splits. Training
+    images are ``train`` if given, else the train split of ``against``, if it has one.
+
+    Raises:
+        DataError: there is nothing that can be read.
+        UsageError: ``against`` has training images and no test images.
+    """
+    test, training = _split(against, "test", spec), _split(against, "train", spec)
+    if test is None and training is not None:
+        raise UsageError(
+            f"--against {against}: has a split train and no split test. An evaluation needs images "
+            "that no release was made from: name them, for example with --against "
+            f"{against}:validation."
+        )
+    if train is not None:
+        training = _split(train, "train", spec) or open_in_form(train, spec)
+    return Real(test or open_in_form(against, spec), training)
+
+
+def _split(location: str, split: str, spec: PublicSpec) -> ImageSource | None:
+    try:
+        return open_in_form(location, spec, split)
+    except (DataError, UsageError):
+        return None  # No such split, or one is named already; other faults show when it is opened.
+
+
+def judge(
+    release: Path,
+    real: Real,
+    *,
+    classifiers: Sequence[str] = CLASSIFIERS,
+    repeats: int = 1,
+    seed: int = 0,
+    extractor: str = SHIPPED,
+    public: bool = False,
+    state: Path | None = None,
+    quiet: bool = False,
+) -> Judged:
+    """Evaluate ``release`` against ``real``.
+
+    Trained classifiers and features are kept in the private folder of ``real``, by digest, and
+    never computed twice.
+    ``classifiers``, ``repeats``, ``seed``: as in :func:`evaluate`. ``extractor``: as in
+    :func:`load_extractor`. ``public``: the user declares the real images public.
+
+    Raises:
+        CertificateError, DataError, UsageError: the release, the data or an option is unusable.
+    """
+    released = open_release(release)
+    evaluation = evaluate(
+        released.images(),
+        None if real.train is None else load_labelled(real.train),
+        load_labelled(real.test),
+        classifiers=classifiers,
+        repeats=repeats,
+        seed=seed,
+        extractor=load_extractor(extractor),
+        private=not public,
+        cache=real.folder(state) / CACHE,
+        quiet=quiet,
+    )
+    return Judged(released, real, evaluation)

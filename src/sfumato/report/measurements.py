@@ -1,0 +1,147 @@
+"""An evaluation as the rows of the page's tables; it is never shown inside a release."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sfumato.errors import DataError
+
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class UtilityRow:
+    """One classifier: texts, and the mean accuracies in [0, 1] that the bars show."""
+
+    classifier: str
+    accuracy: str
+    balanced_accuracy: str
+    runs: str
+    on_real: str
+    share: float | None
+    share_on_real: float | None
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What ``sfumato.evaluation`` measured, as texts; ``private`` unless the data was public."""
+
+    private: bool
+    utility: Sequence[UtilityRow]
+    utility_note: str
+    recall_columns: Row
+    recall: Sequence[Row]
+    fidelity: Sequence[Row]
+    fidelity_note: str
+    memorisation: Sequence[Row]
+
+
+def read_measurements(path: Path, classes: Sequence[str]) -> Measurements:
+    """Read the JSON of an ``Evaluation`` of a release with these classes.
+
+    Raises:
+        DataError: the file is none, or is of a release with other classes.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+        if list(value["classes"]) != list(classes):
+            raise DataError(
+                f"{path}: is an evaluation of a release with other classes than this one. "
+                "Give the evaluation of this release."
+            )
+        return _measurements(value)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        raise DataError(
+            f"{path}: is no evaluation. Give the JSON file that an evaluation of this release wrote."
+        ) from None
+
+
+def _measurements(value: Mapping[str, Any]) -> Measurements:
+    utility, baseline, fidelity = value["utility"], value["baseline"], value["fidelity"]
+    real: dict[str, Any] = {score["classifier"]: score for score in baseline}
+    # Whatever does not say that it is of public data is private.
+    return Measurements(
+        private=value["private"] is not False,
+        utility=[_utility(score, real.get(score["classifier"])) for score in utility],
+        utility_note=_utility_note(utility[0]) if utility else "",
+        recall_columns=(
+            "class",
+            *(str(score["classifier"]) for score in utility),
+            *(f"{score['classifier']} (on real)" for score in baseline),
+        ),
+        recall=[
+            (str(name), *(_share(_nth(score["recall"], at)) for score in (*utility, *baseline)))
+            for at, name in enumerate(value["classes"] if utility else [])
+        ],
+        fidelity=[_fidelity(score) for score in fidelity],
+        fidelity_note=_setting(fidelity[0]["setting"]) if fidelity else "",
+        memorisation=_memorisation(value["memorisation"]) if value["memorisation"] else [],
+    )
+
+
+def _nth(values: Sequence[Any], at: int) -> Any:
+    # A classifier of which every run diverged has no recall at all.
+    return values[at] if values else None
+
+
+def _mean(spread: Mapping[str, Any] | None) -> float | None:
+    return None if spread is None else float(spread["mean"])
+
+
+def _share(spread: Mapping[str, Any] | None) -> str:
+    if spread is None:
+        return "–"
+    deviation = spread["deviation"]
+    return f"{100 * spread['mean']:.1f}" + (f" ± {100 * deviation:.1f}" if deviation else "")
+
+
+def _utility(score: Mapping[str, Any], real: Mapping[str, Any] | None) -> UtilityRow:
+    diverged = sum(run["diverged"] is not None for run in score["runs"])
+    return UtilityRow(
+        classifier=str(score["classifier"]),
+        accuracy=_share(score["accuracy"]),
+        balanced_accuracy=_share(score["balanced_accuracy"]),
+        runs=f"{len(score['runs'])}" + (f" ({diverged} diverged)" if diverged else ""),
+        on_real=_share(real["accuracy"]) if real else "–",
+        share=_mean(score["accuracy"]),
+        share_on_real=_mean(real["accuracy"]) if real else None,
+    )
+
+
+def _utility_note(score: Mapping[str, Any]) -> str:
+    return (
+        f"Trained on {score['training_count']:,} synthetic images, tested on "
+        f"{score['test_count']:,} real ones; epoch: {score['selection']}."
+    )
+
+
+def _fidelity(score: Mapping[str, Any]) -> Row:
+    deviation = f" ± {score['deviation']:.2g}" if score["deviation"] is not None else ""
+    value = f"{score['value']:.4g}{deviation}"
+    return str(score["name"]), value, f"{score['better']} is better", str(score["detail"])
+
+
+def _setting(setting: Mapping[str, Any]) -> str:
+    rule = f"; {setting['grey_rule']}" if setting["grey_rule"] else ""
+    return (
+        f"Features of {setting['extractor']} (SHA-256 {setting['weights_digest'][:12]}…); "
+        f"{setting['synthetic_count']:,} synthetic against {setting['real_count']:,} real "
+        f"{setting['image_type']} images{rule}."
+    )
+
+
+def _memorisation(score: Mapping[str, Any]) -> list[Row]:
+    result = score["result"]
+    shown: list[tuple[str, Any, Callable[[Any], str]]] = [
+        ("nearer than 99 % of held-out images", result["share_closer"], lambda x: f"{x:.2%}"),
+        ("nearer than a held-out one, chance", result["probability_closer"], "{:.3f}".format),
+        ("Mann-Whitney p, one-sided", result["p_value"], "{:.2g}".format),
+        ("equal to a training image, images", score["exact_copies"], "{:,}".format),
+    ]
+    return [(name, text(value)) for name, value, text in shown]

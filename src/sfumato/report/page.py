@@ -1,0 +1,128 @@
+"""Fill the page's template: everything that it shows comes from its arguments, and no clock."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from sfumato.bundle.citations import citations
+from sfumato.bundle.claim import is_stamped
+from sfumato.bundle.files import EMBEDDING
+from sfumato.privacy import RELATIONS, Event
+from sfumato.report.measurements import Measurements
+from sfumato.report.odds import make_odds, percent, scientific, squared_mu
+
+SMALL, LARGE = 56, 448
+"""Sides, in CSS pixels, that images are enlarged towards in the rows and in the dialog."""
+LARGEST_SMALL = 96
+
+
+def render(
+    certificate: Mapping[str, Any],
+    pictures: Sequence[Sequence[bytes]],
+    measurements: Measurements | None = None,
+) -> str:
+    """Return the page of a release, one HTML text that fetches nothing.
+
+    Args:
+        certificate: the release's, verified.
+        pictures: PNG files, a list for each of the first classes.
+        measurements: what was measured on real data; only for a page outside the release.
+    """
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "scientific": scientific, "png": _data_uri}
+    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
+    style, script = _asset("page.css"), _asset("page.js")
+    spec, delta = certificate["spec"], certificate["delta"]
+    events = [Event.from_dict(event) for event in certificate["events"]]
+    odds = [
+        make_odds(relation, certificate["epsilon_by_relation"][relation], events)
+        for relation in RELATIONS
+    ]
+    return environment.from_string(_asset("page.html.jinja")).render(
+        certificate=certificate,
+        classes=certificate["classes"],
+        spec=spec,
+        total=certificate["data_set_total"],
+        release=certificate["release"],
+        config=certificate["method"]["config"],
+        budgeted=next(one for one in odds if one.relation == certificate["relation"]),
+        odds=odds,
+        expected=None if spec["declared_size"] is None else delta * spec["declared_size"],
+        answers=_answers(events, certificate),
+        rows=_named(pictures, certificate["classes"]),
+        **_sides(spec),
+        embedding=EMBEDDING in certificate["files"],
+        stamped=is_stamped(certificate),
+        citations=citations(certificate),
+        measurements=measurements,
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(style, script),
+    )
+
+
+def _asset(name: str) -> str:
+    return files("sfumato.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """A content security policy: no network, and no style or script but the page's own."""
+    own = [
+        f"{kind} 'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+        for kind, text in (("style-src", style), ("script-src", script))
+    ]
+    return "; ".join(["default-src 'none'", "img-src data:", *own, "base-uri 'none'"])
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{b64encode(png).decode()}"
+
+
+def _named(
+    pictures: Sequence[Sequence[bytes]], classes: Sequence[str]
+) -> list[tuple[str, Sequence[bytes]]]:
+    names = list(classes[: len(pictures)]) or ["all images"]
+    return list(zip(names, pictures, strict=True))
+
+
+def _sides(spec: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Widths and heights of the small and the large view, whole multiples where they fit."""
+    longest = max(spec["height"], spec["width"])
+    scale = min(-(-SMALL // longest), LARGEST_SMALL / longest)
+    sizes = {"small": scale, "large": max(1, LARGE // longest)}
+    return {
+        name: (round(spec["width"] * by), round(spec["height"] * by)) for name, by in sizes.items()
+    }
+
+
+def _answers(events: Sequence[Event], certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each noisy answer was and took, with its place on a bar of 1000 units."""
+    relation = certificate["relation"]
+    whole = sum(squared_mu(event, relation) for event in events)
+    rows, at = [], 0.0
+    for event, query in zip(events, certificate["queries"], strict=True):
+        share = squared_mu(event, relation) / whole
+        rows.append(
+            {
+                "event": event,
+                "coordinates": query.get("dimension", query.get("bins")),
+                "by_class": query.get("by_class", False),
+                "multipliers": [event.noise_multiplier(name) for name in RELATIONS],
+                "share": share,
+                "start": f"{1000 * at:.2f}",
+                "length": f"{1000 * share:.2f}",
+            }
+        )
+        at += share
+    return rows
+

@@ -1,0 +1,70 @@
+"""Perceptual features are bounded whatever the image holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sfumato.data.spec import PublicSpec
+from sfumato.features import PerceptualFeatures, PublicAxes, load_encoder, public_patches, to_unit
+
+SPEC = PublicSpec(28, 28, 1, ())
+
+
+@pytest.fixture(scope="module")
+def public():
+    return public_patches(SPEC, 64)
+
+
+@pytest.fixture(scope="module", params=["norm", "clip", "per-layer"])
+def features(request, public):
+    return PerceptualFeatures.fit(load_encoder(), (3, 5), request.param, public)
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 2**16), low=st.integers(0, 255), high=st.integers(0, 255))
+def test_both_moments_have_norm_at_most_one(features, seed, low, high):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(min(low, high), max(low, high) + 1, (4, 1, 28, 28), dtype=np.uint8)
+    for moment in features.moments(features.activations(to_unit(images))):
+        assert float(moment.norm(dim=1).max()) <= 1 + 1e-5
+
+
+def test_norm_and_per_layer_bounds_are_reached(public):
+    for bound in ("norm", "per-layer"):
+        features = PerceptualFeatures.fit(load_encoder(), (3, 5), bound, public)
+        first, second = features.moments(features.of(public))
+        torch.testing.assert_close(first.norm(dim=1), torch.ones(64), atol=1e-4, rtol=0)
+        torch.testing.assert_close(second.norm(dim=1), torch.ones(64), atol=1e-4, rtol=0)
+
+
+def test_layers_weigh_the_same_on_public_images(public):
+    features = PerceptualFeatures.fit(load_encoder(), (3, 5, 8), "norm", public)
+    for layer in features.of(public):
+        assert float(layer.square().sum(dim=1).mean()) == pytest.approx(1, rel=1e-3)
+
+
+def test_axes_recover_a_planted_subspace():
+    generator = torch.Generator().manual_seed(0)
+    planted = torch.linalg.qr(torch.randn(20, 3, generator=generator)).Q
+    values = torch.randn(500, 3, generator=generator) * torch.tensor([5.0, 4.0, 3.0])
+    rows = values @ planted.T + 0.01 * torch.randn(500, 20, generator=generator)
+    axes = PublicAxes.fit(rows, 3, whiten=False)
+    overlap = torch.linalg.svdvals(axes.axes.T @ planted)
+    assert float(overlap.min()) > 0.999
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+def test_coordinates_have_norm_at_most_one(whiten):
+    rows = torch.randn(50, 30) * 100
+    coordinates = PublicAxes.fit(rows, 10, whiten)(rows * 3)
+    assert float(coordinates.norm(dim=1).max()) <= 1 + 1e-5
+
+
+def test_public_patches_repeat_and_differ_by_seed():
+    assert np.array_equal(public_patches(SPEC, 8), public_patches(SPEC, 8))
+    assert not np.array_equal(public_patches(SPEC, 8), public_patches(SPEC, 8, seed=1))
+    assert public_patches(PublicSpec(64, 64, 3, ()), 2).shape == (2, 3, 64, 64)

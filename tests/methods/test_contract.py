@@ -1,0 +1,90 @@
+"""What every method must do; a new one is tested on its first day by adding it to METHODS."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from sfumato.data.spec import PublicSpec
+from sfumato.errors import DataError
+from sfumato.methods import load_model
+from sfumato.methods.contract import labels_in_proportion
+from sfumato.privacy import Budget, Curator
+
+from .conftest import METHODS
+
+BUDGET = Budget(epsilon=10.0, delta=1e-5)
+
+
+def sampled(model, count, seed=0):
+    parts = list(model.sample(count, seed))
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+@pytest.fixture(params=sorted(METHODS))
+def method(request):
+    return METHODS[request.param]
+
+
+@pytest.fixture(params=["labelled", "unlabelled"])
+def source(request, digits, unlabelled):
+    return digits if request.param == "labelled" else unlabelled
+
+
+@pytest.fixture
+def model(method, source, tmp_path):
+    return method.fit(Curator(source, BUDGET, state=tmp_path, quiet=True))
+
+
+def test_samples_have_the_public_shape_and_known_labels(model, source):
+    images, labels = sampled(model, 30)
+    assert images.shape == (30, 1, 28, 28) and images.dtype == np.uint8
+    assert labels.shape == (30,) and labels.dtype == np.int64
+    assert labels.min() >= 0 and labels.max() < max(len(source.spec.classes), 1)
+
+
+def test_a_public_seed_repeats_the_draw_and_another_does_not(model):
+    first, again, other = (sampled(model, 12, seed)[0] for seed in (3, 3, 4))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_a_saved_model_draws_the_same(model, method, tmp_path):
+    path = tmp_path / "model.safetensors"
+    facts = {"method": method.name, "spec": asdict(model.spec), "config": model.config()}
+    save_file(model.tensors(), path, metadata={"sfumato": json.dumps(facts)})
+    for ours, theirs in zip(sampled(model, 12), sampled(load_model(path), 12), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_queries_read_no_data_and_configuration_is_json(method, digits):
+    names = [query.name for query in method.queries(digits.spec)]
+    assert names and len(set(names)) == len(names)
+    assert json.loads(json.dumps(method.config())) == method.config()
+
+
+def test_colour_and_other_sizes_have_queries(method):
+    for spec in (PublicSpec(32, 32, 3, ("a", "b")), PublicSpec(64, 64, 3, ("a", "b"))):
+        assert method.queries(spec)[0].dimension > 0
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x80\x04pickle"])
+def test_what_is_not_a_model_is_refused(content, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"not a released model"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("counts", [[3.0, 1.0], [-5.0, 2.0], [-1.0, -1.0], [1e9, 1.0, 0.0]])
+def test_labels_follow_noisy_counts_to_the_image(counts):
+    labels = labels_in_proportion(np.array(counts), 101, np.random.default_rng(0))
+    share = np.clip(counts, 0, None)
+    share = share / share.sum() if share.sum() else np.full(len(counts), 1 / len(counts))
+    found = np.bincount(labels, minlength=len(counts))
+    assert found.sum() == 101
+    assert np.abs(found - share * 101).max() < 1
