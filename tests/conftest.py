@@ -25,3 +25,21 @@ torch.set_num_threads(1)  # small tensors: threads cost more than they give
 def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep every test's ledger and private runs out of the user's state folder."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture(scope="session")
+def digits_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """600 digits by the method moments at ε = 10; tests copy it before they change it."""
+    from sfumato.synthesis import synthesize
+
+    folder = tmp_path_factory.mktemp("released")
+    return synthesize(
+        "digits",
+        epsilon=10.0,
+        out=folder / "digits",
+        method="moments",
+        options={"coefficients": 40},
+        samples=600,
+        state=folder / "state",
+        quiet=True,
+    )

@@ -165,9 +165,9 @@ def refit(
     target = check_output(out, format, samples, force)
     path = Path(embedding)
     path = path / EMBEDDING if path.is_dir() else path
-    check_apart(target, path.parent)
     if path.name != EMBEDDING:
         raise UsageError(f"embedding={path} must be a release or the {EMBEDDING} in one.")
+    check_apart(target, path.parent)
     core = trusted_core(path.parent, EMBEDDING)
     spec = spec_of(core)
     images = None if public is None else public_images(public, spec)

@@ -1,4 +1,4 @@
-"""Benchmarks: methods × data sets × ε × seeds from a suite file, resumable, beside published figures.
+"""Benchmarks: methods × data sets × ε × seeds from a suite file, beside published figures.
 
 ``suite`` reads what to run, ``runs`` runs it, ``results`` keeps a line for each finished run, and
 ``tables`` sets them beside what others publish. A suite's data is declared public.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -154,19 +154,18 @@ def load_suite(path: Path) -> Suite:
     known = {entry.name for entry in fields(Suite)}
     if unknown := sorted(stated.keys() - known):
         raise UsageError(f"suite {path}: {unknown[0]!r} is no key; it may have {sorted(known)}.")
+    needed = {entry.name for entry in fields(Suite) if entry.default is MISSING}
+    if missing := sorted(needed - stated.keys()):
+        raise UsageError(f"suite {path}: {missing[0]!r} is missing.")
     try:
         methods = tuple(
             MethodChoice(label, options.pop("method", label), options)
             for label, options in stated["methods"].items()
         )
-        lists = {
-            name: tuple(stated[name]) for name in ("data", "epsilons", "seeds", "classifiers")
-        }
+        lists = {name: tuple(stated[name]) for name in ("data", "epsilons", "seeds", "classifiers")}
         lists["epsilons"] = tuple(float(epsilon) for epsilon in lists["epsilons"])
         return Suite(**{**stated, **lists, "methods": methods})
-    except KeyError as error:
-        raise UsageError(f"suite {path}: {error.args[0]!r} is missing.") from None
-    except (TypeError, AttributeError):
+    except (TypeError, ValueError, AttributeError):
         raise UsageError(
             f"suite {path}: a value is of the wrong type. Compare benchmarks/suites/digits.toml."
         ) from None

@@ -154,9 +154,9 @@ def _distances(data: str, lines: Sequence[Line]) -> Table:
                 )
             )
     settings = {
-        f"features: {s['extractor']} (SHA-256 {s['weights_digest'][:12]}…), {s['synthetic_count']:,}"
-        f" synthetic against {s['real_count']:,} real test images, {s['image_type']}"
-        + (f", {s['grey_rule']}" if s["grey_rule"] else "")
+        f"features: {s['extractor']} (SHA-256 {s['weights_digest'][:12]}…), "
+        f"{s['synthetic_count']:,} synthetic against {s['real_count']:,} real test images, "
+        f"{s['image_type']}" + (f", {s['grey_rule']}" if s["grey_rule"] else "")
         for s in (line["setting"] for line in lines)
     }
     return Table(

@@ -1,7 +1,7 @@
-"""Metrics that were bought: a file in the release, and the part of its certificate that pays for it.
+"""Metrics that were bought: a file in the release, and the certificate's part that pays for it.
 
-That part is a core of its own, with its own plan, events and ledger entries, because the images that
-were measured need not be those that the release was made from.
+That part is a core of its own, with its own plan, events and ledger entries, because the images
+that were measured need not be those that the release was made from.
 """
 
 from __future__ import annotations
@@ -57,5 +57,7 @@ def problems(folder: Path, names: list[str], certificate: Mapping[str, Any]) -> 
     yield from strict_json.mismatches(metrics, _SHAPE, METRICS)
     for _, path, item in strict_json.walk(metrics):
         # A share that the noise drowned has neither value nor deviation.
-        if path[-1:] in (("value",), ("deviation",)) and not isinstance(item, (int, float, type(None))):
+        if path[-1:] in (("value",), ("deviation",)) and not isinstance(
+            item, (int, float, type(None))
+        ):
             yield f"{METRICS}: {'.'.join(path)[:200]} must be a number or null"

@@ -37,6 +37,7 @@ from sfumato.data.writers import write_images
 from sfumato.errors import CertificateError, UsageError
 from sfumato.methods.contract import Batch, Model
 
+
 def check_target(out: Path, force: bool = False) -> None:
     """Refuse a place where a release would destroy something else.
 

@@ -14,6 +14,7 @@ from sfumato.cli.commands.evaluate import evaluate
 from sfumato.cli.commands.fit_embedding import fit_embedding
 from sfumato.cli.commands.ledger import ledger
 from sfumato.cli.commands.plan import plan
+from sfumato.cli.commands.report import report
 from sfumato.cli.commands.sample import sample
 from sfumato.cli.commands.synthesize import synthesize
 from sfumato.cli.commands.verify import verify
@@ -59,6 +60,7 @@ app.command("plan")(guarded(plan))
 app.command("synthesize")(guarded(synthesize))
 app.command("sample")(guarded(sample))
 app.command("fit-embedding")(guarded(fit_embedding))
+app.command("report")(guarded(report))
 app.command("verify")(guarded(verify))
 app.command("ledger")(guarded(ledger))
 app.command("evaluate")(guarded(evaluate))
@@ -67,10 +69,11 @@ app.command("bench")(guarded(bench))
 app.command("demo")(guarded(demo))
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"sfumato {sfumato.__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

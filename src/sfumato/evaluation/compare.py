@@ -16,6 +16,11 @@ from sfumato.evaluation.utility import Spread
 from sfumato.privacy import RELATIONS
 
 FRECHET, KERNEL = "Fréchet distance", "kernel distance"
+SHORT = dict(zip(RELATIONS, ("add/remove", "replace"), strict=True))
+LEGEND = (
+    "ε under both relations, add-or-remove-one and replace-one; * the one that the release was "
+    "budgeted in"
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def columns(compared: Sequence[Compared]) -> list[str]:
     return [
         "release",
         "method",
-        *(f"ε ({relation})" for relation in RELATIONS),
+        *(f"ε, {SHORT[relation]}" for relation in RELATIONS),
         "δ",
         *(f"accuracy, {name} (%)" for name in classifiers),
         FRECHET,
@@ -103,7 +108,7 @@ def to_markdown(compared: Sequence[Compared], private: bool) -> str:
     heads = columns(compared)
     lines += [_line(heads), _line(["---"] * len(heads))]
     lines += [_line(cells(release)) for release in compared]
-    return "\n".join([*lines, "", "\\* the relation that the release was budgeted in"]) + "\n"
+    return "\n".join([*lines, "", LEGEND.replace("*", "\\*")]) + "\n"
 
 
 def _line(texts: Sequence[str]) -> str:
@@ -154,17 +159,20 @@ def plot(compared: Sequence[Compared], private: bool, path: Path) -> None:
         epsilons = [release.epsilon_by_relation[RELATIONS[0]] for release in mine]
         distances = [release.frechet for release in mine]
         distance.plot(epsilons, distances, color=f"C{colour}", marker="o", label=method)
-    _finish(utility, "accuracy on real test images (%)", bool(classifiers))
-    _finish(distance, "Fréchet distance (lower is better)", True)
+    ticks = sorted({release.epsilon_by_relation[RELATIONS[0]] for release in compared})
+    _finish(utility, "accuracy on real test images (%)", ticks)
+    _finish(distance, "Fréchet distance (lower is better)", ticks)
     if private:
         figure.suptitle(NOT_PRIVATE, color="firebrick", fontsize=9)
     figure.savefig(path, dpi=120)
 
 
-def _finish(axes: Axes, label: str, legend: bool) -> None:
+def _finish(axes: Axes, label: str, ticks: Sequence[float]) -> None:
     axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{epsilon:.3g}" for epsilon in ticks])
+    axes.minorticks_off()
     axes.set_xlabel(f"ε ({RELATIONS[0]})")
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
-    if legend:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize="small")

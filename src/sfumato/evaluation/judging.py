@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sfumato.bundle.claim import spec_of
 from sfumato.bundle.certificate import Certificate, own_digest, read_certificate
+from sfumato.bundle.claim import spec_of
 from sfumato.data import ImageSource, LabelledImages, PublicSpec, load_labelled, open_images
 from sfumato.errors import CertificateError, DataError, UsageError
-from sfumato.evaluation.cache import write_atomically
 from sfumato.evaluation.evaluate import CLASSIFIERS, Evaluation, evaluate
 from sfumato.evaluation.extractors import SHIPPED, load_extractor
+from sfumato.privacy.ledger import write_atomically
 from sfumato.privacy.runs import data_set_folder, default_state
 
 CACHE = "evaluation-cache"
@@ -87,7 +87,7 @@ class Judged:
         }
         text = json.dumps(result, indent=1, ensure_ascii=False).encode()
         path.parent.mkdir(exist_ok=True, mode=0o700)
-        write_atomically(path, lambda file: file.write_bytes(text) and None)
+        write_atomically(path, text)
         return path
 
 

@@ -31,7 +31,7 @@ def publish(
     state: Path | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Spend ``budget`` of the test images in ``real`` on metrics, and publish them with ``release``.
+    """Spend ``budget`` of the test images in ``real`` on metrics, and put them into ``release``.
 
     Accuracy and recall by class of classifiers trained on the released images, and a Fréchet
     distance along a few public axes: one plan of sum queries, charged to the ledger of the test

@@ -39,6 +39,10 @@ class Generator(nn.Module):
 
     def draw(self, labels: Tensor, noise: torch.Generator) -> Tensor:
         """Images float32 ``[b, c, h, w]`` in [0, 1] for int64 labels ``[b]``; differentiable."""
+        return self.draw_with_change(labels, noise)[0]
+
+    def draw_with_change(self, labels: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images, and how far the network moved the logits of their start images."""
         spec, count = self.spec, len(labels)
         shape = (count, spec.channels, spec.height, spec.width)
         if self.start:
@@ -48,5 +52,5 @@ class Generator(nn.Module):
         grid = (count, self.refiner.noise_channels, self.refiner.grid, self.refiner.grid)
         extra = torch.randn(grid, generator=noise)
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
-            images = self.refiner(start, extra, labels)
-        return images.to(torch.float32)
+            images, change = self.refiner(start, extra, labels)
+        return images, change

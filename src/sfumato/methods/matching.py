@@ -28,6 +28,7 @@ from sfumato.progress import stage
 
 WARM_UP = 50
 LARGEST_GRADIENT = 1.0
+CHANGE_PENALTY = 0.01
 CHECKPOINT_EVERY = 200
 LAST_RATE = 0.05
 
@@ -86,9 +87,10 @@ class Matching:
         """One optimisation step."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.method.learning_rate * self.rate()
-        images = self.generator.draw(self.labels, self.noise)
+        images, change = self.generator.draw_with_change(self.labels, self.noise)
         moments = self.joint.moments(self.joint.features.activations(images))
-        loss = torch.zeros(())
+        # The matching loss pushes linearly; where pixels saturate, only this brings them back.
+        loss = CHANGE_PENALTY * change.square().mean()
         for index, (wanted, rows) in enumerate(zip(self._moments_wanted(), moments, strict=False)):
             by_class = rows.view(len(wanted), -1, rows.shape[1])
             if self.method.loss == "two-batch":
@@ -107,10 +109,10 @@ class Matching:
 
     @torch.no_grad()
     def _gap(self, index: int, wanted: Tensor, by_class: Tensor) -> Tensor:
-        decay = self.method.moving_average
+        # A short memory at first, while the generator moves fast.
+        decay = min(self.method.moving_average, self.step / (self.step + 9))
         self.running[index].lerp_(by_class.detach().mean(dim=1), 1 - decay)
-        seen = 1 - decay ** (self.step + 1)
-        return wanted - self.running[index] / seen
+        return wanted - self.running[index]
 
     def _state(self) -> dict[str, Tensor]:
         state = {"step": torch.tensor(self.step), "noise": self.noise.get_state()}

@@ -72,8 +72,8 @@ class Refiner(nn.Module):
         nn.init.zeros_(self.paint.weight)
         nn.init.zeros_(self.paint.bias)  # type: ignore[arg-type]
 
-    def forward(self, start: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
-        """float images in [0, 1] from start images in [0, 1].
+    def forward(self, start: Tensor, noise: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Images in [0, 1] from start images in [0, 1], and the change of their logits.
 
         Args:
             start: ``[b, channels, size, size]``.
@@ -86,5 +86,6 @@ class Refiner(nn.Module):
         low = self.down(high) + self.label(labels)[:, :, None, None]
         high = self.leave(self.up(self.middle(low)) + high)
         change = self.paint(torch.cat([self.sharpen(high), start], dim=1))
-        image = torch.sigmoid(torch.logit(start.float().clamp(0.02, 0.98)) + change.float())
-        return image[:, :, : self.size, : self.size]
+        change = change.float()
+        image = torch.sigmoid(torch.logit(start.float().clamp(0.02, 0.98)) + change)
+        return image[:, :, : self.size, : self.size], change

@@ -91,7 +91,7 @@ def epsilon(events: Sequence[Event], delta: float, relation: Relation) -> float:
     # A grid that is fine against the answer keeps the pessimism below a thousandth of ε; one that
     # is not too fine against the loss's spread μ keeps it in memory.
     guess, spread = epsilon_closed_form(events, delta, relation), _gaussian_mu(events, relation)
-    interval = 1e-4 * max(guess, spread / 10)
+    interval = 1e-4 * max(guess, spread)
     accountant = pld.PLDAccountant(value_discretization_interval=interval)
     accountant.compose(_composed(events, relation))
     return float(accountant.get_epsilon(delta))

@@ -9,6 +9,7 @@ floating-point argument.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -18,8 +19,11 @@ GRID_BITS = 20
 
 UNIT = 2**GRID_BITS
 
-COLUMNS_AT_ONCE = 2**16
-"""Coordinates whose float64 copy stays in a core's cache."""
+EXACT_ROWS = 16
+"""Sixteen rows of at most 2²⁰ steps add up to at most 2²⁴, exact in float32 in any order."""
+
+COLUMNS_AT_ONCE = 4096
+"""Sixteen rows of so many coordinates stay in a core's cache while they are worked on."""
 
 
 def max_dimension() -> int:
@@ -27,45 +31,56 @@ def max_dimension() -> int:
     return int((UNIT / 50) ** 2)
 
 
-def to_grid(
-    contributions: Tensor, clip_norm: float, nonnegative: bool = False, out: Tensor | None = None
+def clipped_sum(
+    values: Tensor, chosen: Tensor, clip_norm: float, nonnegative: bool = False
 ) -> Tensor:
-    """Clip each row to ``clip_norm`` and express it in whole steps of ``clip_norm / 2**20``.
+    """Clip each chosen row to ``clip_norm`` and add up, in whole steps of ``clip_norm / 2**20``.
 
     Args:
-        contributions: float ``[b, d]``, any values.
+        values: float32 ``[b, d]``, any values.
+        chosen: int64 ``[k]``, the rows to add, at most sixteen.
         clip_norm: C > 0.
         nonnegative: raise negative coordinates to zero first, so that the bound under
             replace-one may use it.
-        out: where to put the result; fresh memory for every row costs more than the arithmetic.
 
     Returns:
-        float32 ``[b, d]`` that holds integers, each row of integer L2 norm at most 2²⁰. A row
-        with a NaN or an infinity, or whose rounded norm breaks the bound, is zero. A row's result
-        depends on that row alone.
+        float32 ``[d]`` that holds integers: the sum, not rounded, of one integer vector of L2 norm
+        at most 2²⁰ for each row. A row with a NaN or an infinity, or whose rounded norm breaks the
+        bound, adds nothing. What a row adds depends on that row alone.
     """
-    # Contiguous: a kernel may add a strided row in another order than its neighbour.
-    rows = contributions.to(torch.float32).contiguous()
-    if nonnegative:
-        rows = rows.clamp(min=0)
-    norms = _squared_norms(rows).sqrt_()
+    dimension = values.shape[1]
+    squared = torch.zeros(len(chosen), dtype=torch.float64)
+    for _, tile in _tiles(values, chosen, nonnegative):
+        squared += _squared_norms(tile)
     # 1 - 2⁻²⁰ covers the float32 rounding of the product; the rounding to the grid costs √D/2.
-    bound = (UNIT - math.sqrt(rows.shape[1]) / 2) * (1 - 2.0**-20)
-    factor = (bound / norms.clamp(min=clip_norm)).to(torch.float32)
-    grid = torch.mul(rows, factor[:, None], out=out).round_()
-    # Rounding makes the integer norm exact. Written so that a NaN is not within the bound.
-    within = torch.isfinite(norms) & (_squared_norms(grid).round_() <= float(UNIT) ** 2)
+    bound = (UNIT - math.sqrt(dimension) / 2) * (1 - 2.0**-20)
+    factor = (bound / squared.sqrt().clamp(min=clip_norm)).to(torch.float32)
+    result, reached = torch.empty(dimension), torch.zeros_like(squared)
+    for columns, tile in _tiles(values, chosen, nonnegative):
+        steps = tile.mul_(factor[:, None]).round_()
+        reached += _squared_norms(steps).round_()
+        torch.sum(steps, dim=0, out=result[columns])
+    # Written so that a NaN is not within the bound.
+    within = torch.isfinite(squared) & (reached <= float(UNIT) ** 2)
     if not bool(within.all()):
-        grid[~within] = 0
-    return grid
+        return clipped_sum(values, chosen[within], clip_norm, nonnegative)
+    return result
+
+
+def _tiles(values: Tensor, chosen: Tensor, nonnegative: bool) -> Iterator[tuple[slice, Tensor]]:
+    """Copies of the chosen rows, some columns at a time; each overwrites the one before it.
+
+    A copy has one layout whatever the layout of ``values``: a kernel may add up a strided row in
+    another order than its neighbour.
+    """
+    scratch = torch.empty(len(chosen) * min(COLUMNS_AT_ONCE, values.shape[1]))
+    for start in range(0, values.shape[1], COLUMNS_AT_ONCE):
+        part = values[:, start : start + COLUMNS_AT_ONCE]
+        tile = scratch[: len(chosen) * part.shape[1]].view(len(chosen), part.shape[1])
+        torch.index_select(part, 0, chosen, out=tile)
+        yield slice(start, start + part.shape[1]), tile.clamp_(min=0) if nonnegative else tile
 
 
 def _squared_norms(rows: Tensor) -> Tensor:
-    """Squared L2 norm of each row, float64 ``[b]``, to a relative error far below 2⁻²⁰.
-
-    Rows of grid steps near the bound have it to within ½: their sums of squares stay below 2⁵³.
-    """
-    result = torch.zeros(len(rows), dtype=torch.float64)
-    for part in rows.split(COLUMNS_AT_ONCE, dim=1):
-        result += torch.linalg.vector_norm(part, dim=1, dtype=torch.float64).square_()
-    return result
+    """Squared L2 norm of each row, float64 ``[b]``; within ½ of the integer for rows of steps."""
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square_()

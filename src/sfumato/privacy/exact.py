@@ -16,26 +16,23 @@ from torch import Tensor
 from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import SfumatoError
+from sfumato.privacy.clipping import EXACT_ROWS
 from sfumato.privacy.queries import Query
 from sfumato.progress import Report
 
 BATCH = 128
-EXACT_ROWS = 16
-"""Sixteen rows of at most 2²⁰ steps add up to at most 2²⁴, exact in float32 in any order."""
-
 VALUES_IN_MEMORY = 2**26
-VALUES_IN_CACHE = 2**17
 PROGRESS_STEPS = 100
 
 
 def contributions(query: Query, images: Tensor, labels: Tensor) -> Tensor:
-    """What each image would contribute, float ``[b, d]``, not yet bounded.
+    """What each image would contribute, float32 ``[b, d]``, not yet bounded.
 
     Raises:
         SfumatoError: the query's function returned another shape.
     """
     with torch.inference_mode():
-        values = query.values(images, labels)
+        values = query.values(images, labels).to(torch.float32)
     if values.shape != (len(images), query.dimension):
         raise SfumatoError(
             f"query {query.name!r} returned shape {tuple(values.shape)} for a batch of "
@@ -75,15 +72,19 @@ def _rows_independent(query: Query, spec: PublicSpec, size: int) -> bool:
     start = torch.arange(size)
     first = bits(start)
     order = torch.from_numpy(rng.permutation(2 * size))
-    # One record removed moves all later ones by one place; a full shuffle; the last, padded batch.
+    # One record removed moves all later ones by one place; full shuffles.
     for part in (start + 1, order[:size], order[size:]):
         known = part < size
         if not torch.equal(bits(part)[known], first[part[known]]):
             return False
-    images[size:], labels[size:] = 0, 0
-    padded = torch.cat([start[size // 2 :], start[: size // 2] + size])
+    # The last batch is padded with black; white mates are the other extreme.
     kept = size - size // 2
-    return torch.equal(bits(padded)[:kept], first[size // 2 :])
+    beside = torch.cat([start[-kept:], start[: size // 2] + size])
+    for colour in (0, 255):
+        images[size:], labels[size:] = colour, 0
+        if not torch.equal(bits(beside)[:kept], first[-kept:]):
+            return False
+    return True
 
 
 def total(query: Query, source: ImageSource, size: int, report: Report) -> Tensor:
@@ -110,24 +111,11 @@ def total(query: Query, source: ImageSource, size: int, report: Report) -> Tenso
         block = np.where(classes >= 0, classes if query.by_class else 0, -1)
         for row in range(rows):
             for part in torch.from_numpy(np.flatnonzero(block == row)).split(EXACT_ROWS):
-                steps = _exact_float_sum(query, values, part)
+                steps = query.clipped_sum(values, part)
                 blocks[row] += steps[:columns].to(torch.int64)
                 shared += steps[columns:].to(torch.int64)
         progress.advance(count)
     progress.finish()
-    return result
-
-
-def _exact_float_sum(query: Query, values: Tensor, part: Tensor) -> Tensor:
-    """Sum of at most sixteen rows' contributions in steps, float32 ``[d]``, without rounding."""
-    result = torch.zeros(query.dimension)
-    few = max(1, VALUES_IN_CACHE // query.dimension)
-    scratch = torch.empty(min(few, len(part)), query.dimension)
-    for rows in part.split(few):
-        # One long row is taken as a view: copying it would cost as much as clipping it.
-        chosen = values[rows] if few > 1 else values[int(rows) : int(rows) + 1]
-        for steps in query.in_steps(chosen, out=scratch[: len(rows)]):
-            result += steps
     return result
 
 

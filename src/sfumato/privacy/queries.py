@@ -18,7 +18,7 @@ from torch import Tensor
 from sfumato.errors import UsageError
 from sfumato.privacy.accounting import Event
 from sfumato.privacy.budget import RELATIONS, Relation
-from sfumato.privacy.clipping import UNIT, max_dimension, to_grid
+from sfumato.privacy.clipping import UNIT, clipped_sum, max_dimension
 
 Contribution = Callable[[Tensor, Tensor], Tensor]
 """(uint8 ``[b, c, h, w]``, int64 ``[b]``) → float ``[b, d]``; each row from its own example."""
@@ -73,9 +73,9 @@ class SumQuery:
         """What each unit would contribute, float ``[b, d]``, not yet bounded."""
         return self.contribution(images, labels)
 
-    def in_steps(self, values: Tensor, out: Tensor | None = None) -> Tensor:
-        """Each row clipped, float32 integers ``[b, d]`` of norm at most 2²⁰ steps of C · 2⁻²⁰."""
-        return to_grid(values, self.clip_norm, self.nonnegative, out)
+    def clipped_sum(self, values: Tensor, chosen: Tensor) -> Tensor:
+        """Sum of at most sixteen chosen rows, each clipped, in steps of C · 2⁻²⁰."""
+        return clipped_sum(values, chosen, self.clip_norm, self.nonnegative)
 
     def sensitivity(self) -> dict[Relation, float]:
         """L2 sensitivity under each relation, in the units of f."""
@@ -160,9 +160,9 @@ class HistogramQuery:
         bins = self.vote(images, labels).to(torch.int64)
         return (bins[:, None] == torch.arange(self.bins)).to(torch.float32)
 
-    def in_steps(self, values: Tensor, out: Tensor | None = None) -> Tensor:
-        """Each vote in steps of 2⁻²⁰: a whole vote is not rounded."""
-        return torch.mul(values, UNIT, out=out)
+    def clipped_sum(self, values: Tensor, chosen: Tensor) -> Tensor:
+        """Sum of at most sixteen chosen votes, in steps of 2⁻²⁰: a whole vote is not rounded."""
+        return values[chosen].sum(dim=0) * UNIT
 
     def sensitivity(self) -> dict[Relation, float]:
         """L2 sensitivity under each relation, in votes."""

@@ -1,4 +1,4 @@
-"""An evaluation as the rows of the page's tables; it is never shown inside a release."""
+"""What was measured on real images: bought metrics, and evaluations, which no release may show."""
 
 from __future__ import annotations
 
@@ -8,9 +8,54 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfumato.bundle import strict_json
+from sfumato.bundle.files import METRICS
+from sfumato.bundle.metrics import PART
 from sfumato.errors import DataError
 
 Row = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Bought:
+    """A verified release's ``metrics.json``, and the core of the run that paid for it."""
+
+    metrics: Mapping[str, Any]
+    core: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, release: Path, certificate: Mapping[str, Any]) -> Bought | None:
+        """The bought metrics of a verified release, if it has any."""
+        if PART not in certificate:
+            return None
+        metrics = strict_json.parse((release / METRICS).read_bytes(), METRICS)
+        return cls(metrics, certificate[PART])
+
+    @property
+    def of_same_data(self) -> bool:
+        """Whether the images that were measured are those that the release was made from."""
+        return bool(self.metrics["same_data_set_as_release"])
+
+    def utility(self) -> list[Row]:
+        """Rows of classifier and accuracy."""
+        return [
+            (str(score["classifier"]), _noisy(score["accuracy"]))
+            for score in self.metrics["utility"]
+        ]
+
+    def recall(self, classes: Sequence[str]) -> list[Row]:
+        """Rows of class and one recall a classifier."""
+        by_class = zip(*(score["recall"] for score in self.metrics["utility"]), strict=True)
+        return [
+            (name, *map(_noisy, recall)) for name, recall in zip(classes, by_class, strict=False)
+        ]
+
+
+def _noisy(measured: Mapping[str, Any]) -> str:
+    value, deviation = measured["value"], measured["deviation"]
+    if value is None or deviation is None:
+        return "drowned in the noise"
+    return f"{100 * value:.1f} ± {100 * deviation:.1f}"
 
 
 @dataclass(frozen=True)
@@ -40,25 +85,26 @@ class Measurements:
     memorisation: Sequence[Row]
 
 
-def read_measurements(path: Path, classes: Sequence[str]) -> Measurements:
-    """Read the JSON of an ``Evaluation`` of a release with these classes.
+def read_measurements(path: Path, certificate: Mapping[str, Any]) -> Measurements:
+    """Read the JSON of an ``Evaluation`` of the release that has this certificate.
 
     Raises:
-        DataError: the file is none, or is of a release with other classes.
+        DataError: the file is none, or is of another release.
     """
     try:
         value = json.loads(path.read_bytes())
-        if list(value["classes"]) != list(classes):
+        stated = value.get("release", {})
+        same = [stated[key] == certificate[key] for key in ("epsilon", "delta") if key in stated]
+        if list(value["classes"]) != certificate["classes"] or not all(same):
             raise DataError(
-                f"{path}: is an evaluation of a release with other classes than this one. "
-                "Give the evaluation of this release."
+                f"{path}: is an evaluation of another release. Give the evaluation of this one."
             )
         return _measurements(value)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise DataError(
-            f"{path}: is no evaluation. Give the JSON file that an evaluation of this release wrote."
+            f"{path}: is no evaluation. Give the JSON file that sfumato evaluate wrote."
         ) from None
 
 
@@ -139,7 +185,11 @@ def _setting(setting: Mapping[str, Any]) -> str:
 def _memorisation(score: Mapping[str, Any]) -> list[Row]:
     result = score["result"]
     shown: list[tuple[str, Any, Callable[[Any], str]]] = [
-        ("nearer than 99 % of held-out images", result["share_closer"], lambda x: f"{x:.2%}"),
+        (
+            "nearer than 99 % of held-out images",
+            result["share_closer"],
+            lambda x: f"{100 * x:.2f} %",
+        ),
         ("nearer than a held-out one, chance", result["probability_closer"], "{:.3f}".format),
         ("Mann-Whitney p, one-sided", result["p_value"], "{:.2g}".format),
         ("equal to a training image, images", score["exact_copies"], "{:,}".format),

@@ -6,7 +6,7 @@
     .filter((buttons) => buttons.length);
   const image = dialog.querySelector("img");
   const caption = dialog.querySelector("p");
-  let row = 0, column = 0;
+  let row = 0, column = 0, shown = null;
 
   // One tab stop a class; the arrows move inside it.
   const select = (r, c) => {
@@ -19,7 +19,8 @@
     select(row, (column + by + count) % count);
   };
   const show = () => {
-    const small = all[row][column].querySelector("img");
+    shown = all[row][column];
+    const small = shown.querySelector("img");
     image.src = small.src;
     image.alt = small.alt;
     caption.textContent = small.alt;
@@ -43,6 +44,6 @@
   dialog.querySelector("[data-step='1']").addEventListener("click", () => { step(1); show(); });
   dialog.querySelector("[data-close]").addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
-  dialog.addEventListener("close", () => all[row][column].focus());
+  dialog.addEventListener("close", () => shown.focus());
   if (all.length) show();
 }

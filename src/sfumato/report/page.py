@@ -16,7 +16,7 @@ from sfumato.bundle.citations import citations
 from sfumato.bundle.claim import is_stamped
 from sfumato.bundle.files import EMBEDDING
 from sfumato.privacy import RELATIONS, Event
-from sfumato.report.measurements import Measurements
+from sfumato.report.measurements import Bought, Measurements
 from sfumato.report.odds import make_odds, percent, scientific, squared_mu
 
 SMALL, LARGE = 56, 448
@@ -27,6 +27,7 @@ LARGEST_SMALL = 96
 def render(
     certificate: Mapping[str, Any],
     pictures: Sequence[Sequence[bytes]],
+    bought: Bought | None = None,
     measurements: Measurements | None = None,
 ) -> str:
     """Return the page of a release, one HTML text that fetches nothing.
@@ -34,7 +35,8 @@ def render(
     Args:
         certificate: the release's, verified.
         pictures: PNG files, a list for each of the first classes.
-        measurements: what was measured on real data; only for a page outside the release.
+        bought: the release's published metrics, if it has any.
+        measurements: an evaluation on real images; only for a page outside the release.
     """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -64,6 +66,7 @@ def render(
         embedding=EMBEDDING in certificate["files"],
         stamped=is_stamped(certificate),
         citations=citations(certificate),
+        bought=bought,
         measurements=measurements,
         style=Markup(style),
         script=Markup(script),
@@ -91,7 +94,7 @@ def _data_uri(png: bytes) -> str:
 def _named(
     pictures: Sequence[Sequence[bytes]], classes: Sequence[str]
 ) -> list[tuple[str, Sequence[bytes]]]:
-    names = list(classes[: len(pictures)]) or ["all images"]
+    names = classes[: len(pictures)] if classes else ["all images"]
     return list(zip(names, pictures, strict=True))
 
 
@@ -125,4 +128,3 @@ def _answers(events: Sequence[Event], certificate: Mapping[str, Any]) -> list[di
         )
         at += share
     return rows
-

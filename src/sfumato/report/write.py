@@ -10,7 +10,7 @@ from sfumato.bundle.certificate import NAME
 from sfumato.bundle.files import REPORT
 from sfumato.bundle.verification import problems
 from sfumato.errors import CertificateError, UsageError
-from sfumato.report.measurements import read_measurements
+from sfumato.report.measurements import Bought, read_measurements
 from sfumato.report.page import render
 from sfumato.report.pictures import first_pictures
 
@@ -44,10 +44,9 @@ def write_report(
     if found := list(problems(folder, certificate)):
         shown = "; ".join(found[:10])
         raise CertificateError(f"{folder}: no report on a release that fails verification: {shown}")
-    measured = (
-        None if metrics is None else read_measurements(Path(metrics), certificate["classes"])
-    )
-    page = render(certificate, first_pictures(folder, certificate), measured).encode()
+    measured = None if metrics is None else read_measurements(Path(metrics), certificate)
+    bought = Bought.read(folder, certificate)
+    page = render(certificate, first_pictures(folder, certificate), bought, measured).encode()
     if target is None:
         attach_report(folder, page)
         return folder / REPORT

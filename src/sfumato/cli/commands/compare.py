@@ -80,5 +80,5 @@ def compare(
     if not public:
         show.line(result["watermark"])
     show.table(comparing.columns(compared), [comparing.cells(release) for release in compared])
-    show.line("* the relation that the release was budgeted in")
+    show.line(comparing.LEGEND)
     show.line(f"table: {as_markdown} and {as_json}   plot: {as_png}")

@@ -129,6 +129,8 @@ def evaluate(
         show.as_json({"result": str(path), **judged.evaluation.to_dict()})
         return
     show.rendered(render(judged.evaluation))
+    if quick:
+        show.line("--quick: not the protocol. Compare these figures with no others.")
     about = "public" if public else "private: keep it there"
     show.line(f"result ({about}): {path}")
 

@@ -1,0 +1,95 @@
+"""Does DP-MEPF cost more than its bare arithmetic? Feature release and generator step, as ratios.
+
+Question 1: the whole exact release (reading, features, clipping, rounding, sums, noise) against the
+bare encoder's forward pass over the same images. Question 2: one generator step against the bare
+forward and backward of the same generator and encoder. Both sides run in the same process, turn by
+turn, and the medians are compared.
+
+    python benchmarks/mepf_speed.py [--data fashion-mnist:test] [--steps 20] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from sfumato.data.opening import open_images
+from sfumato.features import to_unit
+from sfumato.methods import DPMEPF
+from sfumato.methods.embedding import Embedding, joint_embedding
+from sfumato.methods.matching import Matching
+from sfumato.privacy import Budget, Curator, SumQuery, exact
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall seconds of one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Print the two ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="fashion-mnist:test")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+
+    source = open_images(options.data)
+    method = DPMEPF()
+    joint = joint_embedding(method, source.spec)
+    (query,) = method.queries(source.spec)
+    assert isinstance(query, SumQuery)
+    batches = [images for images, _ in source.batches(exact.BATCH)]
+
+    def bare_features() -> None:
+        with torch.inference_mode():
+            for images in batches:
+                joint.features.activations(to_unit(images))
+
+    def release() -> None:
+        exact.total(query, source, exact.BATCH, lambda share: None)
+
+    feature_turns = [(seconds(bare_features), seconds(release)) for _ in range(3)]
+
+    with tempfile.TemporaryDirectory() as state:
+        curator = Curator(open_images("digits"), Budget(10.0, 1e-5), state=Path(state), quiet=True)
+        small = DPMEPF(steps=1)
+        embedding: Embedding | None = small.fit(curator).embedding
+    assert embedding is not None
+    matching = Matching(joint, joint_embedding(method, embedding.spec).targets(embedding), 0)
+    noise = torch.Generator().manual_seed(0)
+
+    def bare_step() -> None:
+        images = matching.generator.draw(matching.labels, noise)
+        outputs = joint.features.activations(images)
+        torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
+        matching.generator.zero_grad(set_to_none=True)
+
+    bare_step()
+    matching.advance()
+    step_turns = [(seconds(bare_step), seconds(matching.advance)) for _ in range(options.steps)]
+
+    def summary(turns: list[tuple[float, float]]) -> dict[str, float]:
+        bare, ours = (statistics.median(column) for column in zip(*turns, strict=True))
+        return {"bare_s": bare, "ours_s": ours, "ratio": ours / bare}
+
+    result = {"features": summary(feature_turns), "step": summary(step_turns)}
+    if options.json:
+        print(json.dumps(result))
+    else:
+        for name, values in result.items():
+            print(f"{name}: {values['ours_s']:.3f} s against {values['bare_s']:.3f} s bare, "
+                  f"ratio {values['ratio']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from sfumato.bundle import read_certificate, verify
+from sfumato.data.source import ImageSource
+
+Run = Callable[..., Result]
+QUICK = ["--method", "moments", "--set", "coefficients=6", "--quiet"]
+
+
+def synthesize(run: Run, out: Path, *more: object, epsilon: float = 1.0) -> Result:
+    return run(
+        "synthesize", "digits", "--epsilon", epsilon, "--out", out, "--samples", 30, *QUICK, *more
+    )
+
+
+def charges(run: Run, data: object = "digits") -> list[dict[str, Any]]:
+    result = run("ledger", data, "--json")
+    assert result.exit_code == 0, result.output
+    found: list[dict[str, Any]] = json.loads(result.stdout)["charges"]
+    return found
+
+
+def test_plan_reads_no_pixel_and_charges_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("a record was read")
+
+    monkeypatch.setattr(ImageSource, "batches", never)
+    result = run("plan", "digits", "--epsilon", 1, *QUICK[:-1], "--json")
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)
+    assert plan["epsilon_by_relation"]["add-or-remove-one"] == pytest.approx(1, rel=1e-3)
+    assert plan["epsilon_by_relation"]["replace-one"] > 1.5
+    assert plan["events"][0]["noise_std"] > 0
+    assert plan["spent"]["runs"] == 0
+    assert plan["spent_after"]["epsilon_by_relation"]["add-or-remove-one"] > 0.99
+    assert charges(run) == []
+
+
+def test_what_plan_promises_is_what_synthesize_does(run: Run, tmp_path: Path) -> None:
+    plan = json.loads(run("plan", "digits", "--epsilon", 1, *QUICK[:-1], "--json").stdout)
+    assert synthesize(run, tmp_path / "out").exit_code == 0
+    certificate = read_certificate(tmp_path / "out")
+    assert certificate["events"] == plan["events"]
+    assert certificate["ledger"][0]["plan"] == plan["digest"]
+
+
+@pytest.mark.parametrize("command", ["plan", "synthesize", "ledger", "verify"])
+def test_both_relations_stand_wherever_one_epsilon_does(
+    run: Run, tmp_path: Path, command: str
+) -> None:
+    made = synthesize(run, tmp_path / "out")
+    shown = {
+        "plan": lambda: run("plan", "digits", "--epsilon", 1, *QUICK[:-1]),
+        "synthesize": lambda: made,
+        "ledger": lambda: run("ledger", "digits"),
+        "verify": lambda: run("verify", tmp_path / "out"),
+    }[command]()
+    assert shown.exit_code == 0, shown.output
+    lines = [line for line in shown.stdout.splitlines() if "(add-or-remove-one)" in line]
+    assert lines
+    assert all("(replace-one)" in line for line in lines)
+
+
+def test_without_a_cap_a_run_prints_the_total_of_all_runs(run: Run, tmp_path: Path) -> None:
+    synthesize(run, tmp_path / "first")
+    second = synthesize(run, tmp_path / "second", "--seed-public", 1)
+    total = json.loads(run("ledger", "digits", "--json").stdout)["epsilon_by_relation"]
+    assert total["add-or-remove-one"] > 1.3
+    assert f"so far: ε = {total['add-or-remove-one']:.4g}" in second.stdout
+    assert "no cap is set" in second.stdout
+
+
+def test_a_cap_refuses_the_next_run_and_says_what_is_left(run: Run, tmp_path: Path) -> None:
+    assert synthesize(run, tmp_path / "out", "--cap", 1.5).exit_code == 0
+    refused = synthesize(run, tmp_path / "more", "--seed-public", 1, epsilon=1.2)
+    assert refused.exit_code == 4
+    assert "cap" in refused.stderr
+    assert not (tmp_path / "more").exists()
+    assert len(charges(run)) == 1
+    left = json.loads(run("ledger", "digits", "--json").stdout)["left"]
+    assert 1.0 < left < 1.2
+    # What is said to be left can be spent, nearly all of it.
+    assert synthesize(run, tmp_path / "more", epsilon=left * 0.999).exit_code == 0
+    assert json.loads(run("ledger", "digits", "--json").stdout)["left"] < 0.1
+
+
+def test_the_ledger_command_sets_a_cap(run: Run, tmp_path: Path) -> None:
+    assert "no cap" in run("ledger", "digits").stdout
+    assert "cap: ε = 0.5" in run("ledger", "digits", "--cap", 0.5).stdout
+    assert synthesize(run, tmp_path / "out").exit_code == 4
+
+
+def test_the_ledger_needs_no_class_names(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data = tmp_path / "data.npz"
+    images = rng.integers(0, 256, (20, 28, 28), dtype=np.uint8)
+    np.savez(data, images=images, labels=np.arange(20) % 2)
+    made = run(
+        "synthesize", data, "--epsilon", 1, "--classes", "cat,dog", "--samples", 8,
+        "--out", tmp_path / "out", *QUICK,
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    assert read_certificate(tmp_path / "out")["classes"] == ["cat", "dog"]
+    assert len(charges(run, data)) == 1
+
+
+def test_sample_draws_another_release_of_the_same_price(run: Run, tmp_path: Path) -> None:
+    synthesize(run, tmp_path / "out")
+    result = run(
+        "sample", tmp_path / "out", "--samples", 50, "--format", "parquet",
+        "--out", tmp_path / "more", "--json", "--quiet",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["samples"] == 50
+    assert verify(tmp_path / "more").samples == 50
+    first, second = (read_certificate(tmp_path / name) for name in ("out", "more"))
+    assert first["ledger"] == second["ledger"]
+    assert len(charges(run)) == 1
+
+
+def test_verify_speaks_json_and_fails_with_its_own_code(run: Run, tmp_path: Path) -> None:
+    synthesize(run, tmp_path / "out")
+    verdict = json.loads(run("verify", tmp_path / "out", "--json").stdout)
+    assert verdict["verified"] is True
+    assert verdict["recomputed"]["replace-one"] > 1.5
+    (tmp_path / "out" / "model.pkl").write_bytes(b"x")
+    failed = run("verify", tmp_path / "out")
+    assert failed.exit_code == 6
+    assert "model.pkl" in failed.stderr
+    assert failed.stdout == ""
+
+
+def test_a_stamped_release_says_so_on_the_terminal(run: Run, tmp_path: Path) -> None:
+    made = synthesize(run, tmp_path / "out", "--insecure-seed", 1)
+    assert made.exit_code == 0
+    assert made.stdout.startswith("NOT PRIVATE")
+    failed = run("verify", tmp_path / "out")
+    assert failed.exit_code == 6
+    assert "NOT PRIVATE" in failed.stderr
+
+
+def test_standard_output_holds_the_result_and_nothing_else(run: Run, tmp_path: Path) -> None:
+    made = run(
+        "synthesize", "digits", "--epsilon", 1, "--out", tmp_path / "out", "--samples", 30,
+        "--json", *QUICK[:-1],
+    )  # fmt: skip
+    assert "reading the private images" in made.stderr
+    facts = json.loads(made.stdout)
+    assert facts["out"] == str(tmp_path / "out")
+    assert facts["epsilon_by_relation"]["replace-one"] > facts["epsilon"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["synthesize", "digits", "--epsilon", 0, "--out", "OUT"], 2, "epsilon"),
+        (["synthesize", "digits", "--epsilon", "x", "--out", "OUT"], 2, "epsilon"),
+        (["synthesize", "digits", "--epsilon", 1], 2, "--out"),
+        (["plan", "digits", "--epsilon", 1, "--relation", "swap"], 2, "add-or-remove-one"),
+        (["plan", "digits", "--epsilon", 1, "--method", "gan"], 2, "moments"),
+        (["plan", "digits", "--epsilon", 1, *QUICK[:2], "--set", "x=1"], 2, "coefficients"),
+        (["plan", "digits", "--epsilon", 1, *QUICK[:2], "--set", "x"], 2, "name=value"),
+        (["plan", "nowhere", "--epsilon", 1], 3, "nowhere"),
+        (["synthesize", "digits", "--epsilon", 1, "--format", "gif", "--out", "OUT"], 2, "parquet"),
+        (["synthesize", "digits", "--epsilon", 1, "--samples", 0, "--out", "OUT"], 2, "samples"),
+        (["verify", "OUT"], 6, "not a release"),
+        (["sample", "OUT", "--samples", 3, "--out", "MORE"], 6, "not a release"),
+        (["fit-embedding", "OUT", "--out", "MORE"], 2, "embedding"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_each_mistake_has_its_exit_code_and_names_itself(
+    run: Run, tmp_path: Path, arguments: list[object], code: int, said: str
+) -> None:
+    places = {"OUT": tmp_path / "out", "MORE": tmp_path / "more"}
+    result = run(*[places.get(str(argument), argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    assert said in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_existing_folder_is_refused_before_anything_is_charged(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("x")
+    assert synthesize(run, tmp_path / "out").exit_code == 2
+    assert synthesize(run, tmp_path / "out", "--force").exit_code == 2
+    assert charges(run) == []
+    assert (tmp_path / "out" / "mine.txt").read_text() == "x"
+
+
+def test_the_demo_is_the_main_job_on_digits(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With the yardstick instead of the generator, whose training takes minutes.
+    import sfumato.synthesis
+    from sfumato.cli.commands import demo
+    from sfumato.methods import Moments
+
+    monkeypatch.setattr(demo, "QUICK", {"coefficients": 6})
+    monkeypatch.setitem(sfumato.synthesis.METHODS, "mepf", Moments)
+    for _ in range(2):  # again replaces the first
+        result = run("demo", "--out", tmp_path / "demo", "--quiet")
+        assert result.exit_code == 0, result.output
+    for name in ("samples.png", "README.md", "images"):
+        assert str(tmp_path / "demo" / name) in result.stdout
+        assert (tmp_path / "demo" / name).exists()
+    assert "report" not in result.stdout
+
+
+def test_the_help_of_each_command_shows_an_example(run: Run) -> None:
+    overview = run("--help").stdout
+    assert "Exit codes:" in overview
+    for code in range(7):
+        assert f"\n    {code}  " in overview
+    for command in ("plan", "synthesize", "sample", "fit-embedding", "verify", "ledger", "demo"):
+        assert command in overview
+        assert f"sfumato {command}" in run(command, "--help").stdout or command == "demo"

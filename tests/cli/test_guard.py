@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import errno
+
+import pytest
+import typer
+
+from sfumato.cli.guard import guarded
+from sfumato.errors import LedgerError
+
+SECRET = "patient_0042.png has loss 0.31"
+
+
+def outcome(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    def command() -> None:
+        raise error
+
+    with pytest.raises(typer.Exit) as caught:
+        guarded(command)()
+    assert caught.value.__suppress_context__
+    return caught.value.exit_code, capsys.readouterr().err
+
+
+def test_a_known_error_is_its_message_and_its_code(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = outcome(LedgerError("the ledger is damaged."), capsys)
+    assert (code, said) == (5, "sfumato: the ledger is damaged.\n")
+
+
+def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = outcome(KeyboardInterrupt(), capsys)
+    assert code == 130
+    assert "run the same command again" in said
+
+
+@pytest.mark.parametrize("error", [ValueError(SECRET), KeyError(SECRET), AssertionError(SECRET)])
+def test_the_text_of_an_unforeseen_error_stays_private(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = outcome(error, capsys)
+    assert code == 1
+    assert type(error).__name__ in said
+    assert "guard" in said  # the place
+    assert "0042" not in said
+    assert "0.31" not in said
+
+
+def test_a_full_disk_is_named_without_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    error = OSError(errno.ENOSPC, "No space left on device", "patient_0042.png")
+    code, said = outcome(error, capsys)
+    assert code == 1
+    assert "No space left on device" in said
+    assert "0042" not in said
+
+
+def test_what_works_is_left_alone() -> None:
+    def command(name: str, times: int = 1) -> None:
+        assert (name, times) == ("x", 2)
+
+    guarded(command)("x", times=2)
+
+
+def test_a_chosen_exit_passes() -> None:
+    def command() -> None:
+        raise typer.Exit(3)
+
+    with pytest.raises(typer.Exit) as caught:
+        guarded(command)()
+    assert caught.value.exit_code == 3

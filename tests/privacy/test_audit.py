@@ -1,0 +1,68 @@
+"""A distinguishing attack on the mechanism as it runs: what it proves must not pass the claim.
+
+An attacker sees the noisy sum and says whether the canary was in the data. Each coordinate of one
+large answer is an independent run of that game. The lower bound on ε is sound with all but one
+chance in a million, and the attack finds a broken mechanism, so passing it means something.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import beta
+
+from sfumato.data.spec import PublicSpec
+from sfumato.privacy import RELATIONS, Budget, SumQuery, make_plan
+from sfumato.privacy.clipping import UNIT
+from sfumato.privacy.noise import add_noise
+
+GAMES = 20_000
+CHANCE = 1e-6
+CANARY = 10.0  # ten clip norms
+SPEC = PublicSpec(height=2, width=2, channels=1, classes=())
+QUERY = SumQuery("q", lambda images, labels: images[:, 0, 0, :1], 1, clip_norm=1.0)
+
+
+def epsilon_at_least(absent: np.ndarray, present: np.ndarray, delta: float) -> float:
+    """Lower bound on ε by Clopper-Pearson, at thresholds set on the half that is not counted."""
+    half, bounds = GAMES // 2, []
+    middle, upper = np.quantile(absent[:half], [0.5, 0.84])
+    thresholds = middle + (upper - middle) * np.arange(0.0, 3.0, 0.5)
+    alpha = CHANCE / (2 * len(thresholds))
+    for threshold in thresholds:
+        hits, alarms = ((x[half:] > threshold).sum() for x in (present, absent))
+        least_hit = beta.ppf(alpha, hits, half - hits + 1) if hits else 0.0
+        most_alarm = beta.ppf(1 - alpha, alarms + 1, half - alarms) if alarms < half else 1.0
+        bounds.append(math.log(max((least_hit - delta) / most_alarm, 1e-300)))
+    return max(bounds)
+
+
+def audited(relation: str, noise_factor: float = 1.0, clip: bool = True) -> tuple[float, float]:
+    """The claimed ε, and the one that the attack proves."""
+    plan = make_plan({"name": "audit"}, [QUERY], Budget(1.0, 1e-5, relation), SPEC)
+    event = plan.event(QUERY)
+
+    def answers(canary: float) -> np.ndarray:
+        row = torch.tensor([[canary]])
+        steps = QUERY.clipped_sum(row, torch.tensor([0])) if clip else row[0] * UNIT
+        total = np.full(GAMES, int(steps.item()), np.int64)
+        return add_noise(total, noise_factor * event.noise_std / (event.clip_norm / UNIT))
+
+    other = 0.0 if relation == "add-or-remove-one" else -CANARY
+    return plan.epsilons()[relation], epsilon_at_least(answers(other), answers(CANARY), 1e-5)
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_attack_proves_no_more_than_is_claimed(relation: str) -> None:
+    claimed, proven = audited(relation)
+    assert 0 < proven <= claimed
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+@pytest.mark.parametrize("broken", [{"noise_factor": 0.25}, {"clip": False}])
+def test_attack_finds_a_broken_mechanism(relation: str, broken: dict) -> None:
+    claimed, proven = audited(relation, **broken)
+    assert proven > claimed
