@@ -87,8 +87,10 @@ def main() -> None:
         print(json.dumps(result))
     else:
         for name, values in result.items():
-            print(f"{name}: {values['ours_s']:.3f} s against {values['bare_s']:.3f} s bare, "
-                  f"ratio {values['ratio']:.2f}")
+            print(
+                f"{name}: {values['ours_s']:.3f} s against {values['bare_s']:.3f} s bare, "
+                f"ratio {values['ratio']:.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -84,7 +84,9 @@ def test_arbitrary_bytes_are_a_problem_and_no_exception(data: bytes) -> None:
 
 
 @pytest.fixture(params=["folder", "parquet", "webdataset"])
-def written(request: pytest.FixtureRequest, tmp_path: Path, tiny_images: Images) -> tuple[Path, str]:
+def written(
+    request: pytest.FixtureRequest, tmp_path: Path, tiny_images: Images
+) -> tuple[Path, str]:
     write_images([tiny_images], GREY.classes, tmp_path, request.param)
     return tmp_path, request.param
 

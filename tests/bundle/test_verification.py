@@ -49,7 +49,7 @@ def test_a_changed_or_missing_file_fails(release: Path, name: str, deed: str) ->
         path.unlink()
     else:
         path.write_bytes(path.read_bytes() + b" ")
-    with pytest.raises(CertificateError, match="digest|missing"):
+    with pytest.raises(CertificateError, match=r"digest|missing"):
         verify(release)
 
 

@@ -119,6 +119,17 @@ def test_answers_are_the_truth_and_the_claimed_noise(
     assert answer.shared.shape == (0,)
 
 
+def test_answer_carries_the_noise_that_was_paid_for(make_source: type, make_curator: Make) -> None:
+    query = SumQuery("q", lambda images, labels: torch.zeros(len(images), 4000), 4000, 3.0)
+    paid = planned(BUDGET, query)
+    curator = make_curator(make_source([(3, 0)]))
+    curator.open(paid)
+    answer = curator.sum(query)
+    assert answer.noise_std == paid.events[0].noise_std
+    # Six standard errors of 4000 draws are 6.7 %.
+    assert np.std(answer.total) == pytest.approx(answer.noise_std, rel=0.067)
+
+
 def test_plan_is_on_disk_before_noise_is_drawn(
     make_curator: Make, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,6 +153,8 @@ def test_an_image_is_enlarged_by_the_keyboard_alone(
     browser: Chrome, page: Path, hostile: Path
 ) -> None:
     show(browser, page)
+    stops = browser.find_elements(By.CSS_SELECTOR, ".pictures button[tabindex='0']")
+    assert len(stops) == len(browser.find_elements(By.CLASS_NAME, "pictures"))
     first, second, *_ = read_certificate(hostile)["classes"]
     for _ in range(20):
         press(browser, Keys.TAB)

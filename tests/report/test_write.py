@@ -48,8 +48,8 @@ def test_a_private_evaluation_never_enters_a_release(
     with pytest.raises(UsageError, match="--out"):
         write_report(release, metrics=metrics)
     link = tmp_path / "link"
-    link.symlink_to(release, target_is_directory=True)
-    for inside in (release / "report.html", release / "images" / "x.html", link / "report.html"):
+    link.symlink_to(release / "images", target_is_directory=True)
+    for inside in (release / "report.html", release / "images" / "x.html", link / "x.html"):
         with pytest.raises(UsageError, match="lies in a release"):
             write_report(release, metrics=metrics, out=inside)
     assert sorted(release.rglob("*")) == before

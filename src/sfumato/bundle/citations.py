@@ -9,7 +9,8 @@ METHODS = {
     "mepf": """\
 @article{harder2023pretrained,
   title   = {Pre-trained Perceptual Features Improve Differentially Private Image Generation},
-  author  = {Harder, Fredrik and Jalali, Milad and Sutherland, Danica J. and Park, Mijung},
+  author  = {Harder, Fredrik and Jalali Asadabadi, Milad and Sutherland, Danica J. and
+             Park, Mijung},
   journal = {Transactions on Machine Learning Research},
   year    = {2023},
   note    = {arXiv:2205.12900}

@@ -30,7 +30,7 @@ def load_model(path: Path) -> Model:
         with safe_open(path, framework="numpy") as file:
             facts = json.loads((file.metadata() or {})["sfumato"])
             tensors: dict[str, NDArray[Any]] = {
-                name: np.array(file.get_tensor(name)) for name in file.keys()  # noqa: SIM118
+                name: np.array(file.get_tensor(name)) for name in file.keys()
             }
         spec = PublicSpec(**{**facts["spec"], "classes": tuple(facts["spec"]["classes"])})
         model: Model = MODELS[facts["method"]].load(spec, facts["config"], tensors)

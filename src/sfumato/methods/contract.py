@@ -19,7 +19,9 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 class Model(Protocol):
     """What a fit leaves behind: public, because it is computed from noisy answers alone."""
 
-    spec: PublicSpec
+    @property
+    def spec(self) -> PublicSpec:
+        """Shape and classes of the images."""
 
     def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
         """Draw ``count`` images in batches; the seed is public and repeats the draw."""

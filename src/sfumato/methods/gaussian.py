@@ -73,9 +73,7 @@ class Gaussians:
         return (coefficients @ basis + 0.5).clamp(0, 1)
 
 
-def shrink(
-    covariances: NDArray[np.float64], noise_std: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def shrink(covariances: NDArray[np.float64], noise_std: NDArray[np.float64]) -> NDArray[np.float64]:
     """Shrink the eigenvalues of noisy covariances by what the known noise explains of them.
 
     Symmetric noise of entry deviation s/√2 has spectral radius ρ = s·√(2m). An eigenvalue e above

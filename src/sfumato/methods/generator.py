@@ -31,7 +31,7 @@ class Generator(nn.Module):
         self.spec, self.width = spec, width
         classes = max(len(spec.classes), 1)
         self.refiner = Refiner(spec.height, spec.channels, classes, width)
-        self.refiner.to(memory_format=torch.channels_last)
+        self.refiner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.start = start
         size = start.means.shape[1] if start else 0
         basis: NDArray[np.float32] = dct_basis(spec, size)

@@ -119,8 +119,6 @@ class Labeller:
     def load(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Labeller:
         """Rebuild a labeller from what was saved."""
         encoder = load_encoder(config["encoder"])
-        features = PerceptualFeatures(
-            encoder, config["layers"], config["bound"], config["scales"]
-        )
+        features = PerceptualFeatures(encoder, config["layers"], config["bound"], config["scales"])
         axes = PublicAxes(tensors["mean"], tensors["axes"], whitened=True)
         return cls(features, axes, tensors["weights"])

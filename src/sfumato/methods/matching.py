@@ -14,12 +14,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from sfumato.data.spec import PublicSpec
 from sfumato.methods.embedding import JointEmbedding, Targets
 from sfumato.methods.generator import Generator
 from sfumato.networks import Average

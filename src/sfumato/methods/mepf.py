@@ -118,9 +118,7 @@ class DPMEPF:
         return {**values, "layers": list(self.layers)}
 
     @classmethod
-    def from_config(
-        cls, config: dict[str, Any], public: NDArray[np.uint8] | None = None
-    ) -> DPMEPF:
+    def from_config(cls, config: dict[str, Any], public: NDArray[np.uint8] | None = None) -> DPMEPF:
         """The method that wrote ``config``; raises UsageError if its public images differ."""
         method = cls(**{**config, "layers": tuple(config["layers"])}, public=public)
         found = "" if public is None else cls(public=public).public_digest

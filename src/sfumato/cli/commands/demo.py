@@ -24,11 +24,16 @@ def demo(
 ) -> None:
     """Do the whole job in miniature, on digits.
 
-    The digits are those that scikit-learn ships, so nothing is downloaded. The
-    same as: sfumato synthesize digits --epsilon 10 --out sfumato-demo, with a short training.
-    An earlier demo in the folder is replaced.
+    The digits are those that scikit-learn ships, so nothing is downloaded. An earlier demo in the
+    folder is replaced. With a longer training this is the same as:
+
+    \b
+      sfumato synthesize digits --epsilon 10 --out sfumato-demo
+      sfumato report sfumato-demo
+      sfumato verify sfumato-demo
     """
     from sfumato.bundle import verify
+    from sfumato.report import write_report
     from sfumato.synthesis import synthesize
 
     release = synthesize(
@@ -41,6 +46,7 @@ def demo(
         force=True,
         quiet=quiet,
     )
+    write_report(release)
     verify(release)
     describe(release, json)
     if not json:
