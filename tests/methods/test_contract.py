@@ -69,6 +69,12 @@ def test_queries_read_no_data_and_configuration_is_json(method, digits):
     assert json.loads(json.dumps(method.config())) == method.config()
 
 
+def test_an_estimate_follows_the_declared_size(method):
+    small = method.estimate(PublicSpec(28, 28, 1, ("a", "b"), declared_size=128))
+    assert "for 128 images" in small["reading_time"]
+    assert float(small["memory"].split()[0]) > 0
+
+
 @pytest.mark.parametrize("name", ["mepf", "moments"])
 def test_colour_has_queries(name):
     assert METHODS[name]().queries(PublicSpec(32, 32, 3, ("a", "b")))[0].dimension > 0

@@ -182,21 +182,23 @@ def attach_report(release: Path, page: bytes) -> None:
         CertificateError: the release has no readable certificate.
     """
     certificate: Certificate = certificates.read_certificate(release)
-    (release / REPORT).write_bytes(page)
-    named = {**certificate["files"], REPORT: file_digest(release / REPORT)}
-    core = certificates.core_of(certificate)
-    metrics = certificate.get("published_metrics")
-    again = certificates.complete(core, certificate["release"], named, metrics)
-    temporary = release.with_name(f".{release.name}.{secrets.token_hex(4)}.part")
-    temporary.write_bytes(certificates.to_bytes(again))
-    temporary.replace(release / NAME)
+    with _replacing(release) as part:
+        shutil.copytree(release, part, copy_function=_link, dirs_exist_ok=True)
+        for name in (REPORT, NAME):
+            (part / name).unlink(missing_ok=True)  # a link: written through, it would change both
+        (part / REPORT).write_bytes(page)
+        named = {**certificate["files"], REPORT: file_digest(part / REPORT)}
+        core = certificates.core_of(certificate)
+        metrics = certificate.get("published_metrics")
+        again = certificates.complete(core, certificate["release"], named, metrics)
+        (part / NAME).write_bytes(certificates.to_bytes(again))
 
 
 def attach_metrics(release: Path, core: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
     """Put ``metrics.json`` into a release, and into certificate and card what it has cost.
 
     core: what the run spent that bought them, ``make_core(curator.record())``. A crash leaves the
-    release as it was.
+    release as it was. A report is removed, because it says that nothing was bought; make it anew.
 
     Raises:
         CertificateError: the result would not verify; the release is as it was.
@@ -205,7 +207,7 @@ def attach_metrics(release: Path, core: Mapping[str, Any], metrics: Mapping[str,
     made = certificate["release"]
     with _replacing(release) as part:
         shutil.copytree(release, part, copy_function=_link, dirs_exist_ok=True)
-        for name in (METRICS, CARD, NAME):
+        for name in (METRICS, CARD, NAME, REPORT):
             (part / name).unlink(missing_ok=True)  # a link: written through, it would change both
         text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False)
         (part / METRICS).write_text(text, encoding="utf-8")

@@ -23,6 +23,7 @@ from sfumato.errors import UsageError
 from sfumato.features.perceptual import Bound
 from sfumato.methods.contract import Batch, labels_in_proportion, plan_of
 from sfumato.methods.embedding import Embedding, joint_embedding
+from sfumato.methods.estimate import reading, seconds_of
 from sfumato.methods.gaussian import Gaussians
 from sfumato.methods.generator import Generator
 from sfumato.methods.labeller import Labeller
@@ -67,7 +68,7 @@ class DPMEPF:
 
     name: ClassVar[str] = "mepf"
 
-    steps: int = 3000
+    steps: int = 1500
     batch: int = 200
     learning_rate: float = 5e-4
     loss: Literal["moving-average", "two-batch"] = "moving-average"
@@ -147,6 +148,24 @@ class DPMEPF:
                 describes=describes,
             )
         ]
+
+    def estimate(self, spec: PublicSpec) -> dict[str, str]:
+        """Expected time and memory on this machine, measured on public images."""
+        joint = joint_embedding(self, spec)
+        generator = Generator(spec, None, self.width)
+        labels = torch.zeros(self.batch, dtype=torch.int64)
+        noise = torch.Generator().manual_seed(self.seed_public)
+
+        def step() -> None:
+            images = generator.draw(labels, noise)
+            torch.stack(
+                [layer.sum() for layer in joint.features.activations(images)]
+            ).sum().backward()
+
+        (query,) = self.queries(spec)
+        assert isinstance(query, SumQuery)
+        training = f"{seconds_of(step) * self.steps / 60:.0f} minutes for {self.steps:,} steps"
+        return {**reading(query, spec), "training_time": training}
 
     def fit(self, curator: Curator) -> MEPFModel:
         """Ask once, then train; a killed run goes on from its checkpoint with the same answer."""

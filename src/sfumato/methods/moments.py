@@ -21,6 +21,7 @@ from torch import Tensor
 from sfumato.data.spec import PublicSpec
 from sfumato.features.basis import dct_basis
 from sfumato.methods.contract import Batch, labels_in_proportion, plan_of
+from sfumato.methods.estimate import reading
 from sfumato.methods.gaussian import Gaussians, MomentBlock
 from sfumato.privacy import Curator, Query, SumQuery
 
@@ -59,6 +60,12 @@ class Moments:
 
         norm = math.hypot(self.count_weight, block.norm)
         return [SumQuery("moments", contribution, 1 + block.dimension, norm, by_class=True)]
+
+    def estimate(self, spec: PublicSpec) -> dict[str, str]:
+        """Expected time and memory on this machine, measured on public images."""
+        (query,) = self.queries(spec)
+        assert isinstance(query, SumQuery)
+        return reading(query, spec)
 
     def fit(self, curator: Curator) -> MomentModel:
         """Ask once, then fit a Gaussian to each class."""

@@ -37,9 +37,7 @@ class Plan:
     events: tuple[Event, ...]
 
     def __post_init__(self) -> None:
-        names = [query.name for query in self.queries]
-        if not names or len(set(names)) != len(names):
-            raise UsageError(f"a plan needs queries with different names, got {names}.")
+        _check_names(self.queries)
         relation, delta = self.budget.relation, self.budget.delta
         unscaled = [replace(query.event(relation), noise_std=1.0) for query in self.queries]
         if [replace(event, noise_std=1.0) for event in self.events] != unscaled:
@@ -82,5 +80,12 @@ def make_plan(
     Raises:
         UsageError: there is no query, or two share a name.
     """
+    _check_names(queries)
     events = calibrate([query.event(budget.relation) for query in queries], budget)
     return Plan(budget, method, spec, tuple(queries), tuple(events))
+
+
+def _check_names(queries: Sequence[Query]) -> None:
+    names = [query.name for query in queries]
+    if not names or len(set(names)) != len(names):
+        raise UsageError(f"a plan needs queries with different names, got {names}.")
