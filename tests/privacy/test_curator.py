@@ -1,8 +1,9 @@
-"""docs/proofs.md, "Ledger and resume" and "What is public": the curator's order and silence."""
+"""The curator: charged before read, answered once, and silent about what it holds."""
 
 from __future__ import annotations
 
-import errno
+import json
+import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,395 +11,437 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
-from sfumato.data.source import Record
 from sfumato.data.spec import PublicSpec
-from sfumato.errors import (
-    BudgetExceededError,
-    DataError,
-    LedgerError,
-    SfumatoError,
-    UsageError,
+from sfumato.errors import BudgetExceededError, DataError, LedgerError, SfumatoError, UsageError
+from sfumato.privacy import (
+    Answer,
+    Budget,
+    Curator,
+    HistogramQuery,
+    Plan,
+    SumQuery,
+    make_plan,
 )
-from sfumato.privacy import Answer, Budget, Curator, HistogramQuery, Plan, SumQuery, make_plan
-from sfumato.privacy import curator as curator_module
-from sfumato.privacy.noise import INSECURE_PATH, NOISE_PATH
+from sfumato.privacy.ledger import Ledger
+from sfumato.privacy.noise import INSECURE_PATH, NOISE_PATH, add_noise
+
+SPEC = PublicSpec(height=2, width=2, channels=1, classes=("a", "b", "c"))
+SIZE = 137
+BUDGET = Budget(1.0, 1e-5)
+WIDE = Budget(40.0, 1e-5)  # little noise, so that a wrong sum shows
+SECRET = "patient Doe, HIV positive"
 
 
 def pixels(images: Tensor, labels: Tensor) -> Tensor:
-    return images.flatten(1).float() / 255
+    return images[:, 0, 0, :2] / 100
 
 
-SUM = SumQuery("pixels", pixels, 4, 1.0, by_class=True)
-VOTES = HistogramQuery("votes", lambda images, labels: labels, 3)
+SUM = SumQuery("sum", pixels, 2, 1.5, by_class=True)
+TOTAL = SumQuery("total", pixels, 2, 1.5, by_class=True, shared=1)
+VOTES = HistogramQuery("votes", lambda images, labels: images[:, 0, 0, 0].long() // 50, bins=4)
 
 
-def plan_for(curator: Curator, *queries: object) -> Plan:
-    return make_plan({"name": "test"}, queries or (SUM, VOTES), curator.budget, curator.spec)
+def planned(budget: Budget, *queries: SumQuery | HistogramQuery) -> Plan:
+    return make_plan({"name": "test"}, queries, budget, SPEC)
 
 
-def opened(curator: Curator, *queries: object) -> Curator:
-    curator.open(plan_for(curator, *queries))
-    return curator
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return planned(BUDGET, SUM, VOTES)
 
 
-def killed(curator: Curator) -> None:
-    """The process is gone: its locks are free, nothing else was done."""
-    curator._run.release()
+@pytest.fixture(scope="module")
+def records() -> list[tuple[int, int | None]]:
+    rng = np.random.default_rng(1)
+    values, labels = rng.integers(0, 2**16, SIZE), rng.integers(-1, 4, SIZE)
+    return [(int(value), int(label)) for value, label in zip(values, labels, strict=True)]
+
+
+Make = Callable[..., Curator]
+
+
+def interrupt(curator: Curator) -> None:
+    """What the system does for a killed process: its locks are gone, nothing else happens."""
+    if curator._run is not None:
+        curator._run.release()
+
+
+def entries(curator: Curator) -> list[dict]:
+    with curator._ledger.locked():
+        return curator._ledger.entries()
 
 
 def kinds(curator: Curator) -> list[str]:
-    with curator._ledger.locked():
-        return [entry["kind"] for entry in curator._ledger.entries()]
-
-
-def test_an_answer_is_the_sum_with_noise_in_the_units_asked_for(make_curator: Callable) -> None:
-    curator = opened(make_curator(budget=Budget(1e4, 1e-2)))
-    answer, votes = curator.sum(SUM), curator.histogram(VOTES)
-    expected = np.zeros((3, 4))
-    expected[[0, 1, 2], 0] = np.array([3, 7, 9]) / 255
-    assert answer.total.shape == (3, 4) and answer.shared.shape == (0,)
-    assert np.abs(answer.total - expected).max() < 8 * answer.noise_std < 0.2
-    assert np.abs(votes.total - [[1, 1, 1]]).max() < 8 * votes.noise_std
-
-
-def test_shared_coordinates_are_added_over_all_classes(make_curator: Callable) -> None:
-    query = SumQuery("both", pixels, 4, 1.0, by_class=True, shared=2)
-    curator = opened(make_curator(budget=Budget(1e4, 1e-2)), query)
-    answer = curator.sum(query)
-    assert answer.total.shape == (3, 2) and answer.shared.shape == (2,)
-    query = SumQuery("most", lambda i, y: pixels(i, y).roll(1, 1), 4, 1.0, by_class=True, shared=3)
-    answer = opened(make_curator(budget=Budget(1e4, 1e-2)), query).sum(query)
-    assert answer.shared[0] == pytest.approx((3 + 7 + 9) / 255, abs=8 * answer.noise_std)
-
-
-def test_nothing_is_read_before_the_plan_is_on_disk_and_no_noise_before_either(
-    make_curator: Callable, make_source: type, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = make_source([(1, 0)])
-    curator = make_curator(source)
-    seen = []
-
-    def noted(total: np.ndarray, std: float, seed: int | None) -> np.ndarray:
-        seen.append((curator._ledger.path.read_text().count('"kind":"plan"'), source.reads))
-        return total
-
-    monkeypatch.setattr(curator_module, "add_noise", noted)
-    plan = plan_for(curator)
-    assert source.reads == 0 and not curator._ledger.path.exists()
-    curator.open(plan)
-    assert source.reads == 0 and kinds(curator) == ["plan"]
-    curator.sum(SUM)
-    assert seen == [(1, 1)]
-
-
-def test_a_query_outside_the_plan_is_refused(make_curator: Callable, make_source: type) -> None:
-    source = make_source([(1, 0)])
-    curator = opened(make_curator(source), SUM)
-    for ask in (
-        lambda: curator.histogram(VOTES),
-        lambda: curator.sum(SumQuery("pixels", pixels, 4, 9.0, by_class=True)),
-        lambda: curator.sum(SumQuery("pixels2", pixels, 4, 1.0, by_class=True)),
-        lambda: curator.sum(SumQuery("pixels", pixels, 4, 1.0)),
-    ):
-        with pytest.raises(BudgetExceededError, match="not in the plan"):
-            ask()
-    assert source.reads == 0
-
-
-def test_a_plan_for_something_else_is_refused(make_curator: Callable, make_source: type) -> None:
-    curator = make_curator()
-    other = make_curator(budget=Budget(9.0, 1e-5))
-    with pytest.raises(UsageError, match="another budget"):
-        curator.open(plan_for(other))
-    with pytest.raises(UsageError, match="no plan is open"):
-        curator.sum(SUM)
-    opened(curator)
-    with pytest.raises(UsageError, match="open already"):
-        curator.open(plan_for(curator))
-
-
-def test_asking_twice_gives_the_same_bytes_and_reads_once(
-    make_curator: Callable, make_source: type
-) -> None:
-    source = make_source([(1, 0), (2, 1)])
-    curator = opened(make_curator(source))
-    assert same(curator.sum(SUM), curator.sum(SUM))
-    assert source.reads == 1
-    # Another function under the same public query is still the one answer that was paid for.
-    swapped = SumQuery("pixels", lambda i, y: -pixels(i, y), 4, 1.0, by_class=True)
-    assert same(curator.sum(swapped), curator.sum(SUM))
-    assert kinds(curator) == ["plan", "answer"]
+    return [entry["kind"] for entry in entries(curator)]
 
 
 def same(first: Answer, second: Answer) -> bool:
-    return first.total.tobytes() == second.total.tobytes()
+    return np.array_equal(first.total, second.total) and np.array_equal(first.shared, second.shared)
 
 
-def test_an_unfinished_run_goes_on_and_is_charged_once(make_curator: Callable) -> None:
-    first = opened(make_curator())
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """The noisy answers drawn so far."""
+    kept: list[np.ndarray] = []
+
+    def spy(*arguments: object) -> np.ndarray:
+        kept.append(add_noise(*arguments))
+        return kept[-1]
+
+    monkeypatch.setattr("sfumato.privacy.curator.add_noise", spy)
+    return kept
+
+
+def test_answers_are_the_truth_and_the_claimed_noise(
+    make_source: type, make_curator: Make, records: list
+) -> None:
+    rows = np.array([[value % 256, value // 256] for value, _ in records]) / 100
+    rows *= np.minimum(1, 1.5 / np.maximum(np.linalg.norm(rows, axis=1), 1e-9))[:, None]
+    labels = np.array([label for _, label in records])
+    sums = np.stack([rows[labels == c].sum(axis=0) for c in range(3)])
+    firsts = np.array([value % 256 for value, _ in records])[(labels >= 0) & (labels < 3)] // 50
+    counts = np.bincount(firsts, minlength=6)[:4]  # votes 4 and 5 abstain
+
+    curator = make_curator(make_source(records), WIDE)
+    curator.open(planned(WIDE, SUM, TOTAL, VOTES))
+    answer, split, votes = curator.sum(SUM), curator.sum(TOTAL), curator.histogram(VOTES)
+    for found, truth in (
+        (answer.total, sums),
+        (split.total, sums[:, :1]),
+        (split.shared, sums[:, 1].sum(keepdims=True)),
+        (votes.total, counts[None]),
+    ):
+        std = votes.noise_std if found is votes.total else answer.noise_std
+        assert found.shape == truth.shape
+        assert np.abs(found - truth).max() < 6 * std < np.abs(truth).max() / 2
+    assert answer.shared.shape == (0,)
+
+
+def test_answer_carries_the_noise_that_was_paid_for(make_source: type, make_curator: Make) -> None:
+    query = SumQuery("q", lambda images, labels: torch.zeros(len(images), 4000), 4000, 3.0)
+    paid = planned(BUDGET, query)
+    curator = make_curator(make_source([(3, 0)]))
+    curator.open(paid)
+    answer = curator.sum(query)
+    assert answer.noise_std == paid.events[0].noise_std
+    # Six standard errors of 4000 draws are 6.7 %.
+    assert np.std(answer.total) == pytest.approx(answer.noise_std, rel=0.067)
+
+
+def test_plan_is_on_disk_before_noise_is_drawn(
+    make_curator: Make, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curator, seen = make_curator(), []
+
+    def looks_at_the_disk(*arguments: object) -> np.ndarray:
+        seen.append([json.loads(line) for line in curator._ledger.path.read_text().splitlines()])
+        return add_noise(*arguments)
+
+    monkeypatch.setattr("sfumato.privacy.curator.add_noise", looks_at_the_disk)
+    curator.open(plan)
+    curator.sum(SUM)
+    ((charged,),) = seen
+    assert charged["kind"] == "plan" and charged["plan"] == plan.digest()
+    assert charged["events"] == [event.to_dict() for event in plan.events]
+    assert kinds(curator) == ["plan", "answer"]
+
+
+def test_query_outside_the_plan_is_refused(
+    make_source: type, make_curator: Make, plan: Plan
+) -> None:
+    source = make_source([(3, 0)])
+    curator = make_curator(source)
+    with pytest.raises(UsageError, match="no plan is open"):
+        curator.sum(SUM)
+    curator.open(plan)
+    for other in (TOTAL, SumQuery("sum", pixels, 2, 3.0, by_class=True)):
+        with pytest.raises(BudgetExceededError, match="not in the plan"):
+            curator.sum(other)
+    assert source.reads == 0 and kinds(curator) == ["plan"]
+
+
+def test_plan_for_another_budget_or_data_set_is_refused(
+    make_source: type, make_curator: Make, plan: Plan
+) -> None:
+    other = make_source([], PublicSpec(height=2, width=2, channels=1, classes=("a",)))
+    for curator in (make_curator(budget=Budget(0.9, 1e-5)), make_curator(other)):
+        with pytest.raises(UsageError, match="another budget"):
+            curator.open(plan)
+        assert kinds(curator) == []
+
+
+def test_second_ask_gives_the_first_answer(
+    make_source: type, make_curator: Make, plan: Plan, drawn: list
+) -> None:
+    source = make_source([(3, 0), (700, 2)])
+    curator = make_curator(source)
+    curator.open(plan)
+    assert same(curator.sum(SUM), curator.sum(SUM))
+    assert len(drawn) == 1 == source.reads and kinds(curator) == ["plan", "answer"]
+
+
+def test_interrupted_run_goes_on_without_a_new_charge(
+    make_curator: Make, plan: Plan, drawn: list
+) -> None:
+    first = make_curator()
+    first.open(plan)
     answer = first.sum(SUM)
-    killed(first)
-    second = opened(make_curator())
-    assert same(second.sum(SUM), answer)
+    interrupt(first)
+    second = make_curator()
+    second.open(plan)
+    assert same(second.sum(SUM), answer) and len(drawn) == 1
     second.histogram(VOTES)
-    assert kinds(second) == ["plan", "answer", "answer"]
-    assert second.record()["data_set_total"]["runs"] == 1
+    assert kinds(second) == ["plan", "answer", "answer"] and len(drawn) == 2
 
 
-def test_a_finished_run_and_fresh_are_charged_anew(make_curator: Callable) -> None:
-    first = opened(make_curator(), SUM)
-    answer = first.sum(SUM)
-    first.close()
-    second = opened(make_curator(), SUM)
-    assert not same(second.sum(SUM), answer)
-    killed(second)
-    third = opened(make_curator(fresh=True), SUM)
-    assert kinds(third).count("plan") == 3
-    total = third.record()["data_set_total"]
-    assert total["runs"] == 3 and total["epsilon"] > 1.5
-
-
-def test_another_plan_does_not_go_on_with_the_unfinished_one(make_curator: Callable) -> None:
-    killed(opened(make_curator(), SUM))
-    killed(opened(make_curator(), VOTES))
-    assert kinds(opened(make_curator(budget=Budget(2.0, 1e-5)), SUM)).count("plan") == 3
-
-
-def test_a_run_at_work_is_not_joined(make_curator: Callable) -> None:
-    first = opened(make_curator())
-    with pytest.raises(LedgerError, match="another process"):
-        opened(make_curator())
-    first.close()
-
-
-def test_killed_between_the_stored_answer_and_the_ledger(
-    make_curator: Callable, monkeypatch: pytest.MonkeyPatch
+def test_killed_between_stored_answer_and_ledger_gives_the_stored_answer(
+    make_curator: Make, plan: Plan, drawn: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = opened(make_curator(), SUM)
+    append = Ledger.append
+
+    def killed(self: Ledger, kind: str, **content: object) -> dict:
+        if kind == "answer":
+            raise KeyboardInterrupt
+        return append(self, kind, **content)
+
+    first = make_curator()
+    first.open(plan)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(first._ledger, "append", interrupted)
+        patch.setattr(Ledger, "append", killed)
         first.sum(SUM)
-    killed(first)
-    drawn = next(first.run_folder.glob("answer-*")).read_bytes()
-    second = opened(make_curator(), SUM)
-    second.sum(SUM)
-    assert next(second.run_folder.glob("answer-*")).read_bytes() == drawn  # no second draw
-    assert kinds(second) == ["plan", "answer"]
+    interrupt(first)
+    assert kinds(first) == ["plan"]
+    second = make_curator()
+    second.open(plan)
+    answer = second.sum(SUM)
+    assert len(drawn) == 1 and kinds(second) == ["plan", "answer"]
+    assert np.array_equal(np.rint(answer.total * 2**20 / 1.5).ravel(), drawn[0])
 
 
-def interrupted(*args: object, **options: object) -> None:
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("moment", ["total", "add_noise"])
-def test_killed_before_the_answer_was_stored(
-    make_curator: Callable, monkeypatch: pytest.MonkeyPatch, moment: str
+def test_stored_answer_that_was_changed_or_lost_is_not_drawn_again(
+    make_curator: Make, plan: Plan, drawn: list
 ) -> None:
-    first = opened(make_curator(), SUM)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        owner = curator_module.exact if moment == "total" else curator_module
-        patch.setattr(owner, moment, interrupted)
-        first.sum(SUM)
-    killed(first)
-    second = opened(make_curator(), SUM)
-    second.sum(SUM)
-    assert kinds(second) == ["plan", "answer"]
-
-
-def test_a_full_disk_keeps_the_answer_inside(
-    make_curator: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    curator = opened(make_curator(), SUM)
-
-    def full(path: Path, content: bytes) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch, pytest.raises(LedgerError, match="No space left"):
-        patch.setattr("sfumato.privacy.runs.write_atomically", full)
-        curator.sum(SUM)
-    assert kinds(curator) == ["plan"]
+    curator = make_curator()
+    curator.open(plan)
     curator.sum(SUM)
+    stored = curator.run_folder / "answer-sum.safetensors"
+    whole = stored.read_bytes()
+    for damage in (whole[:-8] + bytes(8), whole[:-8], None):
+        stored.unlink() if damage is None else stored.write_bytes(damage)
+        with pytest.raises(LedgerError, match="never answered twice"):
+            curator.sum(SUM)
+    assert len(drawn) == 1
 
 
-def test_a_lost_or_changed_answer_is_not_drawn_again(make_curator: Callable) -> None:
-    curator = opened(make_curator(), SUM, VOTES)
-    curator.sum(SUM)
-    curator.histogram(VOTES)
-    file, other = (curator.run_folder / f"answer-{n}.safetensors" for n in ("pixels", "votes"))
-    file.write_bytes(other.read_bytes())
-    with pytest.raises(LedgerError, match="never answered twice"):
-        curator.sum(SUM)
-    file.unlink()
-    with pytest.raises(LedgerError, match="never answered twice"):
-        curator.sum(SUM)
-
-
-def test_data_that_changed_within_a_run_is_noticed(
-    make_curator: Callable, make_source: type
+def test_changed_data_are_not_asked_in_the_same_run(
+    make_source: type, make_curator: Make, plan: Plan, drawn: list
 ) -> None:
-    first = opened(make_curator(make_source([(1, 0)])))
-    answer = first.sum(SUM)
-    killed(first)
-    second = opened(make_curator(make_source([(1, 0), (2, 0)])))
-    assert same(second.sum(SUM), answer)  # released already
-    with pytest.raises(DataError, match="has changed"):
+    first = make_curator(make_source([(3, 0)]))
+    first.open(plan)
+    first.sum(SUM)
+    interrupt(first)
+    second = make_curator(make_source([(4, 0)]))
+    second.open(plan)
+    with pytest.raises(DataError, match="changed"):
         second.histogram(VOTES)
-    killed(second)
-    opened(make_curator(make_source([(1, 0), (2, 0)]), fresh=True)).histogram(VOTES)
+    assert len(drawn) == 1
 
 
-class Untouchable:
-    """A source that fails the test when a private byte is asked for."""
+@pytest.mark.parametrize("how", ["closed", "fresh"])
+def test_closed_or_fresh_run_is_charged_and_drawn_anew(
+    make_curator: Make, plan: Plan, drawn: list, how: str
+) -> None:
+    first = make_curator()
+    first.open(plan)
+    answer = first.sum(SUM)
+    if how == "closed":
+        first.close()
+    else:
+        interrupt(first)
+    second = make_curator(fresh=how == "fresh")
+    second.open(plan)
+    assert not same(second.sum(SUM), answer) and len(drawn) == 2
+    charged = [entry for entry in entries(second) if entry["kind"] == "plan"]
+    assert len(charged) == 2 == len({entry["run"] for entry in charged})
+    total = second.record()["data_set_total"]
+    assert total["runs"] == 2 and total["epsilon"] > 1.3
 
-    def __new__(cls, make_source: type) -> object:
-        class Source(make_source):
-            def batches(self, size: int) -> Iterator:
-                raise AssertionError("read")
 
-            def _records(self) -> Iterator[Record]:
-                raise AssertionError("read")
-
-            def fingerprint(self) -> str:
-                raise AssertionError("read")
-
-            def _private_length(self) -> int:
-                raise AssertionError("read")
-
-        return Source([])
+def test_run_in_use_cannot_be_opened_twice(make_curator: Make, plan: Plan) -> None:
+    first, second = make_curator(), make_curator()
+    first.open(plan)
+    with pytest.raises(LedgerError, match="another process"):
+        second.open(plan)
+    with pytest.raises(UsageError, match="open already"):
+        first.open(plan)
 
 
-def test_a_cap_refuses_before_any_byte_is_read(make_curator: Callable, make_source: type) -> None:
-    killed(opened(make_curator(cap=Budget(1.2, 1e-5))))
-    late = make_curator(Untouchable(make_source), fresh=True)  # the cap is kept in the ledger
+def test_plan_over_the_cap_is_refused_before_a_byte_is_read(
+    make_source: type, make_curator: Make, plan: Plan
+) -> None:
+    class Untouchable(make_source):
+        def batches(self, size: int) -> Iterator:
+            raise AssertionError("read")
+
+        fingerprint = _private_length = batches
+
+    curator = make_curator(Untouchable([(3, 0)]), cap=Budget(0.5, 1e-5))
     with pytest.raises(BudgetExceededError, match="cap"):
-        late.open(plan_for(late))
-    assert kinds(late) == ["cap", "plan"]
-    resumed = opened(make_curator(Untouchable(make_source)))  # paid for already
-    assert kinds(resumed) == ["cap", "plan"]
+        curator.open(plan)
+    with pytest.raises(UsageError):
+        curator.sum(SUM)
+    assert kinds(curator) == ["cap"]
 
 
-def test_a_damaged_ledger_refuses_before_any_byte_is_read(
-    make_curator: Callable, make_source: type
+def fails_on_private(images: Tensor, labels: Tensor) -> Tensor:
+    if bool((images[:, 0].flatten(1) == torch.tensor([77, 1, 0, 0])).all(dim=1).any()):
+        raise ValueError(SECRET)
+    return pixels(images, labels)
+
+
+@pytest.mark.parametrize("where", ["contribution", "reader"])
+def test_text_of_a_failure_on_private_data_is_withheld(
+    make_source: type, make_curator: Make, where: str, capsys: pytest.CaptureFixture
 ) -> None:
-    first = opened(make_curator())
-    killed(first)
-    first._ledger.path.write_text("")
-    with pytest.raises(LedgerError, match="damaged"):
-        opened(make_curator(Untouchable(make_source)))
+    class Broken(make_source):
+        def _records(self) -> Iterator:
+            raise ValueError(SECRET)
 
-
-def test_an_insecure_run_is_stamped_and_kept_apart(make_curator: Callable) -> None:
-    tests = [opened(make_curator(insecure_seed=1, fresh=True), SUM) for _ in range(2)]
-    assert same(*(curator.sum(SUM) for curator in tests))
-    assert tests[0].record()["noise"] == INSECURE_PATH
-    assert INSECURE_PATH.startswith("NOT PRIVATE")
-    real = opened(make_curator(), SUM)
-    assert real.record()["noise"] == NOISE_PATH
-    assert real.record()["data_set_total"]["runs"] == 1
-    assert not same(real.sum(SUM), tests[0].sum(SUM))
-
-
-def test_record_is_what_was_planned_charged_and_answered(make_curator: Callable) -> None:
-    curator = opened(make_curator())
-    curator.sum(SUM)
-    record = curator.record()
-    assert [entry["kind"] for entry in record["ledger"]] == ["plan", "answer"]
-    assert record["ledger"][0]["events"] == record["events"]
-    assert 0.999 <= record["epsilon"] <= 1 < record["epsilon_by_relation"]["replace-one"]
-    assert record["data_set_total"]["epsilon"] == pytest.approx(record["epsilon"], rel=1e-3)
-
-
-SECRET = "patient 0042"
-
-
-@pytest.mark.parametrize("error", [ValueError, SfumatoError, DataError, MemoryError])
-def test_an_error_on_private_data_is_withheld(
-    make_curator: Callable, make_source: type, error: type[Exception]
-) -> None:
-    def contribution(images: Tensor, labels: Tensor) -> Tensor:
-        if ((images[:, 0, 0, 0] == 10) & (images[:, 0, 0, 1] == 4)).any():
-            raise error(SECRET)
-        return pixels(images, labels)
-
-    query = SumQuery("pixels", contribution, 4, 1.0)
-    curator = opened(make_curator(make_source([(4 * 256 + 10, 0)])), query)
+    query = SumQuery("q", fails_on_private, 2, 1.0)
+    source = (make_source if where == "contribution" else Broken)([(77 + 256, 0)])
+    curator = make_curator(source)
+    curator.open(planned(BUDGET, query))
     with pytest.raises(SfumatoError, match="withheld") as caught:
         curator.sum(query)
-    shown = "".join(traceback.format_exception(caught.value))
-    assert SECRET not in shown and caught.value.__context__ is None
-    assert kinds(curator) == ["plan"]
+    assert "ValueError" in str(caught.value)
+    shown = "".join(traceback.format_exception(caught.value)) + "".join(capsys.readouterr())
+    assert "patient" not in shown
+    assert caught.value.__cause__ is None and caught.value.__context__ is None
+    assert kinds(curator) == ["plan"]  # charged, never refunded
 
 
-def test_an_error_of_the_reader_is_withheld_unless_it_is_public(
-    make_curator: Callable, make_source: type
-) -> None:
-    def broken(error: Exception) -> object:
-        class Source(make_source):
-            def batches(self, size: int) -> Iterator:
-                raise error
-
-        return Source([(1, 0)])
-
-    with pytest.raises(SfumatoError, match="failed with OSError") as caught:
-        opened(make_curator(broken(OSError(SECRET))), SUM).sum(SUM)
-    assert SECRET not in "".join(traceback.format_exception(caught.value))
-    with pytest.raises(DataError, match="not an IDX file"):
-        opened(make_curator(broken(DataError("not an IDX file")), fresh=True), SUM).sum(SUM)
-
-
-def test_warnings_about_private_data_are_silent(make_curator: Callable) -> None:
-    def contribution(images: Tensor, labels: Tensor) -> Tensor:
-        warnings.warn(SECRET, stacklevel=1)
-        return pixels(images, labels)
-
-    query = SumQuery("pixels", contribution, 4, 1.0)
-    curator = opened(make_curator(), query)
-    batch = curator_module.exact.independent_batch_size
-    with warnings.catch_warnings(record=True) as public:
-        warnings.simplefilter("always")
-        batch(query, curator.spec)
-    with warnings.catch_warnings(record=True) as all_of_it:
-        warnings.simplefilter("always")
-        curator.sum(query)
-    assert len(all_of_it) == len(public)
+def test_known_seed_is_stamped_and_kept_apart(make_curator: Make, plan: Plan) -> None:
+    answers = []
+    for _ in range(2):
+        curator = make_curator(insecure_seed=7)
+        curator.open(plan)
+        answers.append(curator.sum(SUM))
+        assert curator.record()["noise"] == INSECURE_PATH
+        curator.close()
+    assert same(*answers)
+    honest = make_curator()
+    honest.open(plan)
+    assert honest.record()["noise"] == NOISE_PATH
+    assert honest.record()["data_set_total"]["runs"] == 1
+    assert not same(honest.sum(SUM), answers[0])
 
 
 def test_number_of_records_is_never_shown(
     make_source: type,
+    plan: Plan,
+    records: list,
     tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shown = {}
-    for count in (0, 7, 4321):
-        source = make_source([(5, 0)] * count)
-        curator = Curator(source, Budget(1.0, 1e-5), state=tmp_path / str(count))
-        answer = opened(curator, SUM).sum(SUM)
-        curator.close()
-        out, err = capfd.readouterr()
-        texts = [out, err, caplog.text, repr(curator), repr(source), repr(SUM), str(SUM.to_dict())]
-        assert not any("4321" in text for text in texts)
-        assert answer.total.shape == (3, 4)
-        shown[count] = [out, *(line.partition(" in ")[0] for line in err.splitlines())]
-    assert shown[0] == shown[7] == shown[4321]
+    monkeypatch.setattr("sfumato.progress.PLAIN_LINE_SECONDS", 0.0)
+    shown = []
+    for size in (SIZE, 173):
+        source = make_source((2 * records)[:size])
+        curator = Curator(source, BUDGET, state=tmp_path / f"own-state-{size}")
+        curator.open(plan)
+        curator.sum(SUM)
+        output = capsys.readouterr()
+        assert output.out == ""
+        shown.append(re.findall(r"\d+%", output.err))
+        told = output.err + repr(source) + repr(plan) + json.dumps(curator.record())
+        assert not re.search(rf"\b{size}\b", told)
+        assert not re.search(r"\d", re.sub(r" at 0x[0-9a-f]+", "", repr(curator)))
+    # The steps are those of any size: their fineness would betray it.
+    assert shown[0] == shown[1] == [f"{share}%" for share in range(1, 101)]
 
 
-def test_run_folder_is_private(make_curator: Callable) -> None:
-    curator = opened(make_curator())
+def test_record_is_what_was_paid_and_holds_no_path(
+    make_curator: Make, plan: Plan, tmp_path: Path
+) -> None:
+    curator = make_curator()
+    curator.open(plan)
     curator.sum(SUM)
-    assert curator.run_folder.parents[1].stat().st_mode & 0o077 == 0
-    assert {file.name for file in curator.run_folder.iterdir()} <= {
-        "run.lock",
-        "fingerprint",
-        "answer-pixels.safetensors",
-    }
+    record = curator.record()
+    text = json.dumps(record, allow_nan=False)
+    for private in (str(tmp_path), "own-state", "memory:test", str(curator.run_folder)):
+        assert private not in text
+    assert 0.999 <= record["epsilon"] <= 1.0
+    assert record["epsilon"] == record["epsilon_by_relation"]["add-or-remove-one"]
+    assert record["epsilon_by_relation"]["replace-one"] > record["epsilon"]
+    assert [entry["kind"] for entry in record["ledger"]] == ["plan", "answer"]
+    assert json.loads(text)["events"] == [event.to_dict() for event in plan.events]
 
 
-def test_unlabelled_data_has_one_row(make_curator: Callable, make_source: type) -> None:
+def test_plan_that_costs_more_than_its_budget_cannot_be_made(plan: Plan) -> None:
+    with pytest.raises(BudgetExceededError, match="over its budget"):
+        Plan(Budget(0.9, 1e-5), plan.method, plan.spec, plan.queries, plan.events)
+    with pytest.raises(UsageError, match="different names"):
+        planned(BUDGET, SUM, SUM)
+    with pytest.raises(UsageError, match="queries' own"):
+        Plan(BUDGET, plan.method, plan.spec, plan.queries, plan.events[::-1])
+
+
+@pytest.mark.parametrize("error", [SfumatoError, DataError, MemoryError])
+def test_an_error_of_our_own_kind_is_withheld_too(
+    make_source: type, make_curator: Make, error: type[Exception]
+) -> None:
+    def contribution(images: Tensor, labels: Tensor) -> Tensor:
+        if bool((images[:, 0].flatten(1) == torch.tensor([77, 1, 0, 0])).all(dim=1).any()):
+            raise error(SECRET)
+        return pixels(images, labels)
+
+    query = SumQuery("q", contribution, 2, 1.0)
+    curator = make_curator(make_source([(77 + 256, 0)]))
+    curator.open(planned(BUDGET, query))
+    with pytest.raises(SfumatoError, match="withheld") as caught:
+        curator.sum(query)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_what_the_reader_says_of_the_public_format_is_shown(
+    make_source: type, make_curator: Make, plan: Plan
+) -> None:
+    class Broken(make_source):
+        def batches(self, size: int) -> Iterator:
+            raise DataError("images.idx: wrong magic number")
+
+    curator = make_curator(Broken([(3, 0)]))
+    curator.open(plan)
+    with pytest.raises(DataError, match="wrong magic"):
+        curator.sum(SUM)
+
+
+def test_warnings_about_private_data_are_silent(make_source: type, make_curator: Make) -> None:
+    warned = []
+
+    def contribution(images: Tensor, labels: Tensor) -> Tensor:
+        if bool((images[:, 0].flatten(1) == torch.tensor([77, 0, 0, 0])).all(dim=1).any()):
+            warned.append(True)
+            warnings.warn(SECRET, stacklevel=1)
+        return pixels(images, labels)
+
+    query = SumQuery("q", contribution, 2, 1.0)
+    curator = make_curator(make_source([(77, 0)]))
+    curator.open(planned(BUDGET, query))
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        curator.sum(query)
+    assert warned and SECRET not in [str(warning.message) for warning in heard]
+
+
+def test_unlabelled_data_has_one_row(make_source: type, make_curator: Make) -> None:
     spec = PublicSpec(height=2, width=2, channels=1, classes=())
-    source = make_source([(3, None), (4, 2)], spec)
-    answer = opened(make_curator(source, Budget(1e4, 1e-2)), SUM).sum(SUM)
-    assert answer.total.shape == (1, 4)
-    assert answer.total[0, 0] == pytest.approx(7 / 255, abs=8 * answer.noise_std)
+    curator = make_curator(make_source([(30, None), (40, 2)], spec), WIDE)
+    curator.open(make_plan({"name": "test"}, [SUM], WIDE, spec))
+    answer = curator.sum(SUM)
+    assert answer.total.shape == (1, 2)
+    assert answer.total[0, 0] == pytest.approx(0.7, abs=6 * answer.noise_std)
