@@ -60,7 +60,7 @@ class DPMEPF:
         public: uint8 ``[n, c, h, w]`` public images for scales and axes; scikit-learn's
             photographs by default.
 
-    Guarantee: one :class:`SumQuery`, replaced by nothing else; ``docs/proofs.md``, "sum".
+    Guarantee: one :class:`SumQuery`; everything after it is post-processing.
 
     Raises:
         UsageError: a value is outside its rule.

@@ -169,12 +169,13 @@ class Curator:
             entries = self._ledger.entries()
         mine: list[Entry] = [entry for entry in entries if entry.get("run") == run.id]
         relation, delta = self.budget.relation, self.budget.delta
+        by_relation = plan.epsilons()
         return {
             **plan.to_dict(),
-            "epsilon": plan.epsilons()[relation],
+            "epsilon": by_relation[relation],
             "delta": delta,
             "relation": relation,
-            "epsilon_by_relation": plan.epsilons(),
+            "epsilon_by_relation": by_relation,
             "accountant": accountant_name(),
             "noise": mine[0]["noise"],
             "ledger": mine,
