@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from sfumato.bundle import read_certificate
 from sfumato.report import write_report
@@ -149,6 +150,11 @@ def state(browser: Chrome) -> tuple[bool, str]:
     return dialog["open"], dialog["alt"] or ""
 
 
+def reaches(browser: Chrome, opened: bool, alt: str) -> bool:
+    """Whether the page gets there: a dialog tells its page that it closed only a task later."""
+    return bool(WebDriverWait(browser, 10).until(lambda _: state(browser) == (opened, alt)))
+
+
 def test_an_image_is_enlarged_by_the_keyboard_alone(
     browser: Chrome, page: Path, hostile: Path
 ) -> None:
@@ -160,20 +166,20 @@ def test_an_image_is_enlarged_by_the_keyboard_alone(
         press(browser, Keys.TAB)
         if state(browser)[1]:
             break
-    assert state(browser) == (False, f"Synthetic image 1 of 10, class {first}")
+    assert reaches(browser, False, f"Synthetic image 1 of 10, class {first}")
     press(browser, Keys.TAB)  # one stop a class
-    assert state(browser) == (False, f"Synthetic image 1 of 10, class {second}")
+    assert reaches(browser, False, f"Synthetic image 1 of 10, class {second}")
     press(browser, Keys.ARROW_RIGHT)
-    assert state(browser) == (False, f"Synthetic image 2 of 10, class {second}")
+    assert reaches(browser, False, f"Synthetic image 2 of 10, class {second}")
     press(browser, Keys.ENTER)
-    assert state(browser) == (True, f"Synthetic image 2 of 10, class {second}")
+    assert reaches(browser, True, f"Synthetic image 2 of 10, class {second}")
     keep_screenshot(browser, "dialog", whole=False)
     press(browser, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
-    assert state(browser) == (True, f"Synthetic image 4 of 10, class {second}")
+    assert reaches(browser, True, f"Synthetic image 4 of 10, class {second}")
     press(browser, Keys.ESCAPE)
-    assert state(browser) == (False, f"Synthetic image 4 of 10, class {second}")  # focus is there
+    assert reaches(browser, False, f"Synthetic image 4 of 10, class {second}")  # focus is there
     ActionChains(browser).key_down(Keys.SHIFT).send_keys(Keys.TAB).key_up(Keys.SHIFT).perform()
-    assert state(browser) == (False, f"Synthetic image 1 of 10, class {first}")
+    assert reaches(browser, False, f"Synthetic image 1 of 10, class {first}")
 
 
 @pytest.mark.parametrize("width", [NARROW, WIDE])
@@ -189,7 +195,7 @@ def test_an_image_is_enlarged_by_the_mouse(browser: Chrome, page: Path, width: i
     browser.find_element(By.CSS_SELECTOR, "[data-step='-1']").click()
     assert state(browser)[1].startswith("Synthetic image 2 of 10")
     browser.find_element(By.CSS_SELECTOR, "[data-close]").click()
-    assert not state(browser)[0]
+    WebDriverWait(browser, 10).until(lambda _: not state(browser)[0])
 
 
 def test_a_private_page_stays_marked_on_paper(
