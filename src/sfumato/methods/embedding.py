@@ -184,7 +184,7 @@ class JointEmbedding:
         if self.second:
             extended = self.coordinates(activations)
             parts.append(extended * method.labeller_weight)
-            parts.append(self.second.products(extended) * method.labeller_weight)
+            parts.append(self.second.products(extended * math.sqrt(method.labeller_weight)))
         return torch.cat(parts, dim=1)
 
     def targets(self, embedding: Embedding) -> Targets:

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sfumato.methods.symmetric import SymmetricProducts
+
 RADIUS_SHARE = 0.43
 """Clip radius relative to √pixels, for pixels in [-½, ½]: few images of any kind exceed it."""
 
@@ -18,8 +20,8 @@ FLOOR = 1e-7
 class MomentBlock:
     """The part of a contribution that holds z and zzᵀ, and its inverse from noisy sums.
 
-    z is the image minus mid-grey in the basis, clipped to ``radius`` and divided by it; products
-    off the diagonal carry √2, so that ‖vech(zzᵀ)‖ = ‖z‖² ≤ 1.
+    z is the image minus mid-grey in the basis, clipped to ``radius`` and divided by it, so that
+    ‖vech(zzᵀ)‖ = ‖z‖² ≤ 1.
 
     Args:
         basis: orthonormal float32 ``[m, pixels]``.
@@ -31,26 +33,22 @@ class MomentBlock:
         self.mean_weight = mean_weight
         self.size = len(basis)
         self.radius = RADIUS_SHARE * math.sqrt(basis.shape[1])
-        self.rows, self.columns = torch.triu_indices(self.size, self.size)
-        self.scale = torch.where(self.rows == self.columns, 1.0, math.sqrt(2))
-        self.dimension = self.size + len(self.rows)
+        self.products = SymmetricProducts(self.size)
+        self.dimension = self.size + self.products.pairs
         self.norm = math.sqrt(mean_weight**2 + 1)
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 ``[b, c, h, w]`` → float ``[b, dimension]`` of L2 norm at most ``norm``."""
         z = (images.flatten(1).to(torch.float32) / 255 - 0.5) @ self.basis.T / self.radius
         z = z / z.norm(dim=1, keepdim=True).clamp(min=1)
-        products = z[:, self.rows] * z[:, self.columns] * self.scale
-        return torch.cat([z * self.mean_weight, products], dim=1)
+        return torch.cat([z * self.mean_weight, self.products(z)], dim=1)
 
     def fit(
         self, total: NDArray[np.float64], counts: NDArray[np.float64], noise_std: float
     ) -> Gaussians:
         """One Gaussian a class from noisy sums ``[classes, dimension]`` and class sizes."""
         means = total[:, : self.size] / self.mean_weight / counts[:, None]
-        second = np.zeros((len(total), self.size, self.size))
-        second[:, self.rows, self.columns] = total[:, self.size :] / self.scale.numpy()
-        second += np.triu(second, 1).transpose(0, 2, 1)
+        second = self.products.matrix(total[:, self.size :])
         centred = second / counts[:, None, None] - means[:, :, None] * means[:, None, :]
         covariances = shrink(centred, noise_std / counts)
         values, vectors = np.linalg.eigh(covariances)

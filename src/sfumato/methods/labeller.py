@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.features import PerceptualFeatures, PublicAxes, load_encoder, to_unit
+from sfumato.methods.symmetric import SymmetricProducts
 
 RIDGE = 0.3
 """Ridge relative to the spectral radius of the noise in Σ t tᵀ."""
@@ -36,18 +37,13 @@ class SecondMoments:
 
     def __init__(self, size: int) -> None:
         self.width = size + 1
-        self.rows, self.columns = torch.triu_indices(self.width, self.width)
-        self.scale = torch.where(self.rows == self.columns, 1.0, math.sqrt(2))
-        self.pairs = len(self.rows)
+        self.products = SymmetricProducts(self.width)
+        self.pairs = self.products.pairs
 
     def extend(self, coordinates: Tensor) -> Tensor:
         """t with its intercept, of norm at most 1."""
         ones = coordinates.new_full((len(coordinates), 1), INTERCEPT)
         return torch.cat([coordinates, ones], dim=1) / math.sqrt(1 + INTERCEPT**2)
-
-    def products(self, extended: Tensor) -> Tensor:
-        """vech(t tᵀ) with √2 off the diagonal, ``[b, pairs]`` of norm at most 1."""
-        return extended[:, self.rows] * extended[:, self.columns] * self.scale
 
     def solve(
         self, products: NDArray[np.float64], targets: NDArray[np.float64], noise_std: float
@@ -55,14 +51,11 @@ class SecondMoments:
         """Ridge weights ``[k + 1, classes]`` from the noisy sums.
 
         Args:
-            products: noisy Σ vech(t tᵀ), ``[pairs]``.
+            products: noisy Σ of what ``self.products`` makes of t, ``[pairs]``.
             targets: noisy Σ t by class, ``[classes, k + 1]``.
             noise_std: standard deviation of each noisy coordinate of ``products``.
         """
-        gram = np.zeros((self.width, self.width))
-        gram[self.rows, self.columns] = products / self.scale.numpy()
-        gram += np.triu(gram, 1).T
-        values, vectors = np.linalg.eigh(gram)
+        values, vectors = np.linalg.eigh(self.products.matrix(products))
         values = np.clip(values, 0, None)
         # Weyl: the noise moves eigenvalues by at most about √2·σ·√k, whatever the data.
         ridge = RIDGE * noise_std * math.sqrt(self.width) + LEAST_RIDGE * values.sum()

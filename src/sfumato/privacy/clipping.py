@@ -22,8 +22,9 @@ UNIT = 2**GRID_BITS
 EXACT_ROWS = 16
 """Sixteen rows of at most 2²⁰ steps add up to at most 2²⁴, exact in float32 in any order."""
 
-COLUMNS_AT_ONCE = 4096
-"""Sixteen rows of so many coordinates stay in a core's cache while they are worked on."""
+COLUMNS_AT_ONCE = 2**14
+"""Sixteen rows of so many coordinates stay in a core's cache while they are worked on; one row of
+so many is below the 2¹⁵ values from which PyTorch splits a single sum between threads."""
 
 
 def max_dimension() -> int:
