@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from torch.nn.functional import avg_pool2d
 
 # No verdict depends on the machine's speed; in CI the examples are the same at every run.
 settings.register_profile(
@@ -25,6 +26,19 @@ torch.set_num_threads(1)  # small tensors: threads cost more than they give
 def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep every test's ledger and private runs out of the user's state folder."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def tile_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judge releases by 49 cheap features, mean intensities of 4x4 tiles, not by an encoder."""
+    from sfumato.evaluation import judging
+    from sfumato.evaluation.extractors import Extractor
+
+    def tiles(images: torch.Tensor) -> torch.Tensor:
+        return avg_pool2d(images[:, 0].float(), 4).flatten(1)
+
+    extractor = Extractor("tiles", "0" * 64, tiles, 100, torch.device("cpu"))
+    monkeypatch.setattr(judging, "load_extractor", lambda name: extractor)
 
 
 @pytest.fixture(scope="session")

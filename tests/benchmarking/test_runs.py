@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch.nn.functional import avg_pool2d
 
 from sfumato.benchmarking import MethodChoice, Suite, read_results, run_suite, runs
 from sfumato.benchmarking.results import RESULTS, append_result
 from sfumato.errors import DataError
-from sfumato.evaluation import judging
-from sfumato.evaluation.extractors import Extractor
+
+pytestmark = pytest.mark.usefixtures("tile_features")
 
 SUITE = Suite(
     name="tiny",
@@ -26,16 +24,6 @@ SUITE = Suite(
     classifiers=("logistic",),
 )
 WHERE = {"digits": "digits"}
-
-
-def tiles(images: torch.Tensor) -> torch.Tensor:
-    return avg_pool2d(images[:, 0].float(), 4).flatten(1)
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    extractor = Extractor("tiles", "0" * 64, tiles, 100, torch.device("cpu"))
-    monkeypatch.setattr(judging, "load_extractor", lambda name: extractor)
 
 
 def test_a_run_leaves_one_line_and_its_samples(tmp_path: Path) -> None:

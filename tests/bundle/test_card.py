@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sfumato.bundle import read_certificate
+from sfumato.bundle import citations, read_certificate
 from sfumato.bundle.card import make_card
 
 
@@ -22,6 +22,16 @@ def test_both_relations_stand_in_the_card(certificate: dict[str, Any], honest: P
         assert f"{value:.4g}" in card
     assert f"factor of at most {math.exp(certificate['epsilon']):.3g}" in card
     assert "NOT PRIVATE" not in card
+
+
+def test_delta_is_no_probability_of_a_leak_nor_k_records_k_times_epsilon(
+    certificate: dict[str, Any],
+) -> None:
+    words = " ".join(make_card(certificate, []).split())
+    assert "and beyond that by at most δ" in words
+    assert "not the probability of a leak" in words
+    assert "δ·(1 + e^ε + … + e^((k−1)·ε))" in words
+    assert "can cost more than k times ε" in words
 
 
 def test_the_front_matter_is_yaml_that_points_at_the_images(honest: Path) -> None:
@@ -95,4 +105,17 @@ def test_the_method_the_encoder_and_the_accountant_are_cited(certificate: dict[s
     card = make_card(named, [])
     for key in ("harder2023pretrained", "tan2019efficientnet", "doroshenko2022connect"):
         assert key in card
+    assert "Harder, Fredrik and Jalali Asadabadi, Milad and" in card
     assert "harder2023pretrained" not in make_card(certificate, [])
+
+
+def test_sfumato_and_the_library_that_drew_the_noise_are_cited(
+    certificate: dict[str, Any],
+) -> None:
+    card = make_card({**certificate, "sfumato": "1.2.3"}, [])
+    assert "@software{sfumato," in card
+    assert "version = {1.2.3}" in card
+    assert "gaboardi2020opendp" in card
+    for entry in citations(certificate):
+        assert entry.count("{") == entry.count("}")
+    assert "gaboardi2020opendp" not in make_card({**certificate, "noise": "another"}, [])

@@ -20,6 +20,7 @@ from sfumato.privacy import RELATIONS, HistogramQuery, Query, SumQuery, both_rel
 from sfumato.privacy.accounting import Event
 from sfumato.privacy.ledger import GENESIS, digest, seal
 from sfumato.privacy.noise import NOISE_PATH
+from sfumato.privacy.sampling import STREAM_NOISE_PATH
 
 Certificate = dict[str, Any]
 Path_ = tuple[str | int, ...]
@@ -269,7 +270,8 @@ def test_the_stamp_is_seen_in_either_place(core: Certificate) -> None:
 
 
 def test_the_noise_that_the_package_draws_is_one_with_a_proof() -> None:
-    assert NOISE_PATH in claim.NOISE_PATHS
+    for query, path in (("sum", NOISE_PATH), ("gradient", STREAM_NOISE_PATH)):
+        assert claim.NOISE_PATHS[query] == path
 
 
 def contribution(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

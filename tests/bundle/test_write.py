@@ -61,7 +61,7 @@ def test_a_release_verifies_and_is_read_back_in_label_order(
 ) -> None:
     out = write(tmp_path / "out", core, format=form)
     assert verify(out).samples == 40
-    back = load_labelled(open_images(out, image_size=28, channels=1))
+    back = load_labelled(open_images(out))
     assert back.classes == CLASSES
     expected = np.concatenate([images for images, _ in Model().sample(40)])
     order = np.lexsort(back.images.reshape(40, -1).T)
@@ -73,7 +73,8 @@ def test_a_release_verifies_and_is_read_back_in_label_order(
 def test_hugging_face_loads_it_by_the_card(
     tmp_path: Path, core: dict[str, Any], form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets  # slow to import
+
     monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
     out = write(tmp_path / "out", core, format=form)
     loaded = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))

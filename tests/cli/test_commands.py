@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,15 @@ def test_the_ledger_command_sets_a_cap(run: Run, tmp_path: Path) -> None:
     assert "no cap" in run("ledger", "digits").stdout
     assert "cap: ε = 0.5" in run("ledger", "digits", "--cap", 0.5).stdout
     assert synthesize(run, tmp_path / "out").exit_code == 4
+
+
+def test_a_copy_has_another_ledger_and_the_help_warns_of_it(run: Run, tmp_path: Path) -> None:
+    data = tmp_path / "data.npz"
+    np.savez(data, images=np.zeros((4, 28, 28), np.uint8))
+    copy = shutil.copy(data, tmp_path / "copy.npz")
+    assert "cap: ε = 0.5" in run("ledger", data, "--cap", 0.5).stdout
+    assert "no cap" in run("ledger", copy).stdout
+    assert "do not add up by themselves" in " ".join(run("ledger", "--help").stdout.split())
 
 
 def test_the_ledger_needs_no_class_names(run: Run, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from sfumato.data import load_labelled, open_images, write_images
+from sfumato.data import PublicSpec, load_labelled, open_images, write_images
 from sfumato.errors import DataError, UsageError
 
 
@@ -66,11 +66,15 @@ def test_a_folder_called_like_a_named_set_needs_a_path(tmp_path, write, images, 
 
 
 @pytest.mark.parametrize("format", ["folder", "parquet", "webdataset"])
-def test_a_release_names_its_classes_in_its_certificate(tmp_path, images, labels, format):
+def test_a_release_states_its_form_in_its_certificate(tmp_path, images, labels, format):
     classes = ("zebra", "T-shirt/top", "ant")
     write_images([(images, labels)], classes, tmp_path, format)
-    (tmp_path / "certificate.json").write_text(json.dumps({"classes": classes}))
-    found = load_labelled(open_images(tmp_path, channels=1))
+    spec = {"height": 32, "width": 32, "channels": 1, "classes": classes, "declared_size": 9}
+    (tmp_path / "certificate.json").write_text(json.dumps({"spec": spec}))
+    source = open_images(tmp_path)
+    # The number of private records says nothing about that of the released ones.
+    assert source.spec == PublicSpec(32, 32, 1, classes)
+    found = load_labelled(source)
     assert found.classes == classes
     order = np.lexsort((found.images[:, 0, 0, 0], found.labels))
     expected = np.lexsort((images[:, 0, 0, 0], labels))
@@ -78,9 +82,25 @@ def test_a_release_names_its_classes_in_its_certificate(tmp_path, images, labels
     np.testing.assert_array_equal(found.labels[order], labels[expected])
 
 
-def test_a_release_without_class_names_says_so(tmp_path, images):
+def test_what_the_user_states_of_a_release_goes_before_its_certificate(tmp_path, images, labels):
+    write_images([(images, labels)], ("a", "b", "c"), tmp_path)
+    spec = {"height": 40, "width": 40, "channels": 1, "classes": ["a", "b", "c"]}
+    (tmp_path / "certificate.json").write_text(json.dumps({"spec": spec}))
+    assert open_images(tmp_path).spec == PublicSpec(40, 40, 1, ("a", "b", "c"))
+    assert open_images(tmp_path, image_size=28).spec.height == 28
+    assert open_images(tmp_path, channels=3).spec.channels == 3
+    assert open_images(tmp_path, classes=["c", "b", "a"]).spec.classes == ("c", "b", "a")
+    assert open_images(tmp_path, classes=0).spec == PublicSpec(40, 40, 1, ())
+
+
+@pytest.mark.parametrize(
+    "stated", [{}, {"channels": 2}, {"height": 5, "width": 5}, {"classes": "abc"}]
+)
+def test_a_release_without_a_form_says_so(tmp_path, images, stated):
     write_images([(images, np.zeros(9, np.int64))], (), tmp_path)
-    (tmp_path / "certificate.json").write_text("{}")
-    with pytest.raises(DataError, match="does not name the classes"):
+    spec = {"height": 32, "width": 32, "channels": 1, "classes": [], **stated}
+    (tmp_path / "certificate.json").write_text(json.dumps({"spec": spec} if stated else {}))
+    with pytest.raises(DataError, match=r"does not say of what size.*classes="):
         open_images(tmp_path)
+    # Somebody else's certificate: what is stated suffices to read the images, or their ledger.
     assert open_images(tmp_path, classes=0)._private_length() == 9

@@ -106,7 +106,8 @@ def test_bad_requests_are_refused(tmp_path, batch):
 def test_hugging_face_datasets_reads_a_release(tmp_path, batch, format, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    datasets = pytest.importorskip("datasets")
+    import datasets  # slow to import, and it reads the environment then
+
     images, labels = batch
     write_images([batch], CLASSES, tmp_path / "release", format)
     found = datasets.load_dataset(

@@ -6,27 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch.nn.functional import avg_pool2d
 
+from sfumato.bundle import read_certificate
 from sfumato.data import PublicSpec, load_labelled, open_images, write_images
 from sfumato.errors import CertificateError, DataError, UsageError
-from sfumato.evaluation import judging, training
-from sfumato.evaluation.extractors import Extractor
+from sfumato.evaluation import training
 from sfumato.evaluation.judging import judge, open_real, open_release
+from sfumato.report import write_report
+from sfumato.synthesis import sample
+
+pytestmark = pytest.mark.usefixtures("tile_features")
 
 SPEC = PublicSpec(28, 28, 1, tuple("0123456789"))
-
-
-def tiles(images: torch.Tensor) -> torch.Tensor:
-    """49 features: mean intensities of 4x4 tiles."""
-    return avg_pool2d(images[:, 0].float(), 4).flatten(1)
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    extractor = Extractor("tiles", "0" * 64, tiles, 100, torch.device("cpu"))
-    monkeypatch.setattr(judging, "load_extractor", lambda name: extractor)
 
 
 def folder_of(path: Path, *splits: str) -> str:
@@ -114,6 +105,23 @@ def test_nothing_is_trained_twice(
     assert again.evaluation == first.evaluation
 
 
+def test_a_report_added_later_does_not_orphan_what_was_measured(
+    digits_release: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(digits_release, tmp_path / "copy")
+    before = open_release(copy).digest
+    write_report(copy)
+    assert "report.html" in read_certificate(copy)["files"]
+    assert open_release(copy).digest == before
+
+
+def test_other_images_by_the_same_answers_have_another_digest(
+    digits_release: Path, tmp_path: Path
+) -> None:
+    more = sample(digits_release, samples=600, out=tmp_path / "more", seed_public=1, quiet=True)
+    assert open_release(more).digest != open_release(digits_release).digest
+
+
 def test_digest_is_computed_not_believed(digits_release: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(digits_release, tmp_path / "copy")
     certificate = json.loads((copy / "certificate.json").read_text())
@@ -139,6 +147,4 @@ def test_images_are_those_of_the_release(digits_release: Path) -> None:
     images = open_release(digits_release).images()
     assert images.images.shape == (600, 1, 28, 28)
     assert images.classes == SPEC.classes
-    assert np.array_equal(
-        images.images, load_labelled(open_images(digits_release, channels=1, image_size=28)).images
-    )
+    assert np.array_equal(images.images, load_labelled(open_images(digits_release)).images)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sfumato.data import LabelledImages
 from sfumato.evaluation.training import FittedClassifier
-from sfumato.evaluation.utility import Spread, confusion, measure, recall_contributions, score
+from sfumato.evaluation.utility import Spread, confusion, measure, score
 
 
 class FirstPixels(nn.Module):
@@ -71,20 +71,6 @@ def test_counts_and_shares_are_scikit_learn_s(outcome: tuple[np.ndarray, np.ndar
     assert run.balanced_accuracy == pytest.approx(np.mean(recall))
     if len(present) > 1 and set(predicted.tolist()) <= set(present):  # else scikit-learn warns
         assert run.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, predicted))
-
-
-@given(outcomes())
-def test_contributions_are_bounded_and_add_up_to_recall(
-    outcome: tuple[np.ndarray, np.ndarray, int],
-) -> None:
-    labels, predicted, classes = outcome
-    rows = recall_contributions(labels, predicted, classes)
-    norms = np.linalg.norm(rows, axis=1)
-    assert norms == pytest.approx(np.where(labels == predicted, 2**0.5, 1))
-    counts = confusion(labels, predicted, classes)
-    assert (rows.sum(0) == np.concatenate([counts.diagonal(), counts.sum(1)])).all()
-    alone = recall_contributions(labels[:1], predicted[:1], classes)
-    assert (alone == rows[:1]).all()
 
 
 def test_auroc_is_of_the_second_class_s_probability() -> None:

@@ -19,7 +19,7 @@ from sfumato.privacy import (
     accounting,
     both_relations,
     epsilon,
-    epsilon_closed_form,
+    epsilon_recomputed,
 )
 from sfumato.privacy.accounting import calibrate, check_agreement, epsilon_rdp
 
@@ -40,13 +40,13 @@ def exact_delta(mu: float, eps: float) -> mpmath.mpf:
 @pytest.mark.parametrize("delta", [1e-2, 1e-5, 1e-10])
 @pytest.mark.parametrize("noise", [0.3, 1.0, 4.0, 50.0])
 def test_closed_form_is_another_librarys(noise: float, delta: float) -> None:
-    ours = epsilon_closed_form([event(noise)], delta, ADD)
+    ours = epsilon_recomputed([event(noise)], delta, ADD)
     assert ours == pytest.approx(dp_accounting.get_epsilon_gaussian(noise, delta), rel=1e-6)
 
 
 @pytest.mark.parametrize(("noise", "delta"), [(0.2, 1e-5), (1.0, 1e-9), (30.0, 1e-6), (700, 1e-6)])
 def test_closed_form_inverts_delta_in_high_precision(noise: float, delta: float) -> None:
-    eps = epsilon_closed_form([event(noise)], delta, ADD)
+    eps = epsilon_recomputed([event(noise)], delta, ADD)
     assert float(exact_delta(1 / noise, eps)) == pytest.approx(delta, rel=1e-6)
 
 
@@ -82,7 +82,7 @@ plans = st.lists(
 def test_calibration_spends_nearly_all_and_never_more(budget: Budget, events: list[Event]) -> None:
     calibrated = calibrate(events, budget)
     spent = epsilon(calibrated, budget.delta, budget.relation)
-    exact = epsilon_closed_form(calibrated, budget.delta, budget.relation)
+    exact = epsilon_recomputed(calibrated, budget.delta, budget.relation)
     assert 0.999 * budget.epsilon <= spent <= budget.epsilon
     assert exact <= budget.epsilon * (1 - 9e-6)  # what floating point may cost is left unspent
     assert exact * (1 - 1e-8) <= spent <= epsilon_rdp(calibrated, budget.delta, budget.relation)
@@ -94,7 +94,7 @@ def test_calibration_spends_nearly_all_and_never_more(budget: Budget, events: li
 @settings(max_examples=40)
 def test_gaussians_compose_as_one(budget: Budget, events: list[Event]) -> None:
     def price(parts: list[Event]) -> float:
-        return epsilon_closed_form(parts, budget.delta, budget.relation)
+        return epsilon_recomputed(parts, budget.delta, budget.relation)
 
     mu = sum(e.count / e.noise_multiplier(budget.relation) ** 2 for e in events) ** 0.5
     assert price(events) == pytest.approx(price([event(1 / mu, replace=1.0)]), rel=1e-9)
@@ -128,7 +128,7 @@ def test_why_dp_accountings_own_relation_is_not_used() -> None:
     other = rdp.RdpAccountant(
         neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_ONE
     ).compose(dp_accounting.GaussianDpEvent(1.0))
-    exact = epsilon_closed_form([event(1.0)], 1e-5, REPLACE)
+    exact = epsilon_recomputed([event(1.0)], 1e-5, REPLACE)
     assert epsilon_rdp([event(1.0)], 1e-5, REPLACE) >= exact
     if other.get_epsilon(1e-5) >= exact:
         pytest.skip("mended in this dp_accounting: the note in accounting.py can go")
@@ -143,7 +143,7 @@ def test_a_claim_outside_the_accountants_is_refused(factor: float) -> None:
 
 
 def test_nothing_costs_nothing() -> None:
-    assert epsilon([], 1e-5, ADD) == epsilon_closed_form([], 1e-5, ADD) == 0.0
+    assert epsilon([], 1e-5, ADD) == epsilon_recomputed([], 1e-5, ADD) == 0.0
 
 
 def test_events_survive_json() -> None:

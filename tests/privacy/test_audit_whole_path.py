@@ -16,7 +16,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from sfumato.privacy import Answer, Budget, Curator, Event, SumQuery, epsilon_closed_form, make_plan
+from sfumato.privacy import Answer, Budget, Curator, Event, SumQuery, epsilon_recomputed, make_plan
 from sfumato.privacy import curator as curator_module
 from sfumato.privacy import queries as queries_module
 from sfumato.privacy.clipping import UNIT
@@ -50,7 +50,7 @@ def lower_bound(answer: Answer, present: np.ndarray) -> float:
     if mu <= 0:
         return 0.0
     event = Event("sum", "audit", 1.0, {"add-or-remove-one": 1.0, "replace-one": 2.0}, 1 / mu)
-    return epsilon_closed_form([event], BUDGET.delta, "add-or-remove-one")
+    return epsilon_recomputed([event], BUDGET.delta, "add-or-remove-one")
 
 
 def audited(make_curator: Callable[..., Curator], make_source: type) -> float:

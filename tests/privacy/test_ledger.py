@@ -277,8 +277,8 @@ def test_folder_is_the_owners_only(tmp_path: Path) -> None:
 def test_cap_bounds_the_total_of_all_runs(tmp_path: Path, relation: str) -> None:
     book = filled(tmp_path, 2)
     with book.locked():
-        spent = total_epsilon(book.events(), 1e-5, relation)
-        more = total_epsilon([*book.events(), event()], 1e-5, relation)
+        spent = total_epsilon(book.charges(), 1e-5, relation)
+        more = total_epsilon([*book.charges(), [event()]], 1e-5, relation)
     book.set_cap(Budget((spent + more) / 2, 1e-5, relation))
     with book.locked():
         with pytest.raises(BudgetExceededError, match=f"{spent:.4g} is spent"):

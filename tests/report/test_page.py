@@ -168,8 +168,7 @@ def test_loading_fits_the_format(hostile: Path, form: str, shown: str, hidden: s
     certificate["release"]["format"] = form
     text = Page(render(certificate, NO_PICTURES)).text
     assert shown in text and hidden not in text
-    # A folder of PNG names no size: unless told, the reader takes 32 pixels and three channels.
-    assert 'sfumato.open_images("RELEASE", image_size=28, channels=3)' in text
+    assert 'sfumato.open_images("RELEASE")' in text
 
 
 def test_unlabelled_images_have_no_classes(hostile: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -12,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from sfumato.bundle.citations import citations
 from sfumato.bundle.claim import is_stamped
 from sfumato.bundle.files import EMBEDDING
+from sfumato.bundle.numbers import factor
 
 _SIZES = (
     (1_000, "n<1K"),
@@ -36,9 +36,9 @@ def make_card(
     )
     environment.filters["eps"] = lambda value: f"{value:.4g}"
     environment.filters["percent"] = _percent
+    environment.filters["factor"] = factor
     template = files("sfumato.bundle").joinpath("card.md.jinja").read_text(encoding="utf-8")
     samples = certificate["release"]["samples"]
-    odds = [_factor(value) for value in certificate["epsilon_by_relation"].values()]
     return environment.from_string(template).render(
         certificate=certificate,
         title="Synthetic images with differential privacy",
@@ -51,7 +51,6 @@ def make_card(
         shards=_shards([name for name in names if name.endswith(".tar")]),
         embedding=EMBEDDING in names,
         stamped=is_stamped(certificate),
-        odds=odds,
         citations=citations(certificate),
         metrics=metrics,
         bought=certificate.get("published_metrics"),
@@ -63,16 +62,6 @@ def _percent(measured: Mapping[str, Any]) -> str:
     if measured["value"] is None:
         return "drowned in the noise"
     return f"{100 * measured['value']:.1f} % ± {100 * measured['deviation']:.1f}"
-
-
-def _factor(epsilon: float) -> str:
-    """e^ε for people."""
-    if epsilon > 700:
-        return f"10^{epsilon / math.log(10):.0f}"
-    factor = math.exp(epsilon)
-    return (
-        f"{factor:.3g}" if factor < 1000 else f"{factor:.2e}" if factor > 1e6 else f"{factor:,.0f}"
-    )
 
 
 def _shards(names: list[str]) -> str:

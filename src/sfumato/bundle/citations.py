@@ -43,10 +43,28 @@ NOISE = """\
   year      = {2020},
   note      = {arXiv:2004.00010}
 }"""
+LIBRARY = """\
+@inproceedings{gaboardi2020opendp,
+  title     = {A Programming Framework for {OpenDP}},
+  author    = {Gaboardi, Marco and Hay, Michael and Vadhan, Salil},
+  booktitle = {6th Workshop on the Theory and Practice of Differential Privacy},
+  year      = {2020}
+}"""
+SOFTWARE = """\
+@software{sfumato,
+  title   = {sfumato: Synthetic Images with a Proven Differential-Privacy Guarantee},
+  author  = {{The sfumato authors}},
+  version = {%s}
+}"""
 
 
 def citations(certificate: Mapping[str, Any]) -> list[str]:
-    """The BibTeX entries of a release: its method, its public encoder, accountant and noise."""
+    """The BibTeX entries of a release: sfumato, its method, public encoder, accountant, noise."""
     encoder = certificate["encoder"] or {}
-    entries = [METHODS.get(certificate["method"]["name"]), ENCODERS.get(encoder.get("name", ""))]
-    return [entry for entry in entries if entry] + [ACCOUNTANT, NOISE]
+    entries = [
+        SOFTWARE % certificate["sfumato"],
+        METHODS.get(certificate["method"]["name"]),
+        ENCODERS.get(encoder.get("name", "")),
+    ]
+    noise = [NOISE, LIBRARY] if "OpenDP" in certificate["noise"] else []
+    return [entry for entry in entries if entry] + [ACCOUNTANT, *noise]

@@ -23,7 +23,7 @@ Relation = Annotated[
 ]
 Cap = Annotated[
     float | None,
-    typer.Option(help="The most ε that DATA may ever be charged; kept in its ledger."),
+    typer.Option(help="The most ε that DATA may ever be charged; kept in this location's ledger."),
 ]
 State = Annotated[
     Path | None,

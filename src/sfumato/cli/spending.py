@@ -11,7 +11,7 @@ from scipy import optimize
 
 from sfumato.data import ImageSource
 from sfumato.privacy import RELATIONS, Budget, Event, Relation
-from sfumato.privacy.ledger import Entry, Ledger, events_of, total_epsilon
+from sfumato.privacy.ledger import Entry, Ledger, charges_of, total_epsilon
 from sfumato.privacy.runs import data_set_folder, default_state
 
 
@@ -54,13 +54,13 @@ def spending(ledger: Ledger, delta: float, planned: Sequence[Event] = ()) -> Spe
     """
     with ledger.locked():
         entries, cap = ledger.entries(), ledger.cap()
-    events = [*events_of(entries), *planned]
-    totals = {relation: total_epsilon(events, delta, relation) for relation in RELATIONS}
-    left = None if cap is None else epsilon_left(events, cap)
+    charges = charges_of(entries) + ([list(planned)] if planned else [])
+    totals = {relation: total_epsilon(charges, delta, relation) for relation in RELATIONS}
+    left = None if cap is None else epsilon_left(charges, cap)
     return Spending(entries, delta, totals, cap, left)
 
 
-def epsilon_left(events: Sequence[Event], cap: Budget) -> float:
+def epsilon_left(charges: Sequence[Sequence[Event]], cap: Budget) -> float:
     """The ε, at the cap's δ and relation, of the largest further Gaussian that the cap allows.
 
     More than the difference of the two ε: Gaussians compose by the squares of their μ.
@@ -70,10 +70,10 @@ def epsilon_left(events: Sequence[Event], cap: Budget) -> float:
         return [Event("sum", "", 1.0, {relation: 1.0 for relation in RELATIONS}, noise)]
 
     def over(noise: float) -> float:
-        return total_epsilon([*events, *further(noise)], cap.delta, cap.relation) - cap.epsilon
+        return total_epsilon([*charges, further(noise)], cap.delta, cap.relation) - cap.epsilon
 
     low, high = 1e-3, 1e9
     if over(high) > 0:
         return 0.0
     noise = high if over(low) <= 0 else float(optimize.brentq(over, low, high, rtol=1e-12))
-    return total_epsilon(further(noise), cap.delta, cap.relation)
+    return total_epsilon([further(noise)], cap.delta, cap.relation)

@@ -46,8 +46,9 @@ def open_images(
     release, or a named set, ``fashion-mnist`` or ``digits`` (a folder so called is ``./digits``);
     ``location:split`` is short for ``split=``. image_size: side in pixels, 28 to 128, by default
     what the format's header declares, else 32. channels: 1 or 3, by default from the header,
-    else 3. classes: names in label order or their number; 0 reads no labels. declared_size: the
-    user's public statement of the number of records.
+    else 3. classes: names in label order or their number; 0 reads no labels. A release's
+    certificate states all three. declared_size: the user's public statement of the number of
+    records.
 
     Raises DataError for what is wrong with the format or the location, UsageError for an option
     outside its rule. One record's content never raises: see ``ImageSource.batches``.
@@ -85,7 +86,7 @@ def _split_off(name: str) -> tuple[str, str | None]:
 
 def _open_folder(path: Path, name: str, declared: Declared) -> ImageSource:
     if (path / "certificate.json").is_file() and (path / "images").is_dir():
-        declared = _with_classes_of_release(path / "certificate.json", declared)
+        declared = _with_spec_of_release(path / "certificate.json", declared)
         path = path / "images"
     # Hugging Face repositories keep their shards in data/.
     for folder in (path, path / "data"):
@@ -130,17 +131,25 @@ def _files_in(folder: Path, suffix: str) -> list[Path]:
     )
 
 
-def _with_classes_of_release(certificate: Path, declared: Declared) -> Declared:
-    """Take the classes of a release, in label order, from its certificate."""
-    if declared.classes is not None:
-        return declared
+def _with_spec_of_release(certificate: Path, declared: Declared) -> Declared:
+    """Take what the user left open, but the number of records, from a release's certificate."""
     try:
-        classes = json.loads(certificate.read_bytes())["classes"]
-        return replace(declared, classes=_normal_classes(classes))
+        spec = json.loads(certificate.read_bytes())["spec"]
+        side = spec["height"] if spec["height"] == spec["width"] else None
+        stated = Declared(side, spec["channels"], _normal_classes(spec["classes"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, UsageError):
+        if declared.classes is not None:
+            return declared
         raise DataError(
-            f"{certificate}: does not name the classes. State them with classes=."
+            f"{certificate}: does not say of what size, channels and classes the images are. "
+            "State them with image_size=, channels= and classes=."
         ) from None
+    return replace(
+        declared,
+        image_size=declared.image_size or stated.image_size,
+        channels=declared.channels or stated.channels,
+        classes=stated.classes if declared.classes is None else declared.classes,
+    )
 
 
 def _normal_classes(classes: Sequence[str] | int | None) -> tuple[str, ...] | int | None:

@@ -7,7 +7,7 @@ from sfumato.evaluation.fidelity import frechet_distance, gaussian_frechet_dista
 from sfumato.evaluation.neighbours import manifold_scores, memorisation
 from sfumato.evaluation.table import render
 from sfumato.evaluation.training import FittedClassifier, fit, predict, probabilities
-from sfumato.evaluation.utility import UtilityScore, measure, recall_contributions, score
+from sfumato.evaluation.utility import UtilityScore, measure, score
 
 __all__ = [
     "NOT_PRIVATE",
@@ -28,7 +28,6 @@ __all__ = [
     "memorisation",
     "predict",
     "probabilities",
-    "recall_contributions",
     "render",
     "score",
 ]

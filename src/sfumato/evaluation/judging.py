@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sfumato.bundle.certificate import Certificate, own_digest, read_certificate
+from sfumato.bundle.certificate import Certificate, core_of, read_certificate
 from sfumato.bundle.claim import spec_of
+from sfumato.bundle.files import IMAGES
 from sfumato.data import ImageSource, LabelledImages, PublicSpec, load_labelled, open_images
 from sfumato.errors import CertificateError, DataError, UsageError
 from sfumato.evaluation.evaluate import CLASSIFIERS, Evaluation, evaluate
 from sfumato.evaluation.extractors import SHIPPED, load_extractor
-from sfumato.privacy.ledger import write_atomically
+from sfumato.privacy.ledger import digest, write_atomically
 from sfumato.privacy.runs import data_set_folder, default_state
 
 CACHE = "evaluation-cache"
@@ -30,8 +31,8 @@ class Released:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what the certificate says, computed here."""
-        return own_digest(self.certificate)
+        """SHA-256 of the claim's core and the images' digest; a report or metrics leave it."""
+        return digest({**core_of(self.certificate), IMAGES: self.certificate["files"][IMAGES]})
 
     def images(self) -> LabelledImages:
         """All released images."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from sklearn.metrics import roc_auc_score
 
 from sfumato.data.arrays import LabelledImages
@@ -77,19 +77,6 @@ def confusion(
     """Counts of test images by true and predicted class."""
     counts: np.ndarray = np.bincount(labels * classes + predicted, minlength=classes**2)
     return counts.reshape(classes, classes)
-
-
-def recall_contributions(
-    labels: Int64[np.ndarray, " n"], predicted: Int64[np.ndarray, " n"], classes: int
-) -> Float[np.ndarray, "n twice_classes"]:
-    """Each image's share in the counts that accuracy and recall are made of.
-
-    Summed over images, the first half counts the correct ones by class and the second half all of
-    them. Every row has L2 norm 1 (wrong) or √2 (right), so a Gaussian query over these rows has
-    add-or-remove sensitivity √2; a row depends on its image alone.
-    """
-    one_hot = np.eye(classes)[labels]
-    return np.hstack([one_hot * (labels == predicted)[:, None], one_hot])
 
 
 def measure(classifier: FittedClassifier, test: LabelledImages) -> Run:

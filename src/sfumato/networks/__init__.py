@@ -3,5 +3,6 @@
 from sfumato.networks.ema import Average
 from sfumato.networks.precision import fast_bfloat16
 from sfumato.networks.refiner import Refiner
+from sfumato.networks.unet import UNet
 
-__all__ = ["Average", "Refiner", "fast_bfloat16"]
+__all__ = ["Average", "Refiner", "UNet", "fast_bfloat16"]

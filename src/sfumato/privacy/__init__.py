@@ -4,11 +4,12 @@ These are the only rooms with noise in them. What a method needs is listed here;
 section of the same name in ``docs/proofs.md``.
 """
 
-from sfumato.privacy.accounting import Event, both_relations, epsilon, epsilon_closed_form
+from sfumato.privacy.accounting import Event, both_relations, epsilon, epsilon_recomputed
 from sfumato.privacy.budget import RELATIONS, Budget, Relation
 from sfumato.privacy.curator import Answer, Curator
+from sfumato.privacy.per_example import UnitLoss
 from sfumato.privacy.plan import Plan, make_plan
-from sfumato.privacy.queries import HistogramQuery, Query, SumQuery
+from sfumato.privacy.queries import ExactQuery, GradientQuery, HistogramQuery, Query, SumQuery
 
 __all__ = [
     "RELATIONS",
@@ -16,13 +17,16 @@ __all__ = [
     "Budget",
     "Curator",
     "Event",
+    "ExactQuery",
+    "GradientQuery",
     "HistogramQuery",
     "Plan",
     "Query",
     "Relation",
     "SumQuery",
+    "UnitLoss",
     "both_relations",
     "epsilon",
-    "epsilon_closed_form",
+    "epsilon_recomputed",
     "make_plan",
 ]

@@ -9,21 +9,24 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.data.decode import quiet
 from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import BudgetExceededError, DataError, SfumatoError, UsageError
-from sfumato.privacy import exact
-from sfumato.privacy.accounting import accountant_name
+from sfumato.privacy import exact, world
+from sfumato.privacy.accounting import Event, accountant_name
 from sfumato.privacy.budget import Budget
 from sfumato.privacy.clipping import UNIT
-from sfumato.privacy.ledger import Entry, Ledger, events_of, total_epsilon
+from sfumato.privacy.descent import Descent
+from sfumato.privacy.ledger import Entry, Ledger, charges_of, total_epsilon
 from sfumato.privacy.noise import INSECURE_PATH, NOISE_PATH, add_noise
+from sfumato.privacy.per_example import UnitLoss
 from sfumato.privacy.plan import Plan
-from sfumato.privacy.queries import HistogramQuery, Query, SumQuery
+from sfumato.privacy.queries import ExactQuery, GradientQuery, HistogramQuery, SumQuery
 from sfumato.privacy.runs import Run, answer_digest, data_set_folder, default_state
+from sfumato.privacy.sampling import STREAM_NOISE_PATH, Key
 from sfumato.progress import stage
 
 
@@ -53,9 +56,10 @@ class Curator:
         insecure_seed: draw noise from this seed, stamp everything NOT PRIVATE and keep a ledger
             apart; for tests.
 
-    The order is fixed: :meth:`open` writes the calibrated plan to the ledger, :meth:`sum` and
-    :meth:`histogram` answer the plan's queries once each, :meth:`close` ends the run. The answers
-    together are (ε, δ)-differentially private under the budget's relation; ``docs/proofs.md``.
+    The order is fixed: :meth:`open` writes the calibrated plan to the ledger, :meth:`sum`,
+    :meth:`histogram` and :meth:`gradient` answer the plan's queries once each, :meth:`close` ends
+    the run. The answers together are (ε, δ)-differentially private under the budget's relation;
+    ``docs/proofs.md``. As a context manager it lets go of the run at the end, closed or not.
     """
 
     def __init__(
@@ -78,10 +82,19 @@ class Curator:
         kind = "" if insecure_seed is None else " (insecure seed)"
         self._folder = data_set_folder(state or default_state(), source.location_key + kind)
         self._ledger = Ledger(self._folder)
-        if cap is not None:
+        if cap is not None and world.is_first():
             self._ledger.set_cap(cap)
         self._plan: Plan | None = None
         self._run: Run | None = None
+        self._descents: dict[str, Descent] = {}
+
+    def __enter__(self) -> Curator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._run is not None:
+            self._run.release()
+            self._run = None
 
     @property
     def spec(self) -> PublicSpec:
@@ -105,6 +118,11 @@ class Curator:
             raise UsageError("the plan was made for another budget or public specification.")
         if self._run is not None:
             raise UsageError("this curator has a run open already; make a curator for each run.")
+        run_id = world.from_first(self._charged(plan) if world.is_first() else None)
+        self._plan, self._run = plan, Run(self._folder, run_id, hold=world.is_first())
+
+    def _charged(self, plan: Plan) -> str:
+        """The run that pays for ``plan``: an unfinished one, or a new one."""
         with self._ledger.locked():
             run_id = None if self._fresh else self._unfinished(plan)
             if run_id is None:
@@ -115,15 +133,21 @@ class Curator:
                     plan=plan.digest(),
                     method=dict(plan.method),
                     budget=plan.budget.to_dict(),
-                    noise=INSECURE_PATH if self._insecure_seed is not None else NOISE_PATH,
+                    noise=self._noise_path(plan),
                     accountant=accountant_name(),
                 )
-        self._plan, self._run = plan, Run(self._folder, run_id)
+        return run_id
+
+    def _noise_path(self, plan: Plan) -> str:
+        if self._insecure_seed is not None:
+            return INSECURE_PATH
+        sampled = [isinstance(query, GradientQuery) for query in plan.queries]
+        return "; ".join(sorted({STREAM_NOISE_PATH if s else NOISE_PATH for s in sampled}))
 
     def _unfinished(self, plan: Plan) -> str | None:
         entries = self._ledger.entries()
         closed = {entry["run"] for entry in entries if entry["kind"] == "closed"}
-        noise = INSECURE_PATH if self._insecure_seed is not None else NOISE_PATH
+        noise = self._noise_path(plan)
         for entry in reversed(entries):
             same = entry["kind"] == "plan" and entry["plan"] == plan.digest()
             if same and entry["run"] not in closed and entry["noise"] == noise:
@@ -131,10 +155,14 @@ class Curator:
         return None
 
     def close(self) -> None:
-        """End the run: the same command afterwards charges a new one."""
+        """End the run and destroy its key: the same command afterwards charges a new one."""
         _, run = self._opened()
-        with self._ledger.locked():
-            self._ledger.append("closed", run=run.id)
+        if world.is_first():
+            with self._ledger.locked():
+                self._ledger.append("closed", run=run.id)
+            Key.destroy(run.folder)
+            for descent in self._descents.values():
+                descent.destroy()
         run.release()
         self._run = None
 
@@ -158,6 +186,51 @@ class Curator:
         """
         return self._answer(query)
 
+    def gradient(
+        self, query: GradientQuery, step: int, network: nn.Module, loss: UnitLoss
+    ) -> Tensor:
+        """Answer Σ clip(∇ loss) + Gaussian noise over a Poisson sample; ``docs/proofs.md``.
+
+        Args:
+            query: one of the plan's.
+            step: 0, 1, …, ``query.steps`` - 1. A step that is still stored is answered as before.
+            network: the gradient is taken at its parameters that require one.
+            loss: each unit's loss.
+
+        Returns:
+            float32 ``[query.dimension]`` on the network's device, a sum and not a mean: divide by
+            public constants only.
+
+        Raises:
+            BudgetExceededError: the query is not in the plan.
+            UsageError: the step is out of turn.
+            LedgerError: a stored answer or the ledger is damaged, or the disk refuses.
+        """
+        plan, run = self._opened()
+        self._check_planned(query, plan)
+        if query.name not in self._descents:
+            own = Key.of_run(run.folder, self._insecure_seed) if world.is_first() else None
+            self._descents[query.name] = Descent(
+                query,
+                plan.event(query).noise_std,
+                self._source,
+                run.folder,
+                world.from_first(own),
+                lambda: self._check_same_data(run),
+            )
+        answer = self._descents[query.name].answer(step, network, loss)
+        if step == query.steps - 1 and world.is_first():
+            with self._ledger.locked():
+                if not self._is_confirmed(query.name, run):
+                    signature = answer_digest(answer.cpu().numpy())
+                    self._ledger.append("answer", run=run.id, name=query.name, answer=signature)
+        return answer
+
+    def forget(self, query: GradientQuery, before: int) -> None:
+        """Drop stored answers of the steps before ``before``: a checkpoint covers them."""
+        if query.name in self._descents:
+            self._descents[query.name].forget(before)
+
     def record(self) -> dict[str, Any]:
         """What the certificate needs: the plan, its ledger entries and the data set's total.
 
@@ -180,7 +253,7 @@ class Curator:
             "noise": mine[0]["noise"],
             "ledger": mine,
             "data_set_total": {
-                "epsilon": total_epsilon(events_of(entries), delta, relation),
+                "epsilon": total_epsilon(charges_of(entries), delta, relation),
                 "runs": sum(entry["kind"] == "plan" for entry in entries),
             },
         }
@@ -190,28 +263,33 @@ class Curator:
             raise UsageError("no plan is open: call curator.open(plan) before asking.")
         return self._plan, self._run
 
-    def _answer(self, query: Query) -> Answer:
-        plan, run = self._opened()
+    def _check_planned(self, query: ExactQuery | GradientQuery, plan: Plan) -> None:
         if query not in plan.queries:
             raise BudgetExceededError(
                 f"query {query.name!r} is not in the plan that was paid for "
                 f"({', '.join(q.name for q in plan.queries)}). Put it into the method's queries()."
             )
+
+    def _check_same_data(self, run: Run) -> None:
+        if not run.is_same_data(self._source.fingerprint()):
+            raise DataError(
+                "the data set has changed since this run's first query was answered, so the next "
+                "would describe other data. Restore it, or pass --fresh to charge a new run."
+            )
+
+    def _is_confirmed(self, name: str, run: Run) -> bool:
+        key = ("answer", run.id, name)
+        return any(
+            (entry["kind"], entry.get("run"), entry.get("name")) == key
+            for entry in self._ledger.entries()
+        )
+
+    def _answer(self, query: ExactQuery) -> Answer:
+        plan, run = self._opened()
+        self._check_planned(query, plan)
         event = plan.event(query)
         step = event.clip_norm / UNIT
-        grid = self._answered_before(query.name, run)
-        if grid is None:
-            if not run.is_same_data(self._source.fingerprint()):
-                raise DataError(
-                    "the data set has changed since this run's first query was answered, so the "
-                    "next would describe other data. Restore it, or pass --fresh to charge a "
-                    "new run."
-                )
-            total = self._total(query).numpy()
-            grid = add_noise(total, event.noise_std / step, self._insecure_seed)
-            signature = run.write_answer(query.name, grid)
-            with self._ledger.locked():
-                self._ledger.append("answer", run=run.id, name=query.name, answer=signature)
+        grid = world.from_first(self._grid(query, event, run) if world.is_first() else None)
         values = grid.astype(np.float64) * step
         rows, columns = query.shape(len(self.spec.classes))
         return Answer(
@@ -219,6 +297,18 @@ class Curator:
             values[rows * columns :],
             event.noise_std,
         )
+
+    def _grid(self, query: ExactQuery, event: Event, run: Run) -> NDArray[np.int64]:
+        """The noisy answer in grid steps: the stored one, or a new one."""
+        grid = self._answered_before(query.name, run)
+        if grid is None:
+            self._check_same_data(run)
+            total = self._total(query).numpy()
+            grid = add_noise(total, event.noise_std / (event.clip_norm / UNIT), self._insecure_seed)
+            signature = run.write_answer(query.name, grid)
+            with self._ledger.locked():
+                self._ledger.append("answer", run=run.id, name=query.name, answer=signature)
+        return grid
 
     def _answered_before(self, name: str, run: Run) -> NDArray[np.int64] | None:
         with self._ledger.locked():
@@ -231,7 +321,7 @@ class Curator:
                 self._ledger.append("answer", run=run.id, name=name, answer=answer_digest(grid))
             return grid
 
-    def _total(self, query: Query) -> Tensor:
+    def _total(self, query: ExactQuery) -> Tensor:
         batch = exact.independent_batch_size(query, self.spec)
         # Silent, because the text of a warning may quote what a record holds.
         with stage("reading the private images", self.quiet) as report, quiet():

@@ -17,7 +17,7 @@ from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import SfumatoError
 from sfumato.privacy.clipping import EXACT_ROWS
-from sfumato.privacy.queries import Query
+from sfumato.privacy.queries import ExactQuery
 from sfumato.progress import Report
 
 BATCH = 128
@@ -25,7 +25,7 @@ VALUES_IN_MEMORY = 2**26
 PROGRESS_STEPS = 100
 
 
-def contributions(query: Query, images: Tensor, labels: Tensor) -> Tensor:
+def contributions(query: ExactQuery, images: Tensor, labels: Tensor) -> Tensor:
     """What each image would contribute, float32 ``[b, d]``, not yet bounded.
 
     Raises:
@@ -41,7 +41,7 @@ def contributions(query: Query, images: Tensor, labels: Tensor) -> Tensor:
     return values
 
 
-def independent_batch_size(query: Query, spec: PublicSpec) -> int:
+def independent_batch_size(query: ExactQuery, spec: PublicSpec) -> int:
     """The largest batch in which a row's bits do not depend on its mates or its position.
 
     Raises:
@@ -58,7 +58,7 @@ def independent_batch_size(query: Query, spec: PublicSpec) -> int:
     return size
 
 
-def _rows_independent(query: Query, spec: PublicSpec, size: int) -> bool:
+def _rows_independent(query: ExactQuery, spec: PublicSpec, size: int) -> bool:
     rng = np.random.default_rng(0)  # public random images; nothing private depends on this seed
     shape = (2 * size, spec.channels, spec.height, spec.width)
     images = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
@@ -87,7 +87,7 @@ def _rows_independent(query: Query, spec: PublicSpec, size: int) -> bool:
     return True
 
 
-def total(query: Query, source: ImageSource, size: int, report: Report) -> Tensor:
+def total(query: ExactQuery, source: ImageSource, size: int, report: Report) -> Tensor:
     """Σ of all contributions in grid steps; independent of record order.
 
     Returns:
@@ -119,7 +119,7 @@ def total(query: Query, source: ImageSource, size: int, report: Report) -> Tenso
     return result
 
 
-def _withholding_errors(query: Query, images: Tensor, labels: Tensor) -> Tensor:
+def _withholding_errors(query: ExactQuery, images: Tensor, labels: Tensor) -> Tensor:
     try:
         return contributions(query, images, labels)
     except Exception as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import BudgetExceededError, UsageError
-from sfumato.privacy.accounting import Event, both_relations, calibrate, epsilon_closed_form
+from sfumato.privacy.accounting import Event, both_relations, calibrate, epsilon_recomputed
 from sfumato.privacy.budget import Budget, Relation
 from sfumato.privacy.ledger import digest
 from sfumato.privacy.queries import Query
@@ -42,7 +42,7 @@ class Plan:
         unscaled = [replace(query.event(relation), noise_std=1.0) for query in self.queries]
         if [replace(event, noise_std=1.0) for event in self.events] != unscaled:
             raise UsageError("a plan's events must be its queries' own. Use make_plan.")
-        cost = epsilon_closed_form(self.events, delta, relation)
+        cost = epsilon_recomputed(self.events, delta, relation)
         if not cost <= self.budget.epsilon:
             raise BudgetExceededError(
                 f"the plan costs epsilon={cost:.6g}, over its budget of {self.budget.epsilon}. "

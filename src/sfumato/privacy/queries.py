@@ -190,7 +190,83 @@ class HistogramQuery:
         }
 
 
-Query = SumQuery | HistogramQuery
+@dataclass(frozen=True)
+class GradientQuery:
+    """``steps`` noisy sums of clipped gradients, each over a fresh Poisson sample of the units.
+
+    Args:
+        name: what the method calls it; unique in a plan.
+        dimension: number of parameters.
+        clip_norm: C, the L2 bound of one unit's gradient.
+        sampling_rate: q, the probability with which a unit, independently, is in a step's sample.
+        steps: how many sums will be asked for.
+        relative_noise: this query's noise multiplier relative to the plan's other queries.
+        describes: public JSON values that say what is trained.
+
+    Guarantee: each step is a Poisson-sampled Gaussian of sensitivity C under add-or-remove-one and
+    2C under replace-one; ``docs/proofs.md``, section "gradient".
+
+    Raises:
+        UsageError: a value is outside its rule.
+    """
+
+    mechanism: ClassVar[str] = "gradient"
+
+    name: str
+    dimension: int
+    clip_norm: float
+    sampling_rate: float
+    steps: int
+    relative_noise: float = 1.0
+    describes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_positive(self.name, clip_norm=self.clip_norm, relative_noise=self.relative_noise)
+        if not 0 < self.sampling_rate <= 1:
+            raise UsageError(
+                f"query {self.name!r}: sampling_rate={self.sampling_rate} must lie in (0, 1]. It "
+                "is the expected batch over the declared number of records: lower the batch."
+            )
+        for key, value in (("steps", self.steps), ("dimension", self.dimension)):
+            if value < 1:
+                raise UsageError(f"query {self.name!r}: {key}={value} must be at least 1.")
+
+    def sensitivity(self) -> dict[Relation, float]:
+        """L2 sensitivity of one step under each relation, in the units of the gradient."""
+        return dict(zip(RELATIONS, (self.clip_norm, 2 * self.clip_norm), strict=True))
+
+    def event(self, relation: Relation) -> Event:
+        """The query's event, its noise relative to the plan's common scale."""
+        bound = self.sensitivity()
+        return Event(
+            query=self.mechanism,
+            name=self.name,
+            clip_norm=self.clip_norm,
+            sensitivity=bound,
+            noise_std=self.relative_noise * bound[relation],
+            count=self.steps,
+            sampling_rate=self.sampling_rate,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything public about the query, as plain JSON values."""
+        return {
+            **self.describes,
+            "query": self.mechanism,
+            "name": self.name,
+            "dimension": self.dimension,
+            "clip_norm": self.clip_norm,
+            "sampling_rate": self.sampling_rate,
+            "steps": self.steps,
+            "relative_noise": self.relative_noise,
+        }
+
+
+ExactQuery = SumQuery | HistogramQuery
+"""Answered once, exactly, over all units."""
+
+Query = ExactQuery | GradientQuery
 
 
 def _check_name(name: str) -> None:

@@ -35,17 +35,23 @@ def data_set_folder(state: Path, location_key: str) -> Path:
 class Run:
     """One run's private folder, held against other processes while it is open.
 
+    Args:
+        data_folder: the data set's private folder.
+        run_id: name of the run.
+        hold: lock it; other ranks of the same run do not.
+
     Raises:
         LedgerError: another process is working on the same run.
     """
 
-    def __init__(self, data_folder: Path, run_id: str) -> None:
+    def __init__(self, data_folder: Path, run_id: str, hold: bool = True) -> None:
         self.id = run_id
         self.folder = data_folder / "runs" / run_id
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = FileLock(self.folder / "run.lock", timeout=0)
         try:
-            self._lock.acquire()
+            if hold:
+                self._lock.acquire()
         except Timeout as error:
             raise LedgerError(
                 f"run {run_id} is being worked on by another process. Wait for it, or pass "
@@ -126,6 +132,7 @@ class Run:
         write_atomically(self.folder / name, json.dumps(value, indent=1).encode())
 
 
-def answer_digest(grid: NDArray[np.int64]) -> str:
-    """SHA-256 that ties a stored answer to its ledger entry."""
-    return digest([list(grid.shape), grid.astype("<i8").tobytes().hex()])
+def answer_digest(answer: NDArray[Any]) -> str:
+    """SHA-256 that ties an answer to its ledger entry."""
+    ordered = answer.astype(answer.dtype.newbyteorder("<"))
+    return digest([list(answer.shape), ordered.tobytes().hex()])

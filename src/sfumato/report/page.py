@@ -15,9 +15,10 @@ from markupsafe import Markup
 from sfumato.bundle.citations import citations
 from sfumato.bundle.claim import is_stamped
 from sfumato.bundle.files import EMBEDDING
+from sfumato.bundle.numbers import factor, percent, scientific
 from sfumato.privacy import RELATIONS, Event
 from sfumato.report.measurements import Bought, Measurements
-from sfumato.report.odds import make_odds, percent, scientific, squared_mu
+from sfumato.report.odds import loss_variance, make_odds
 
 SMALL, LARGE = 56, 448
 """Sides, in CSS pixels, that images are enlarged towards in the rows and in the dialog."""
@@ -41,7 +42,8 @@ def render(
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "scientific": scientific, "png": _data_uri}
+    environment.filters |= {"factor": factor, "percent": percent, "scientific": scientific}
+    environment.filters["png"] = _data_uri
     environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
     style, script = _asset("page.css"), _asset("page.js")
     spec, delta = certificate["spec"], certificate["delta"]
@@ -111,10 +113,10 @@ def _sides(spec: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
 def _answers(events: Sequence[Event], certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What each noisy answer was and took, with its place on a bar of 1000 units."""
     relation = certificate["relation"]
-    whole = sum(squared_mu(event, relation) for event in events)
+    whole = sum(loss_variance(event, relation) for event in events)
     rows, at = [], 0.0
     for event, query in zip(events, certificate["queries"], strict=True):
-        share = squared_mu(event, relation) / whole
+        share = loss_variance(event, relation) / whole
         rows.append(
             {
                 "event": event,

@@ -22,6 +22,10 @@ def ledger(
     Reads the ledger and no image. --cap sets the most ε, at --delta and --relation, that the data
     set may ever be charged; a run that would pass it is refused before any private byte is read.
 
+    A ledger belongs to a location. Images that were copied or moved, or fashion-mnist by name and
+    the same files by path, have different ledgers and caps: their costs do not add up by
+    themselves.
+
     \b
     Examples:
       sfumato ledger xrays/

@@ -1,0 +1,180 @@
+"""The steps of one gradient query: sample, clip, add up, add noise, store, answer.
+
+A step's answer is on disk before it leaves, so a killed run is given the same answers again and no
+step is ever answered twice; ``docs/proofs.md``, "gradient".
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from sfumato.data.decode import quiet
+from sfumato.data.source import ImageSource
+from sfumato.data.spec import PublicSpec
+from sfumato.errors import LedgerError, SfumatoError, UsageError
+from sfumato.privacy import world
+from sfumato.privacy.ledger import write_atomically
+from sfumato.privacy.per_example import Batch, UnitLoss, clipped_sum, fastest_way, trained
+from sfumato.privacy.queries import GradientQuery
+from sfumato.privacy.records import Records
+from sfumato.privacy.sampling import Key, poisson_sample
+
+PUBLIC_UNITS = 16
+
+
+class Descent:
+    """Answers the steps of ``query``, in order, each once.
+
+    Args:
+        query: what the plan paid for.
+        noise_std: the calibrated noise, in the units of the gradient.
+        source: the private images; decoded before the first step that is not yet answered.
+        folder: the run's private folder, on a file system that all ranks see.
+        key: the run's secret randomness.
+        check: called before private data are read; raises where they have changed.
+    """
+
+    def __init__(
+        self,
+        query: GradientQuery,
+        noise_std: float,
+        source: ImageSource,
+        folder: Path,
+        key: Key,
+        check: Callable[[], None],
+    ) -> None:
+        self.query, self.noise_std = query, noise_std
+        self._source, self._key, self._check = source, key, check
+        self._run_folder, self._folder = folder, folder / f"steps-{query.name}"
+        self._folder.mkdir(exist_ok=True, mode=0o700)
+        self._records: Records | None = None
+        self._way: str | None = None
+
+    def answer(self, step: int, network: nn.Module, loss: UnitLoss) -> Tensor:
+        """The noisy sum of ``step`` (from 0), float32 ``[parameters]``; the same when repeated.
+
+        Raises:
+            UsageError: the step is not the next one, or was forgotten, or the network has another
+                number of parameters than the query.
+            LedgerError: a stored answer is damaged, or the disk refuses to store this one.
+            SfumatoError: the loss fails on the private data (its message is withheld).
+        """
+        parameters = trained(network)
+        size = sum(parameter.numel() for parameter in parameters)
+        if size != self.query.dimension:
+            raise UsageError(
+                f"query {self.query.name!r}: the network has {size} parameters, but the query was "
+                f"planned for {self.query.dimension}."
+            )
+        device = parameters[0].device
+        known = world.from_first(self._stored(step) if world.is_first() else None)
+        if len(known):
+            return known.to(device)
+        total = self._clipped_sum(step, network, loss)
+        answer = torch.empty(size)
+        if world.is_first():
+            stream = self._key.stream(f"noise {self.query.name}", step)
+            noise = torch.from_numpy(stream.standard_normal(size)) * self.noise_std
+            answer = (total.cpu() + noise).to(torch.float32)
+            self._store(step, answer)
+        return world.tensor_from_first(answer.to(device))
+
+    def forget(self, before: int) -> None:
+        """Drop stored answers that a checkpoint has made needless; the newest is always kept."""
+        if world.is_first():
+            for path in sorted(self._folder.glob("*.safetensors"))[:-1]:
+                if int(path.stem) < before:
+                    path.unlink()
+
+    def destroy(self) -> None:
+        """Remove every stored answer: the run is closed."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"{step:08d}.safetensors"
+
+    def _stored(self, step: int) -> Tensor:
+        """The stored answer; empty for the next step, which has none yet."""
+        path = self._path(step)
+        if path.exists():
+            try:
+                return load(path.read_bytes())["sum"]
+            except Exception as error:
+                raise LedgerError(
+                    f"{path} is damaged, but it was answered; a step is never answered twice. "
+                    "Restore the file, or pass --fresh to charge a new run."
+                ) from error
+        newest = max((int(found.stem) for found in self._folder.glob("*.safetensors")), default=-1)
+        if step != newest + 1 or step >= self.query.steps:
+            raise UsageError(
+                f"query {self.query.name!r}: step={step} must be the next one, {newest + 1}, of "
+                f"{self.query.steps}, or one that is still stored."
+            )
+        return torch.empty(0)
+
+    def _store(self, step: int, answer: Tensor) -> None:
+        path = self._path(step)
+        try:
+            write_atomically(path, save({"sum": answer}))
+        except OSError as error:
+            raise LedgerError(
+                f"{path} cannot be written ({error.strerror}), so nothing is answered. Free the "
+                "disk and run the same command again: it goes on where it was."
+            ) from error
+
+    def _clipped_sum(self, step: int, network: nn.Module, loss: UnitLoss) -> Tensor:
+        name, device = self.query.name, next(network.parameters()).device
+        if self._way is None:
+            way = self._fastest_way(network, loss) if world.is_first() else None
+            self._way = world.from_first(way)
+        if self._records is None:
+            if world.is_first():
+                self._check()
+            with quiet():
+                self._records = Records(self._source, self._run_folder)
+        index = poisson_sample(
+            len(self._records), self.query.sampling_rate, self._key.stream(f"sample {name}", step)
+        )
+        # Every rank draws for the whole sample, so that the sum does not depend on their number.
+        stream = self._key.torch_stream(f"draws {name}", step, device)
+        mine = world.share(len(index))
+        draws = tuple(draw[mine] for draw in loss.draws(len(index), stream))
+        images, labels = (torch.from_numpy(part) for part in self._records.take(index[mine]))
+        usable = labels >= 0
+        batch = Batch(
+            images[usable].to(device),
+            labels[usable].to(device),
+            tuple(draw[usable.to(device)] for draw in draws),
+        )
+        try:
+            total = clipped_sum(network, loss, batch, self.query.clip_norm, self._way)
+        except Exception as error:
+            failure = type(error).__name__
+        else:
+            return world.add_up(total)
+        # Raised outside the handler: chained errors would carry the private text along.
+        raise SfumatoError(
+            f"query {name!r}: its loss failed with {failure} on the private data (the message is "
+            "withheld). The budget stays charged; the run can go on once it is mended."
+        )
+
+    def _fastest_way(self, network: nn.Module, loss: UnitLoss) -> str:
+        device = next(network.parameters()).device
+        batch = public_batch(self._source.spec, loss, device)
+        return fastest_way(network, loss, batch, self.query.clip_norm)
+
+
+def public_batch(spec: PublicSpec, loss: UnitLoss, device: torch.device) -> Batch:
+    """Random images with a public seed, to measure and to try things on."""
+    generator = torch.Generator(device).manual_seed(0)
+    shape = (PUBLIC_UNITS, spec.channels, spec.height, spec.width)
+    images = torch.randint(256, shape, generator=generator, device=device, dtype=torch.uint8)
+    classes = max(len(spec.classes), 1)
+    labels = torch.randint(classes, (PUBLIC_UNITS,), generator=generator, device=device)
+    return Batch(images, labels, loss.draws(PUBLIC_UNITS, generator))
