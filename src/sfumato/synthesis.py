@@ -9,18 +9,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sfumato.bundle import check_target, make_core, trusted_core, write_release
 from sfumato.bundle.certificate import Certificate
 from sfumato.bundle.claim import spec_of
 from sfumato.bundle.files import EMBEDDING, MODEL
-from sfumato.data import PublicSpec, load_labelled, open_images
+from sfumato.data import LabelledImages, PublicSpec, load_labelled, open_images
 from sfumato.data.writers import FORMATS
 from sfumato.errors import UsageError
-from sfumato.methods import METHODS, Batch, Method, Model, fit_embedding, load_model
+from sfumato.methods import (
+    METHODS,
+    Batch,
+    DiffusionModel,
+    Method,
+    Model,
+    fit_embedding,
+    load_model,
+)
 from sfumato.privacy import Budget, Curator, Relation
+from sfumato.privacy.world import is_first, join_world
 from sfumato.progress import stage
 
 Location = str | os.PathLike[str]
@@ -38,6 +44,7 @@ def synthesize(
     relation: Relation = "add-or-remove-one",
     method: str | Method = "mepf",
     options: Mapping[str, Any] | None = None,
+    preset: str | None = None,
     public: Location | None = None,
     samples: int | None = None,
     format: str = "folder",
@@ -65,7 +72,8 @@ def synthesize(
         epsilon, delta, relation: the :class:`sfumato.Budget` of this run.
         out: a new folder, or a release to replace with ``force``.
         method: a name in :data:`sfumato.methods.METHODS`, or a configured method.
-        options: settings of the named method; ``public``: public images it may learn from.
+        options: settings of the named method, over those of its ``preset`` where one is named;
+            ``public``: public images it may learn from.
         samples: number of synthetic images; the declared size by default, else 10,000.
         format: ``folder``, ``parquet`` or ``webdataset``.
         cap: the most ε that the data set may ever be charged, at the same ``delta``, ``relation``.
@@ -83,6 +91,8 @@ def synthesize(
         BudgetExceededError: the data set's cap does not allow this run.
         LedgerError: the ledger is damaged, in use, or not writable.
     """
+    join_world()
+    quiet = quiet or not is_first()
     target = check_output(out, format, samples, force)
     source = open_images(
         data,
@@ -95,8 +105,8 @@ def synthesize(
     check_apart(target, data, state)
     budget = Budget(epsilon, delta, relation)
     if isinstance(method, str):
-        method = make_method(method, source.spec, options, public, seed_public)
-    curator = Curator(
+        method = make_method(method, source.spec, options, public, seed_public, preset)
+    with Curator(
         source,
         budget,
         state=None if state is None else Path(state),
@@ -104,12 +114,13 @@ def synthesize(
         fresh=fresh,
         quiet=quiet,
         insecure_seed=insecure_seed,
-    )
-    model = method.fit(curator)
-    core = make_core(curator.record())
-    count = samples or source.spec.declared_size or DEFAULT_SAMPLES
-    _release(model, core, count, target, format, "synthesize", seed_public, force, quiet)
-    curator.close()
+    ) as curator:
+        model = method.fit(curator)
+        if is_first():  # under torchrun the other ranks have done their part
+            core = make_core(curator.record())
+            count = samples or source.spec.declared_size or DEFAULT_SAMPLES
+            _release(model, core, count, target, format, "synthesize", seed_public, force, quiet)
+        curator.close()
     return target
 
 
@@ -118,12 +129,17 @@ def sample(
     *,
     samples: int,
     out: Location,
+    sampler: str | None = None,
+    sampling_steps: int | None = None,
     format: str = "folder",
     seed_public: int = 0,
     force: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Draw more images from a release's model into another release, at no privacy cost.
+
+    Args:
+        sampler, sampling_steps: another way to draw, for a diffusion model; see ``SAMPLERS``.
 
     Raises:
         UsageError: an argument is outside its rule.
@@ -135,6 +151,10 @@ def sample(
     check_apart(target, origin)
     core = trusted_core(origin, MODEL)
     model = load_model(origin / MODEL)
+    if sampler is not None or sampling_steps is not None:
+        if not isinstance(model, DiffusionModel):
+            raise UsageError(f"sampler={sampler!r}: only a diffusion model has samplers.")
+        model = model.with_sampler(sampler or model.sampler, sampling_steps)
     _release(model, core, samples, target, format, "sample", seed_public, force, quiet)
     return target
 
@@ -170,7 +190,7 @@ def refit(
     check_apart(target, path.parent)
     core = trusted_core(path.parent, EMBEDDING)
     spec = spec_of(core)
-    images = None if public is None else public_images(public, spec)
+    images = None if public is None else public_images(public, spec).images
     model = fit_embedding(path, seed_public=seed_public, steps=steps, public=images, quiet=quiet)
     count = samples or spec.declared_size or DEFAULT_SAMPLES
     _release(model, core, count, target, format, "fit-embedding", seed_public, force, quiet)
@@ -183,8 +203,9 @@ def make_method(
     options: Mapping[str, Any] | None = None,
     public: Location | None = None,
     seed_public: int = 0,
+    preset: str | None = None,
 ) -> Method:
-    """Configure a method by name.
+    """Configure a method by name: its defaults, then a preset's settings, then ``options``.
 
     Raises:
         UsageError: the method or one of its options is not known, or a value is outside its rule.
@@ -193,8 +214,16 @@ def make_method(
         raise UsageError(f"method={name!r} must be one of {', '.join(METHODS)}.")
     known = inspect.signature(METHODS[name]).parameters
     chosen = dict(options or {})
-    if public is not None:
-        chosen["public"] = public_images(public, spec)
+    if preset is not None:
+        if not hasattr(METHODS[name], "preset"):
+            raise UsageError(f"preset={preset!r}: {name} has no presets.")
+        chosen = {**METHODS[name].preset(preset, spec), **chosen}
+    if public is not None and "public_labels" in known:
+        labelled = chosen.get("public_conditional", False)
+        images = public_images(public, spec, labelled)
+        chosen["public"], chosen["public_labels"] = images.images, images.labels
+    elif public is not None:
+        chosen["public"] = public_images(public, spec).images
     if "seed_public" in known:
         chosen.setdefault("seed_public", seed_public)
     for option in chosen:
@@ -209,10 +238,20 @@ def make_method(
     return method
 
 
-def public_images(location: Location, spec: PublicSpec) -> NDArray[np.uint8]:
-    """Read images that the user declares public, in the form of the private ones."""
-    source = open_images(location, image_size=spec.height, channels=spec.channels, classes=0)
-    return load_labelled(source).images
+def public_images(location: Location, spec: PublicSpec, labelled: bool = False) -> LabelledImages:
+    """Read images that the user declares public, in the form of the private ones.
+
+    Raises:
+        UsageError: labels are wanted, and there are more classes than the private images have.
+    """
+    classes = None if labelled else 0
+    source = open_images(location, image_size=spec.height, channels=spec.channels, classes=classes)
+    if len(source.spec.classes) > len(spec.classes):
+        raise UsageError(
+            f"public={location} has {len(source.spec.classes)} classes, but the private images "
+            f"have {len(spec.classes)}; conditional pre-training needs as many or fewer."
+        )
+    return load_labelled(source)
 
 
 def check_output(out: Location, format: str, samples: int | None, force: bool) -> Path:

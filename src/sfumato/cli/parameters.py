@@ -37,6 +37,9 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting of the method, repeatable: --set steps=500."),
 ]
+Preset = Annotated[
+    str | None, typer.Option(help="Named settings of the method: dpdm has cpu and paper.")
+]
 Public = Annotated[
     str | None,
     typer.Option(

@@ -13,11 +13,17 @@ from safetensors import SafetensorError, safe_open
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError
 from sfumato.methods.contract import Batch, Method, Model, plan_of
+from sfumato.methods.diffusion import DiffusionModel
+from sfumato.methods.dpdm import DPDM
 from sfumato.methods.mepf import DPMEPF, MEPFModel, fit_embedding
 from sfumato.methods.moments import MomentModel, Moments
 
-METHODS: dict[str, type[Any]] = {"mepf": DPMEPF, "moments": Moments}
-MODELS: dict[str, type[Any]] = {"mepf": MEPFModel, "moments": MomentModel}
+METHODS: dict[str, type[Any]] = {"mepf": DPMEPF, "moments": Moments, "dpdm": DPDM}
+MODELS: dict[str, type[Any]] = {
+    "mepf": MEPFModel,
+    "moments": MomentModel,
+    "dpdm": DiffusionModel,
+}
 
 
 def load_model(path: Path) -> Model:
@@ -42,9 +48,11 @@ def load_model(path: Path) -> Model:
 
 
 __all__ = [
+    "DPDM",
     "DPMEPF",
     "METHODS",
     "Batch",
+    "DiffusionModel",
     "MEPFModel",
     "Method",
     "Model",

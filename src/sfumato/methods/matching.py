@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 
+from sfumato.methods.checkpoint import Training
 from sfumato.methods.embedding import JointEmbedding, Targets
 from sfumato.methods.generator import Generator
 from sfumato.networks import Average
-from sfumato.privacy.ledger import write_atomically
 from sfumato.progress import stage
 
 WARM_UP = 50
@@ -54,6 +52,12 @@ class Matching:
         self.labels = torch.arange(classes).repeat_interleave(per_class)
         self.running = [torch.zeros_like(target) for target in self._moments_wanted()]
         self.step = 0
+        self.training = Training(
+            {"generator": self.generator, "average": self.average.network},
+            self.optimizer,
+            self.noise,
+            {str(index): running for index, running in enumerate(self.running)},
+        )
 
     def _moments_wanted(self) -> list[Tensor]:
         second = [] if self.targets.second is None else [self.targets.second]
@@ -66,13 +70,13 @@ class Matching:
         """
         checkpoint = folder / "checkpoint.safetensors" if folder else None
         if checkpoint and checkpoint.exists():
-            self._restore(checkpoint)
+            self.step = self.training.restore(checkpoint)
         with stage("matching the generator", quiet) as report:
             while self.step < self.method.steps:
                 self.advance()
                 report(self.step / self.method.steps)
                 if checkpoint and self.step % CHECKPOINT_EVERY == 0:
-                    write_atomically(checkpoint, save(self._state()))
+                    self.training.save(checkpoint, self.step)
         return self.average.network.eval()
 
     def rate(self) -> float:
@@ -111,32 +115,3 @@ class Matching:
         decay = min(self.method.moving_average, self.step / (self.step + 9))
         self.running[index].lerp_(by_class.detach().mean(dim=1), 1 - decay)
         return wanted - self.running[index]
-
-    def _state(self) -> dict[str, Tensor]:
-        state = {"step": torch.tensor(self.step), "noise": self.noise.get_state()}
-        for name, network in self._networks().items():
-            state |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            state |= {f"adam.{index}.{key}": value for key, value in values.items()}
-        state |= {f"running.{index}": value for index, value in enumerate(self.running)}
-        return {key: value.contiguous().clone() for key, value in state.items()}
-
-    def _restore(self, path: Path) -> None:
-        state = load_file(path)
-        self.step = int(state["step"])
-        self.noise.set_state(state["noise"])
-        for name, network in self._networks().items():
-            network.load_state_dict(_below(state, f"{name}."))
-        adam: dict[int, dict[str, Any]] = {}
-        for key, value in _below(state, "adam.").items():
-            index, _, field = key.partition(".")
-            adam.setdefault(int(index), {})[field] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": adam})
-        self.running = [state[f"running.{index}"] for index in range(len(self.running))]
-
-    def _networks(self) -> dict[str, torch.nn.Module]:
-        return {"generator": self.generator, "average": self.average.network}
-
-
-def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}

@@ -24,7 +24,7 @@ class Recording:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self._layers = [m for m in network.modules() if any(True for _ in _own(m))]
+        self._layers = [m for m in network.modules() if _own(m)]
         self._inputs: dict[nn.Module, Tensor] = {}
         self._outputs: dict[nn.Module, Tensor] = {}
         self._hooks: list[Any] = []
@@ -54,26 +54,56 @@ class Recording:
         outer = torch.autograd.grad(
             losses.sum(), [self._outputs[layer] for layer in layers], allow_unused=True
         )
-        parts: dict[Tensor, Tensor] = {}
+        places, size = _places(parameters)
+        rows = torch.empty(units, size, device=losses.device)
         with torch.no_grad():
             for layer, gradient in zip(layers, outer, strict=True):
-                if gradient is not None:
-                    rule = RULES[type(layer)]
-                    weight, bias = rule(layer, self._inputs[layer], gradient, units)
-                    parts[layer.get_parameter("weight")] = weight
-                    if bias is not None:
-                        parts[layer.get_parameter("bias")] = bias
-        rows = torch.zeros(units, sum(p.numel() for p in parameters), device=losses.device)
-        start = 0
-        for parameter in parameters:
-            if parameter in parts:
-                rows[:, start : start + parameter.numel()] = parts[parameter].flatten(1)
-            start += parameter.numel()
+                mine = [p for p in _own(layer) if p in places]
+                targets = [_unflatten(rows[:, places.pop(p)], p) for p in mine]
+                if gradient is None:
+                    _ = [target.zero_() for target in targets]
+                else:
+                    RULES[type(layer)](layer, self._inputs[layer], gradient, targets)
+            for place in places.values():  # layers that took no part in the loss
+                rows[:, place] = 0
         return rows
 
 
-def _own(module: nn.Module) -> Any:
-    return module.parameters(recurse=False)
+def flatten(gradient: Tensor, lead: int = 0) -> Tensor:
+    """A parameter's gradient as a vector, after ``lead`` dimensions that are kept.
+
+    Convolution weights have their input channels last, as they lie in memory in ``channels_last``:
+    any other order would cost a transposed copy for every unit.
+    """
+    last = gradient.movedim(lead + 1, -1) if gradient.dim() - lead == 4 else gradient
+    return last.flatten(lead)
+
+
+def _unflatten(rows: Tensor, parameter: Tensor) -> Tensor:
+    """A view of ``rows`` ``[…, numel]`` in the parameter's shape: the inverse of ``flatten``."""
+    if parameter.dim() != 4:
+        return rows.unflatten(-1, parameter.shape)
+    outputs, inputs, height, width = parameter.shape
+    return rows.unflatten(-1, (outputs, height, width, inputs)).movedim(-1, -3)
+
+
+def _places(parameters: Sequence[Tensor]) -> tuple[dict[Tensor, slice], int]:
+    places, start = {}, 0
+    for parameter in parameters:
+        places[parameter] = slice(start, start + parameter.numel())
+        start += parameter.numel()
+    return places, start
+
+
+def unflatten(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """A flat gradient as tensors of the parameters' shapes: the inverse of ``flatten`` on each."""
+    places, _ = _places(parameters)
+    return [_unflatten(flat[places[p]], p) for p in parameters]
+
+
+def _own(module: nn.Module) -> list[nn.Parameter]:
+    """A layer's weight and, if it has one, its bias, in this order."""
+    return list(module.parameters(recurse=False))
 
 
 def _by_unit(values: Tensor, units: int) -> Tensor:
@@ -81,63 +111,60 @@ def _by_unit(values: Tensor, units: int) -> Tensor:
     return values.unflatten(0, (units, -1))
 
 
-def _linear(
-    layer: nn.Linear, x: Tensor, gradient: Tensor, units: int
-) -> tuple[Tensor, Tensor | None]:
-    inner = _by_unit(x, units).flatten(1, -2).to(gradient.dtype)
+def _linear(layer: nn.Linear, x: Tensor, gradient: Tensor, targets: list[Tensor]) -> None:
+    units = len(targets[0])
+    inner = _by_unit(x.to(gradient.dtype), units).flatten(1, -2)
     outer = _by_unit(gradient, units).flatten(1, -2)
-    return outer.mT @ inner, None if layer.bias is None else outer.sum(dim=1)
+    targets[0].copy_(outer.mT @ inner)
+    for bias in targets[1:]:
+        torch.sum(outer, dim=1, dtype=torch.float32, out=bias)
 
 
-def _convolution(
-    layer: nn.Conv2d, x: Tensor, gradient: Tensor, units: int
-) -> tuple[Tensor, Tensor | None]:
-    x = x.to(gradient.dtype)
-    bias = None
-    if layer.bias is not None:
-        bias = _by_unit(gradient.sum(dim=(2, 3), dtype=torch.float32), units).sum(dim=1)
+def _convolution(layer: nn.Conv2d, x: Tensor, gradient: Tensor, targets: list[Tensor]) -> None:
+    x, units = x.to(gradient.dtype), len(targets[0])
+    for bias in targets[1:]:
+        bias.copy_(_by_unit(gradient.sum(dim=(2, 3), dtype=torch.float32), units).sum(dim=1))
     if layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.groups == 1:
         inner, outer = (_by_unit(t.flatten(2).transpose(1, 2), units) for t in (x, gradient))
-        return outer.flatten(1, 2).mT @ inner.flatten(1, 2), bias
-    weight = torch.empty((units, *layer.weight.shape), dtype=gradient.dtype, device=x.device)
+        targets[0].copy_((outer.flatten(1, 2).mT @ inner.flatten(1, 2))[..., None, None])
+        return
     each = len(x) // units
-    for unit, (inner, outer) in enumerate(zip(x.split(each), gradient.split(each), strict=True)):
-        weight[unit] = torch.ops.aten.convolution_backward(
-            outer,
-            inner,
-            layer.weight,
-            None,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            False,
-            [0, 0],
-            layer.groups,
-            [False, True, False],
-        )[1]
-    return weight, bias
+    for weight, inner, outer in zip(targets[0], x.split(each), gradient.split(each), strict=True):
+        weight.copy_(
+            torch.ops.aten.convolution_backward(
+                outer,
+                inner,
+                layer.weight.to(gradient.dtype),
+                None,
+                layer.stride,
+                layer.padding,
+                layer.dilation,
+                False,
+                [0, 0],
+                layer.groups,
+                [False, True, False],
+            )[1]
+        )
 
 
-def _group_norm(
-    layer: nn.GroupNorm, x: Tensor, gradient: Tensor, units: int
-) -> tuple[Tensor, Tensor | None]:
-    normal = F.group_norm(x, layer.num_groups, eps=layer.eps)
+def _group_norm(layer: nn.GroupNorm, x: Tensor, gradient: Tensor, targets: list[Tensor]) -> None:
+    units = len(targets[0])
     spatial = tuple(range(2, x.dim()))
-    weight = _by_unit((normal * gradient).sum(dim=spatial), units).sum(dim=1)
-    return weight, _by_unit(gradient.sum(dim=spatial), units).sum(dim=1)
+    normal = F.group_norm(x.to(gradient.dtype), layer.num_groups, eps=layer.eps)
+    for target, product in zip(targets, (normal * gradient, gradient), strict=True):
+        target.copy_(_by_unit(product.sum(dim=spatial), units).sum(dim=1))
 
 
-def _embedding(
-    layer: nn.Embedding, x: Tensor, gradient: Tensor, units: int
-) -> tuple[Tensor, Tensor | None]:
-    weight = gradient.new_zeros(units, layer.num_embeddings, layer.embedding_dim)
+def _embedding(layer: nn.Embedding, x: Tensor, gradient: Tensor, targets: list[Tensor]) -> None:
+    (weight,), units = targets, len(targets[0])
     index = _by_unit(x, units).flatten(1)
-    outer = _by_unit(gradient, units).flatten(1, -2)
-    weight.scatter_add_(1, index[:, :, None].expand_as(outer), outer)
-    return weight, None
+    outer = _by_unit(gradient, units).flatten(1, -2).to(weight.dtype)
+    weight.zero_().scatter_add_(1, index[:, :, None].expand_as(outer), outer)
 
 
-Rule = Callable[[Any, Tensor, Tensor, int], tuple[Tensor, Tensor | None]]
+Rule = Callable[[Any, Tensor, Tensor, list[Tensor]], None]
+"""Writes each unit's gradients of weight and bias from the layer's input and outer gradient."""
+
 RULES: dict[type[nn.Module], Rule] = {
     nn.Linear: _linear,
     nn.Conv2d: _convolution,
@@ -147,5 +174,6 @@ RULES: dict[type[nn.Module], Rule] = {
 
 
 def is_supported(network: nn.Module) -> bool:
-    """Whether every parameter belongs to a kind of layer that has a rule."""
-    return all(type(m) in RULES for m in network.modules() if any(True for _ in _own(m)))
+    """Whether every parameter belongs to a kind of layer that has a rule, and all are trained."""
+    layers = [m for m in network.modules() if _own(m)]
+    return all(type(m) in RULES and all(p.requires_grad for p in _own(m)) for m in layers)

@@ -159,7 +159,7 @@ def compose(pairs: Sequence[Pair]) -> LossDistribution:
     spread = math.sqrt(sum(p.count * f[1] ** 2 for p, f in zip(pairs, facts, strict=True)))
     reach = abs(mean) + TAILS * spread + max(f[2] for f in facts)
     step = 2 * reach / GRID
-    losses: Array = (np.arange(GRID) - GRID // 2) * step
+    losses = (np.arange(GRID, dtype=np.float64) - GRID // 2) * step
     spectrum = np.ones(GRID // 2 + 1, dtype=np.complex128)
     for pair, (pair_mean, _, _) in zip(pairs, facts, strict=True):
         mass = np.diff(pair.mass_up_to(np.r_[losses - step / 2, losses[-1] + step / 2]))

@@ -15,7 +15,7 @@ None ever holds more than one micro-batch of per-unit gradients.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -24,26 +24,29 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from sfumato.errors import SfumatoError
-from sfumato.privacy.layers import Recording, is_supported
+from sfumato.privacy.layers import Recording, flatten, is_supported
 
 IMAGES_AT_ONCE = 64
 """Images (units times multiplicity) whose activations are held at once."""
 
+NORM_STRETCH = 2**16
+NORM_ERROR = 2.0**-12
+"""More than the rounding of 2¹⁶ float32 additions in any tree; bounds are tightened by it."""
+
 
 @runtime_checkable
 class UnitLoss(Protocol):
-    """The loss of each unit, and the randomness that it needs.
+    """The loss of each unit, and the randomness that it needs."""
 
-    ``multiplicity`` is K, the number of draws that a unit's loss is the mean of.
-    """
-
-    multiplicity: int
+    @property
+    def multiplicity(self) -> int:
+        """K, the number of draws that a unit's loss is the mean of."""
 
     def draws(self, units: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Independent draws for each of ``units`` units; dimension 0 of each tensor is the unit."""
 
     def __call__(
-        self, network: nn.Module, images: Tensor, labels: Tensor, *draws: Tensor
+        self, network: nn.Module, images: Tensor, labels: Tensor, /, *draws: Tensor
     ) -> Tensor:
         """Loss of each unit, float ``[u]``: uint8 ``[u, c, h, w]``, int64 ``[u]``, its draws.
 
@@ -75,7 +78,7 @@ class Batch:
 
 
 Way = Callable[[nn.Module, UnitLoss, Batch], Tensor]
-"""Gradients of a few units, float32 ``[u, parameters]``, in the order of ``parameters()``."""
+"""Gradients of a few units, float32 ``[u, parameters]``, each laid out by ``flatten``."""
 
 
 def trained(network: nn.Module) -> list[nn.Parameter]:
@@ -89,7 +92,7 @@ def by_loop(network: nn.Module, loss: UnitLoss, batch: Batch) -> Tensor:
     rows = []
     for unit in batch.split(1):
         value = loss(network, unit.images, unit.labels, *unit.draws).sum()
-        rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters)]))
+        rows.append(torch.cat([flatten(g) for g in torch.autograd.grad(value, parameters)]))
     return torch.stack(rows).to(torch.float32)
 
 
@@ -117,7 +120,7 @@ def by_vmap(network: nn.Module, loss: UnitLoss, batch: Batch) -> Tensor:
     units = (batch.images, batch.labels, *batch.draws)
     in_dims = (None, *(0 for _ in units))
     gradients = vmap(grad(unit_loss), in_dims=in_dims)(parameters, *units)
-    return torch.cat([g.flatten(1) for g in gradients.values()], dim=1).to(torch.float32)
+    return torch.cat([flatten(g, 1) for g in gradients.values()], dim=1).to(torch.float32)
 
 
 def by_layers(network: nn.Module, loss: UnitLoss, batch: Batch) -> Tensor:
@@ -147,13 +150,23 @@ def clipped_sum(
     total = torch.zeros(dimension, dtype=torch.float64, device=device)
     for part in batch.split(units_at_once(loss)):
         rows = WAYS[way](network, loss, part)
-        norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+        norms = row_norms(rows)
         finite = torch.isfinite(norms)
         if not bool(finite.all()):
             rows, norms = rows[finite], norms[finite]
-        factors = clip_norm / norms.clamp(min=clip_norm)
+        factors = (1 - NORM_ERROR) * clip_norm / norms.clamp(min=clip_norm)
         total += factors.to(torch.float32) @ rows
     return total
+
+
+def row_norms(rows: Tensor) -> Tensor:
+    """L2 norm of each row, float64 ``[u]``, to a relative ``NORM_ERROR``; infinite if it overflows.
+
+    Squares are added in float32 over short stretches and in float64 beyond: all in float64 takes
+    as long as a backward pass.
+    """
+    parts = [torch.linalg.vector_norm(part, dim=1) for part in rows.split(NORM_STRETCH, dim=1)]
+    return torch.linalg.vector_norm(torch.stack(parts, dim=1).to(torch.float64), dim=1)
 
 
 def fastest_way(network: nn.Module, loss: UnitLoss, public: Batch, clip_norm: float) -> str:
@@ -186,9 +199,3 @@ def fastest_way(network: nn.Module, loss: UnitLoss, public: Batch, clip_norm: fl
 def _agrees(value: Tensor, expected: Tensor, share: float = 1e-2) -> bool:
     scale = torch.linalg.vector_norm(expected)
     return bool(torch.linalg.vector_norm(value - expected) <= share * scale + 1e-12)
-
-
-def flat_to_parameters(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """A flat vector cut into tensors of the parameters' shapes."""
-    parts = flat.split([parameter.numel() for parameter in parameters])
-    return [part.view_as(p) for part, p in zip(parts, parameters, strict=True)]

@@ -14,6 +14,7 @@ def plan(
     delta: p.Delta = 1e-5,
     relation: p.Relation = "add-or-remove-one",
     method: p.MethodName = "mepf",
+    preset: p.Preset = None,
     set_: p.Set = None,
     public: p.Public = None,
     image_size: p.ImageSize = None,
@@ -50,7 +51,7 @@ def plan(
         split=split,
     )
     budget = Budget(epsilon, delta, p.parse_relation(relation))
-    chosen = make_method(method, source.spec, p.parse_settings(set_), public, seed_public)
+    chosen = make_method(method, source.spec, p.parse_settings(set_), public, seed_public, preset)
     made = plan_of(chosen, Curator(source, budget, state=state, quiet=True))
     ledger = ledger_of(source, state)
     before, after = spending(ledger, delta), spending(ledger, delta, made.events)

@@ -14,6 +14,11 @@ def sample(
     release: p.Release,
     samples: Annotated[int, typer.Option(help="Number of synthetic images.")],
     out: p.Out,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="dpdm: quick, accuracy, fid, ddim or ddim-stochastic; else as released."),
+    ] = None,
+    sampling_steps: Annotated[int | None, typer.Option(help="Steps of the sampler.")] = None,
     format: p.Format = "folder",
     seed_public: Annotated[int, typer.Option(help="Public seed of the draw.")] = 1,
     force: p.Force = False,
@@ -27,6 +32,7 @@ def sample(
     \b
     Example:
       sfumato sample release/ --samples 100000 --format webdataset --out more/
+      sfumato sample release/ --samples 1000 --sampler fid --sampling-steps 100 --out fine/
     """
     from sfumato.synthesis import sample
 
@@ -34,6 +40,8 @@ def sample(
         release,
         samples=samples,
         out=out,
+        sampler=sampler,
+        sampling_steps=sampling_steps,
         format=format,
         seed_public=seed_public,
         force=force,

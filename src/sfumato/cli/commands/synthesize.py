@@ -18,6 +18,7 @@ def synthesize(
     delta: p.Delta = 1e-5,
     relation: p.Relation = "add-or-remove-one",
     method: p.MethodName = "mepf",
+    preset: p.Preset = None,
     set_: p.Set = None,
     public: p.Public = None,
     samples: p.Samples = None,
@@ -50,7 +51,11 @@ def synthesize(
       sfumato synthesize fashion-mnist --epsilon 10 --declared-size 60000 --out release/
       sfumato synthesize scans.zip --epsilon 1 --image-size 64 --cap 3 --out release/
       sfumato synthesize digits --epsilon 10 --method moments --format parquet --out release/
+      sfumato synthesize faces/ --epsilon 10 --declared-size 20000 --method dpdm --preset cpu \
+        --out release/
+      torchrun --nproc-per-node 4 -m sfumato.cli synthesize faces/ ... --method dpdm --preset paper
     """
+    from sfumato.privacy.world import is_first
     from sfumato.synthesis import synthesize
 
     release = synthesize(
@@ -61,6 +66,7 @@ def synthesize(
         relation=p.parse_relation(relation),
         method=method,
         options=p.parse_settings(set_),
+        preset=preset,
         public=public,
         samples=samples,
         format=format,
@@ -77,6 +83,8 @@ def synthesize(
         quiet=quiet,
         insecure_seed=insecure_seed,
     )
+    if not is_first():
+        return
     describe(release, json)
     if not json:
         show_total(data, split, state, delta)

@@ -1,0 +1,97 @@
+"""Training in phases over one network: each resumable, each with its own optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfumato.methods.checkpoint import Training
+from sfumato.methods.diffusion import DenoisingLoss
+from sfumato.networks import Average, UNet
+from sfumato.progress import stage
+
+CHECKPOINT_EVERY = 20
+WARM_UP = 20
+PLAIN_BATCH = 64
+
+
+class Phases:
+    """The phases of one training run.
+
+    Args:
+        network: what is trained; each phase leaves it as its running average.
+        loss: the denoising loss.
+        average: decay of the running average.
+        seed: public seed of training on public images.
+        folder: where checkpoints are kept.
+        quiet: show no progress.
+    """
+
+    def __init__(
+        self,
+        network: UNet,
+        loss: DenoisingLoss,
+        average: float,
+        seed: int,
+        folder: Path,
+        quiet: bool,
+    ) -> None:
+        self.network, self.loss, self.average, self.seed = network, loss, average, seed
+        self.folder, self.quiet = folder, quiet
+
+    def plainly(
+        self,
+        what: str,
+        steps: int,
+        rate: float,
+        draw: Callable[[int, torch.Generator], tuple[Tensor, Tensor]],
+    ) -> None:
+        """Train without privacy on images that are public already; labels below 0 are none."""
+        loss = replace(self.loss, multiplicity=1)
+        device = next(self.network.parameters()).device
+        generator = torch.Generator().manual_seed(self.seed)
+        own = torch.Generator(device).manual_seed(self.seed)
+
+        def step(_: int) -> None:
+            images, labels = draw(PLAIN_BATCH, generator)
+            known = torch.where(labels < 0, self.network.no_label, labels).to(device)
+            draws = loss.draws(len(images), own)
+            loss(self.network, images.to(device), known, *draws).mean().backward()
+
+        self.run(what, steps, rate, step, None, generator)
+
+    def run(
+        self,
+        what: str,
+        steps: int,
+        rate: float,
+        advance: Callable[[int], None],
+        saved: Callable[[int], None] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Let ``advance`` fill the gradients ``steps`` times; the network ends as its average."""
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=rate)
+        average = Average(self.network, self.average)
+        networks = {"network": self.network, "average": average.network}
+        training = Training(networks, optimizer, generator or torch.Generator(), {})
+        path = self.folder / f"checkpoint-{what.replace(' ', '-')}.safetensors"
+        step = training.restore(path) if path.exists() else 0
+        with stage(what, self.quiet) as report:
+            while step < steps:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * min(1.0, (step + 1) / WARM_UP)
+                optimizer.zero_grad(set_to_none=True)
+                advance(step)
+                optimizer.step()
+                average.update(self.network, step)
+                step += 1
+                report(step / steps)
+                if step % CHECKPOINT_EVERY == 0 or step == steps:
+                    training.save(path, step)
+                    if saved is not None:
+                        saved(step)
+        self.network.load_state_dict(average.network.state_dict())

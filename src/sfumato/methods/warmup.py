@@ -1,0 +1,141 @@
+"""Images drawn from one noisy sum, to warm a diffusion model up before any gradient is asked for.
+
+A model that has learned coarse images already spends its private steps on what they lack. Central
+images are DP-FETA's (arXiv 2504.07822): noisy means of groups of a class. Moments go further at the
+same cost: a Gaussian on cosine coefficients, from which any number of images can be drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sfumato.data.spec import PublicSpec
+from sfumato.features.basis import dct_basis
+from sfumato.methods.gaussian import MomentBlock
+from sfumato.privacy import Answer, SumQuery
+
+COUNT_WEIGHT = 0.1
+GROUP_BITS = 4
+"""A class has 2⁴ central images, told apart by the signs of four low cosine coefficients."""
+
+
+class WarmImages(Protocol):
+    """A query whose noisy answer images can be drawn from.
+
+    ``counts`` are noisy class sizes, known once the answer is learned.
+    """
+
+    counts: NDArray[np.float64]
+
+    def __init__(self, spec: PublicSpec) -> None: ...
+
+    def query(self, relative_noise: float) -> SumQuery:
+        """The sum to ask for."""
+
+    def learn(self, answer: Answer) -> None:
+        """Take the answer in."""
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images uint8 ``[count, c, h, w]`` and labels int64 ``[count]``."""
+
+
+class MomentImages:
+    """Images of a Gaussian on the lowest cosine coefficients of each class, as in ``moments``."""
+
+    def __init__(self, spec: PublicSpec) -> None:
+        self.spec = spec
+        self.block = MomentBlock(dct_basis(spec, 100 if spec.channels == 1 else 150), 0.4)
+        self.counts = np.ones(max(len(spec.classes), 1))
+
+    def query(self, relative_noise: float) -> SumQuery:
+        """Σ [w; z; vech(z zᵀ)] by class."""
+
+        def contribution(images: Tensor, labels: Tensor) -> Tensor:
+            ones = torch.full((len(images), 1), COUNT_WEIGHT)
+            return torch.cat([ones, self.block(images)], dim=1)
+
+        norm = math.hypot(COUNT_WEIGHT, self.block.norm)
+        return SumQuery(
+            "moments",
+            contribution,
+            1 + self.block.dimension,
+            norm,
+            by_class=True,
+            relative_noise=relative_noise,
+        )
+
+    def learn(self, answer: Answer) -> None:
+        """Fit the Gaussians."""
+        self.counts = np.maximum(answer.total[:, 0] / COUNT_WEIGHT, 1.0)
+        self.gaussians = self.block.fit(answer.total[:, 1:], self.counts, answer.noise_std)
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw from the Gaussians, classes in proportion to their noisy sizes."""
+        share = torch.from_numpy(self.counts / self.counts.sum())
+        labels = torch.multinomial(share, count, replacement=True, generator=generator)
+        flat = self.gaussians.draw(labels, self.block.basis, generator)
+        shape = (self.spec.channels, self.spec.height, self.spec.width)
+        return (flat * 255).round().to(torch.uint8).view(-1, *shape), labels
+
+
+class CentralImages:
+    """Noisy mean images of groups of each class (DP-FETA's warm-up on central images).
+
+    A unit's group is decided by the signs of its own low cosine coefficients, so it adds its pixels
+    to one group of one class, and the sensitivity is that of one image.
+    """
+
+    def __init__(self, spec: PublicSpec) -> None:
+        self.spec = spec
+        self.pixels = spec.channels * spec.height * spec.width
+        self.signs = torch.from_numpy(dct_basis(spec, 1 + GROUP_BITS)[1:])
+        self.counts = np.ones(max(len(spec.classes), 1))
+
+    def query(self, relative_noise: float) -> SumQuery:
+        """Σ [w; image] in the block of its group, by class."""
+
+        def contribution(images: Tensor, labels: Tensor) -> Tensor:
+            flat = images.flatten(1).to(torch.float32) / 255
+            bits = (flat @ self.signs.T > 0).to(torch.int64)
+            group = (bits * 2 ** torch.arange(GROUP_BITS)).sum(dim=1)
+            ones = torch.full((len(images), 1), COUNT_WEIGHT * math.sqrt(self.pixels))
+            row = torch.cat([ones, flat], dim=1)
+            blocks = torch.zeros(len(images), 2**GROUP_BITS, row.shape[1])
+            blocks[torch.arange(len(images)), group] = row
+            return blocks.flatten(1)
+
+        dimension = 2**GROUP_BITS * (1 + self.pixels)
+        norm = math.sqrt(self.pixels) * math.hypot(COUNT_WEIGHT, 0.5)
+        return SumQuery(
+            "central",
+            contribution,
+            dimension,
+            norm,
+            by_class=True,
+            nonnegative=True,
+            relative_noise=relative_noise,
+        )
+
+    def learn(self, answer: Answer) -> None:
+        """Divide noisy sums by noisy sizes; a group that noise hides is weighted down by it."""
+        blocks = answer.total.reshape(len(answer.total), 2**GROUP_BITS, 1 + self.pixels)
+        sizes = np.maximum(blocks[:, :, 0] / (COUNT_WEIGHT * math.sqrt(self.pixels)), 0.0)
+        noise = answer.noise_std / np.maximum(sizes, 1.0)
+        self.weights = np.where(noise < 0.25, sizes, 0.0) + 1e-9
+        self.counts = np.maximum(sizes.sum(axis=1), 1.0)
+        means = blocks[:, :, 1:] / np.maximum(sizes, 1.0)[:, :, None]
+        self.images = torch.from_numpy((means.clip(0, 1) * 255).round().astype(np.uint8))
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw central images, classes and groups in proportion to their noisy sizes."""
+        flat = torch.from_numpy(self.weights.reshape(-1))
+        chosen = torch.multinomial(flat, count, replacement=True, generator=generator)
+        labels = chosen // 2**GROUP_BITS
+        shape = (self.spec.channels, self.spec.height, self.spec.width)
+        return self.images.flatten(0, 1)[chosen].view(-1, *shape), labels
