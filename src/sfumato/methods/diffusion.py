@@ -57,15 +57,22 @@ def to_pixels(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Denoiser:
-    """F and its parameterisation; the network's part runs in bfloat16 where that is fast."""
+    """F and its parameterisation; ``bfloat16`` says whether the network's part runs in it."""
 
     network: UNet
     parameterisation: Parameterisation
+    bfloat16: bool
+
+    @classmethod
+    def of(cls, network: UNet, parameterisation: str) -> Denoiser:
+        """A denoiser that uses bfloat16 where its device is fast in it."""
+        fast = fast_bfloat16(device_of(network))
+        return cls(network, PARAMETERISATIONS[parameterisation], fast)
 
     def fast(self, network: nn.Module, x: Tensor, level: Tensor, labels: Tensor | None) -> Tensor:
         """The output of ``network`` for scaled images."""
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=fast_bfloat16(x.device)):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
             output: Tensor = network(x, level, labels)
         return output
 
@@ -193,7 +200,7 @@ class DiffusionModel:
         network.load_state_dict(
             {k[len(prefix) :]: torch.from_numpy(v) for k, v in tensors.items() if prefix in k}
         )
-        denoiser = Denoiser(network.eval(), PARAMETERISATIONS[config["parameterisation"]])
+        denoiser = Denoiser.of(network.eval(), config["parameterisation"])
         return cls(
             spec,
             denoiser,

@@ -222,7 +222,7 @@ class DPDM:
         torch.manual_seed(self.seed_public)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = self.shape.network(spec).to(device)
-        denoiser = Denoiser(network, PARAMETERISATIONS[self.parameterisation])
+        denoiser = Denoiser.of(network, self.parameterisation)
         return network, DenoisingLoss(denoiser, self.multiplicity, self.label_dropout)
 
     def fit(self, curator: Curator) -> DiffusionModel:
