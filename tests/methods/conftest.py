@@ -7,7 +7,7 @@ import pytest
 from sfumato.data.opening import open_images
 from sfumato.data.spec import PublicSpec
 from sfumato.features import public_patches
-from sfumato.methods import DPMEPF, Moments
+from sfumato.methods import DPDM, DPMEPF, Moments
 
 
 @pytest.fixture(scope="session")
@@ -31,16 +31,36 @@ def small_mepf():
 
 
 @pytest.fixture(scope="session")
-def methods(small_mepf):
+def small_dpdm():
+    """DPDM that trains in a second, with changes."""
+
+    def make(**changes):
+        options = {
+            "steps": 3,
+            "batch": 30,
+            "multiplicity": 2,
+            "width": 8,
+            "blocks": 1,
+            "patch": 4,
+            "sampling_steps": 2,
+            "warm_up_steps": 3,
+        }
+        return DPDM(**{**options, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def methods(small_mepf, small_dpdm):
     """Every method, small; a new one is tested on its first day by adding it here."""
-    return {"mepf": small_mepf(), "moments": Moments(coefficients=12)}
+    return {"mepf": small_mepf(), "moments": Moments(coefficients=12), "dpdm": small_dpdm()}
 
 
 @pytest.fixture(scope="session")
 def digits():
-    return open_images("digits")
+    return open_images("digits", declared_size=1500)
 
 
 @pytest.fixture(scope="session")
 def unlabelled():
-    return open_images("digits", classes=())
+    return open_images("digits", classes=(), declared_size=1500)

@@ -23,7 +23,7 @@ def sampled(model, count, seed=0):
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
-@pytest.fixture(params=["mepf", "moments"])
+@pytest.fixture(params=["mepf", "moments", "dpdm"])
 def method(request, methods):
     return methods[request.param]
 
@@ -69,8 +69,9 @@ def test_queries_read_no_data_and_configuration_is_json(method, digits):
     assert json.loads(json.dumps(method.config())) == method.config()
 
 
-def test_an_estimate_follows_the_declared_size(method):
-    small = method.estimate(PublicSpec(28, 28, 1, ("a", "b"), declared_size=128))
+@pytest.mark.parametrize("name", ["mepf", "moments"])
+def test_an_estimate_of_reading_follows_the_declared_size(name, methods):
+    small = methods[name].estimate(PublicSpec(28, 28, 1, ("a", "b"), declared_size=128))
     assert "for 128 images" in small["reading_time"]
     assert float(small["memory"].split()[0]) > 0
 

@@ -8,7 +8,7 @@ same cost: a Gaussian on cosine coefficients, from which any number of images ca
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ GROUP_BITS = 4
 """A class has 2⁴ central images, told apart by the signs of four low cosine coefficients."""
 
 
+@runtime_checkable
 class WarmImages(Protocol):
     """A query whose noisy answer images can be drawn from.
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -90,17 +91,6 @@ class Event:
         return cls(**{**values, "sensitivity": dict(values["sensitivity"])})
 
 
-def _composed(events: Sequence[Event], relation: Relation) -> dp_accounting.DpEvent:
-    parts = []
-    for event in events:
-        pair = event.pair(relation)
-        release: dp_accounting.DpEvent = dp_accounting.GaussianDpEvent(pair.z)
-        if pair.q < 1:
-            release = dp_accounting.PoissonSampledDpEvent(pair.q, release)
-        parts.append(dp_accounting.SelfComposedDpEvent(release, pair.count))
-    return dp_accounting.ComposedDpEvent(parts)
-
-
 def _gaussian_mu(events: Sequence[Event], relation: Relation) -> float:
     return math.sqrt(sum(e.count / e.noise_multiplier(relation) ** 2 for e in events))
 
@@ -125,8 +115,18 @@ def epsilon(events: Sequence[Event], delta: float, relation: Relation) -> float:
     if is_sampled(events):
         # A single step's loss may be much smaller than the sum, and its own shape must be seen.
         interval = min(interval, 1e-4)
+    pairs = tuple(event.pair(relation) for event in events)
+    return _by_pld(pairs, delta, relation, interval)
+
+
+@lru_cache(maxsize=256)
+def _by_pld(pairs: tuple[Pair, ...], delta: float, relation: Relation, interval: float) -> float:
     accountant = pld.PLDAccountant(NEIGHBOURS[relation], value_discretization_interval=interval)
-    accountant.compose(_composed(events, relation))
+    for pair in pairs:
+        release: dp_accounting.DpEvent = dp_accounting.GaussianDpEvent(pair.z)
+        if pair.q < 1:
+            release = dp_accounting.PoissonSampledDpEvent(pair.q, release)
+        accountant.compose(release, pair.count)
     return float(accountant.get_epsilon(delta))
 
 
@@ -191,7 +191,7 @@ def calibrate(events: Sequence[Event], budget: Budget) -> list[Event]:
     while overspend(high) > 0:
         high += 1.0
     # The second accountant brackets the answer; PLD, slightly pessimistic, then decides.
-    factor, nudge = float(optimize.brentq(overspend, low, high, xtol=1e-9)), 1e-5
+    factor, nudge = float(optimize.brentq(overspend, low, high, xtol=1e-8)), 1e-5
     result = scaled(math.exp(factor))
     while (spent := epsilon(result, budget.delta, budget.relation)) > budget.epsilon:
         factor, nudge = factor + nudge, 2 * nudge

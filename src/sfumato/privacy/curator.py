@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from sfumato.privacy import exact, world
 from sfumato.privacy.accounting import Event, accountant_name
 from sfumato.privacy.budget import Budget
 from sfumato.privacy.clipping import UNIT
-from sfumato.privacy.descent import Descent
+from sfumato.privacy.descent import Descent, steps_folder
 from sfumato.privacy.ledger import Entry, Ledger, charges_of, total_epsilon
 from sfumato.privacy.noise import INSECURE_PATH, NOISE_PATH, add_noise
 from sfumato.privacy.per_example import UnitLoss
@@ -156,13 +157,14 @@ class Curator:
 
     def close(self) -> None:
         """End the run and destroy its key: the same command afterwards charges a new one."""
-        _, run = self._opened()
+        plan, run = self._opened()
         if world.is_first():
             with self._ledger.locked():
                 self._ledger.append("closed", run=run.id)
             Key.destroy(run.folder)
-            for descent in self._descents.values():
-                descent.destroy()
+            for query in plan.queries:
+                if isinstance(query, GradientQuery):
+                    shutil.rmtree(steps_folder(run.folder, query), ignore_errors=True)
         run.release()
         self._run = None
 

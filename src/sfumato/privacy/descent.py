@@ -6,7 +6,6 @@ step is ever answered twice; ``docs/proofs.md``, "gradient".
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,14 @@ from sfumato.data.spec import PublicSpec
 from sfumato.errors import LedgerError, SfumatoError, UsageError
 from sfumato.privacy import world
 from sfumato.privacy.ledger import write_atomically
-from sfumato.privacy.per_example import Batch, UnitLoss, clipped_sum, fastest_way, trained
+from sfumato.privacy.per_example import (
+    WAYS,
+    Batch,
+    UnitLoss,
+    clipped_sum,
+    fastest_way,
+    trained,
+)
 from sfumato.privacy.queries import GradientQuery
 from sfumato.privacy.records import Records
 from sfumato.privacy.sampling import Key, poisson_sample
@@ -51,7 +57,7 @@ class Descent:
     ) -> None:
         self.query, self.noise_std = query, noise_std
         self._source, self._key, self._check = source, key, check
-        self._run_folder, self._folder = folder, folder / f"steps-{query.name}"
+        self._run_folder, self._folder = folder, steps_folder(folder, query)
         self._folder.mkdir(exist_ok=True, mode=0o700)
         self._records: Records | None = None
         self._way: str | None = None
@@ -82,7 +88,7 @@ class Descent:
             stream = self._key.stream(f"noise {self.query.name}", step)
             noise = torch.from_numpy(stream.standard_normal(size)) * self.noise_std
             answer = (total.cpu() + noise).to(torch.float32)
-            self._store(step, answer)
+            self._write(self._path(step), save({"sum": answer}))
         return world.tensor_from_first(answer.to(device))
 
     def forget(self, before: int) -> None:
@@ -91,10 +97,6 @@ class Descent:
             for path in sorted(self._folder.glob("*.safetensors"))[:-1]:
                 if int(path.stem) < before:
                     path.unlink()
-
-    def destroy(self) -> None:
-        """Remove every stored answer: the run is closed."""
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _path(self, step: int) -> Path:
         return self._folder / f"{step:08d}.safetensors"
@@ -118,10 +120,9 @@ class Descent:
             )
         return torch.empty(0)
 
-    def _store(self, step: int, answer: Tensor) -> None:
-        path = self._path(step)
+    def _write(self, path: Path, content: bytes) -> None:
         try:
-            write_atomically(path, save({"sum": answer}))
+            write_atomically(path, content)
         except OSError as error:
             raise LedgerError(
                 f"{path} cannot be written ({error.strerror}), so nothing is answered. Free the "
@@ -129,45 +130,64 @@ class Descent:
             ) from error
 
     def _clipped_sum(self, step: int, network: nn.Module, loss: UnitLoss) -> Tensor:
-        name, device = self.query.name, next(network.parameters()).device
         if self._way is None:
-            way = self._fastest_way(network, loss) if world.is_first() else None
+            way = self._chosen_way(network, loss) if world.is_first() else None
             self._way = world.from_first(way)
-        if self._records is None:
-            if world.is_first():
-                self._check()
-            with quiet():
-                self._records = Records(self._source, self._run_folder)
-        index = poisson_sample(
-            len(self._records), self.query.sampling_rate, self._key.stream(f"sample {name}", step)
+        if self._records is None and world.is_first():
+            self._check()
+        # Silent, because the text of a warning or an error may quote what a record holds.
+        with quiet():
+            try:
+                batch = self._batch(step, loss, next(network.parameters()).device)
+                total = clipped_sum(network, loss, batch, self.query.clip_norm, self._way)
+            except Exception as error:
+                failure = type(error).__name__
+            else:
+                return world.add_up(total)
+        # Raised outside the handler: chained errors would carry the private text along.
+        raise SfumatoError(
+            f"query {self.query.name!r}: step {step} failed with {failure} on the private data "
+            "(the message is withheld). The budget stays charged; the run can go on once it is "
+            "mended."
         )
+
+    def _batch(self, step: int, loss: UnitLoss, device: torch.device) -> Batch:
+        """This rank's part of the step's sample, with its draws."""
+        if self._records is None:
+            self._records = Records(self._source, self._run_folder)
+        name, rate = self.query.name, self.query.sampling_rate
+        index = poisson_sample(len(self._records), rate, self._key.stream(f"sample {name}", step))
         # Every rank draws for the whole sample, so that the sum does not depend on their number.
         stream = self._key.torch_stream(f"draws {name}", step, device)
         mine = world.share(len(index))
         draws = tuple(draw[mine] for draw in loss.draws(len(index), stream))
         images, labels = (torch.from_numpy(part) for part in self._records.take(index[mine]))
         usable = labels >= 0
-        batch = Batch(
+        return Batch(
             images[usable].to(device),
             labels[usable].to(device),
             tuple(draw[usable.to(device)] for draw in draws),
         )
-        try:
-            total = clipped_sum(network, loss, batch, self.query.clip_norm, self._way)
-        except Exception as error:
-            failure = type(error).__name__
-        else:
-            return world.add_up(total)
-        # Raised outside the handler: chained errors would carry the private text along.
-        raise SfumatoError(
-            f"query {name!r}: its loss failed with {failure} on the private data (the message is "
-            "withheld). The budget stays charged; the run can go on once it is mended."
-        )
+
+    def _chosen_way(self, network: nn.Module, loss: UnitLoss) -> str:
+        """The fastest way, measured once a run: a resumed one repeats the last bits of its sums."""
+        path = self._folder / "way"
+        if not path.exists():
+            self._write(path, self._fastest_way(network, loss).encode())
+        way = path.read_text()
+        if way not in WAYS:
+            raise LedgerError(f"{path} is damaged. Remove it and run the same command again.")
+        return way
 
     def _fastest_way(self, network: nn.Module, loss: UnitLoss) -> str:
         device = next(network.parameters()).device
         batch = public_batch(self._source.spec, loss, device)
         return fastest_way(network, loss, batch, self.query.clip_norm)
+
+
+def steps_folder(run_folder: Path, query: GradientQuery) -> Path:
+    """Where a query's stored answers lie in its run's folder."""
+    return run_folder / f"steps-{query.name}"
 
 
 def public_batch(spec: PublicSpec, loss: UnitLoss, device: torch.device) -> Batch:

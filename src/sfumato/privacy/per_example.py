@@ -31,7 +31,7 @@ IMAGES_AT_ONCE = 64
 
 NORM_STRETCH = 2**16
 NORM_ERROR = 2.0**-12
-"""More than the rounding of 2¹⁶ float32 additions in any tree; bounds are tightened by it."""
+"""More than the rounding of 2¹⁶ float32 additions in vector lanes; bounds are tightened by it."""
 
 
 @runtime_checkable
