@@ -42,10 +42,14 @@ class Case:
     seed: int
     samples: int
     classifiers: tuple[str, ...]
+    declared_size: int | None = None
 
     def key(self) -> str:
         """16 hexadecimal digits by which a finished run is recognised."""
-        return digest(asdict(self))[:16]
+        values = asdict(self)
+        if self.declared_size is None:  # as lines say that were written before it existed
+            del values["declared_size"]
+        return digest(values)[:16]
 
     def __str__(self) -> str:
         return f"{self.data}, {self.method.label}, ε = {self.epsilon:g}, seed {self.seed}"
@@ -65,6 +69,7 @@ class Suite:
         samples: synthetic images of each run.
         classifiers: names in ``sfumato.evaluation.RECIPES``.
         delta, relation: of every budget.
+        declared_size: the number of records, for methods that draw samples of them.
 
     Raises:
         UsageError: a value is outside its rule.
@@ -80,6 +85,7 @@ class Suite:
     classifiers: tuple[str, ...]
     delta: float = 1e-5
     relation: Relation = "add-or-remove-one"
+    declared_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.public is not True:
@@ -119,6 +125,7 @@ class Suite:
                             seed,
                             self.samples,
                             self.classifiers,
+                            self.declared_size,
                         )
 
     def locations(self, given: Mapping[str, str]) -> dict[str, str]:
