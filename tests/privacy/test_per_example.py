@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import opacus
 import pytest
 import torch
 from hypothesis import given, settings
@@ -196,7 +197,6 @@ def test_no_more_images_than_allowed_go_through_the_network_at_once() -> None:
 @pytest.mark.parametrize("name", ["mlp", "conv"])
 @pytest.mark.parametrize("multiplicity", [1, 3])
 def test_layers_agree_with_opacus(name: str, multiplicity: int) -> None:
-    opacus = pytest.importorskip("opacus")
     network, loss = made(name), Noisy(multiplicity)
     batch = units(6, loss)
     ours = by_layers(network, loss, batch)
