@@ -206,7 +206,7 @@ def test_a_method_is_made_by_name_with_its_options() -> None:
 
 def test_public_images_take_the_form_of_the_private_ones(folder: Path) -> None:
     spec = sfumato.open_images("digits").spec
-    images = synthesis.public_images(folder, spec)
+    images = synthesis.public_images(folder, spec).images
     assert images.shape == (12, 1, 28, 28)
     assert images.dtype == np.uint8
 

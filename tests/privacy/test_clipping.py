@@ -105,7 +105,7 @@ def test_a_row_adds_the_same_alone_and_among_any_mates(seed: int, dimension: int
 
 def test_squared_norm_has_the_same_bits_in_every_place() -> None:
     rng = torch.Generator().manual_seed(1)
-    for width in (1, 7, 16, 33, 255, 1000, 4096):
+    for width in (1, 7, 16, 33, 255, 1000, clipping.COLUMNS_AT_ONCE):
         rows = torch.randn(16, width, generator=rng)
         whole = clipping._squared_norms(rows)
         for size in range(1, 17):

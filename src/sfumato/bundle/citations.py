@@ -15,6 +15,14 @@ METHODS = {
   year    = {2023},
   note    = {arXiv:2205.12900}
 }""",
+    "dpdm": """\
+@article{dockhorn2023differentially,
+  title   = {Differentially Private Diffusion Models},
+  author  = {Dockhorn, Tim and Cao, Tianshi and Vahdat, Arash and Kreis, Karsten},
+  journal = {Transactions on Machine Learning Research},
+  year    = {2023},
+  note    = {arXiv:2210.09929}
+}""",
 }
 ENCODERS = {
     "efficientnet-lite0": """\

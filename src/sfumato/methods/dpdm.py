@@ -9,8 +9,9 @@ from one noisy ``sum`` (with central images: DP-FETA, arXiv 2504.07822).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -30,12 +31,12 @@ from sfumato.methods.diffusion import (
 )
 from sfumato.methods.estimate import seconds_of
 from sfumato.methods.phases import PLAIN_BATCH, Phases
-from sfumato.methods.warmup import CentralImages, MomentImages, WarmImages
+from sfumato.methods.warmup import CentralImages, EmbeddedImages, MomentImages, WarmImages
 from sfumato.networks import UNet
 from sfumato.privacy import Curator, GradientQuery, Query, SumQuery
 from sfumato.privacy.layers import unflatten
 
-WarmUp = Literal["none", "central", "moments"]
+WarmUp = Literal["none", "central", "moments", "mepf"]
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class DPDM:
         label_dropout: share of units whose label is dropped, for guidance.
         sampler: ``quick``, ``accuracy``, ``fid``, ``ddim`` or ``ddim-stochastic``.
         sampling_steps: the sampler's steps; its own by default.
-        warm_up: first train on images drawn from one noisy sum: ``moments`` of each class, or
-            ``central`` images of it.
+        warm_up: first train on images drawn from one noisy sum: ``central`` images of each class,
+            its ``moments``, or those of a generator matched to a ``mepf`` embedding.
         warm_up_steps: steps on such images; they cost nothing.
         warm_up_noise: noise multiplier of that sum relative to that of a gradient step.
         public_steps: steps on public images, before everything else.
@@ -113,7 +114,7 @@ class DPDM:
             "patch": self.patch >= 1,
             "average": 0 <= self.average < 1,
             "label_dropout": 0 <= self.label_dropout <= 1,
-            "warm_up": self.warm_up in ("none", "central", "moments"),
+            "warm_up": self.warm_up in get_args(WarmUp),
             "warm_up_steps": self.warm_up_steps >= 1,
             "warm_up_noise": self.warm_up_noise > 0,
             "public_steps": self.public_steps >= 0,
@@ -202,7 +203,12 @@ class DPDM:
     def _warm_images(self, spec: PublicSpec) -> WarmImages | None:
         if self.warm_up == "none":
             return None
-        return CentralImages(spec) if self.warm_up == "central" else MomentImages(spec)
+        kinds: dict[str, Callable[[PublicSpec], WarmImages]] = {
+            "central": CentralImages,
+            "moments": MomentImages,
+            "mepf": EmbeddedImages,
+        }
+        return kinds[self.warm_up](spec)
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time on this machine, measured on public images."""
@@ -241,7 +247,7 @@ class DPDM:
         warm = self._warm_images(spec)
         if warm is not None:
             (query,) = (query for query in plan.queries if isinstance(query, SumQuery))
-            warm.learn(curator.sum(query))
+            warm.learn(curator.sum(query), curator.run_folder, curator.quiet)
             counts = warm.counts
             phases.plainly("warming up", self.warm_up_steps, plain, warm.draw)
         (gradient,) = (query for query in plan.queries if isinstance(query, GradientQuery))

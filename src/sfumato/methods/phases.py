@@ -12,6 +12,7 @@ from torch import Tensor
 from sfumato.methods.checkpoint import Training
 from sfumato.methods.diffusion import DenoisingLoss
 from sfumato.networks import Average, UNet
+from sfumato.privacy import world
 from sfumato.progress import stage
 
 CHECKPOINT_EVERY = 20
@@ -80,6 +81,8 @@ class Phases:
         training = Training(networks, optimizer, generator or torch.Generator(), {})
         path = self.folder / f"checkpoint-{what.replace(' ', '-')}.safetensors"
         step = training.restore(path) if path.exists() else 0
+        for parameter in self.network.parameters():
+            world.tensor_from_first(parameter.data)  # ranks on other machines round otherwise
         with stage(what, self.quiet) as report:
             while step < steps:
                 for group in optimizer.param_groups:
@@ -91,7 +94,8 @@ class Phases:
                 step += 1
                 report(step / steps)
                 if step % CHECKPOINT_EVERY == 0 or step == steps:
-                    training.save(path, step)
+                    if world.is_first():
+                        training.save(path, step)
                     if saved is not None:
                         saved(step)
         self.network.load_state_dict(average.network.state_dict())

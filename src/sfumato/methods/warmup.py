@@ -8,6 +8,8 @@ same cost: a Gaussian on cosine coefficients, from which any number of images ca
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -17,10 +19,13 @@ from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.features.basis import dct_basis
+from sfumato.methods.embedding import Embedding
 from sfumato.methods.gaussian import MomentBlock
+from sfumato.methods.mepf import DPMEPF
 from sfumato.privacy import Answer, SumQuery
 
 COUNT_WEIGHT = 0.1
+POOL = 20_000
 GROUP_BITS = 4
 """A class has 2⁴ central images, told apart by the signs of four low cosine coefficients."""
 
@@ -39,8 +44,8 @@ class WarmImages(Protocol):
     def query(self, relative_noise: float) -> SumQuery:
         """The sum to ask for."""
 
-    def learn(self, answer: Answer) -> None:
-        """Take the answer in."""
+    def learn(self, answer: Answer, folder: Path, quiet: bool) -> None:
+        """Take the answer in; ``folder`` keeps the checkpoint where that takes long."""
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Images uint8 ``[count, c, h, w]`` and labels int64 ``[count]``."""
@@ -71,7 +76,7 @@ class MomentImages:
             relative_noise=relative_noise,
         )
 
-    def learn(self, answer: Answer) -> None:
+    def learn(self, answer: Answer, folder: Path, quiet: bool) -> None:
         """Fit the Gaussians."""
         self.counts = np.maximum(answer.total[:, 0] / COUNT_WEIGHT, 1.0)
         self.gaussians = self.block.fit(answer.total[:, 1:], self.counts, answer.noise_std)
@@ -123,7 +128,7 @@ class CentralImages:
             relative_noise=relative_noise,
         )
 
-    def learn(self, answer: Answer) -> None:
+    def learn(self, answer: Answer, folder: Path, quiet: bool) -> None:
         """Divide noisy sums by noisy sizes; a group that noise hides is weighted down by it."""
         blocks = answer.total.reshape(len(answer.total), 2**GROUP_BITS, 1 + self.pixels)
         sizes = np.maximum(blocks[:, :, 0] / (COUNT_WEIGHT * math.sqrt(self.pixels)), 0.0)
@@ -140,3 +145,38 @@ class CentralImages:
         labels = chosen // 2**GROUP_BITS
         shape = (self.spec.channels, self.spec.height, self.spec.width)
         return self.images.flatten(0, 1)[chosen].view(-1, *shape), labels
+
+
+class EmbeddedImages:
+    """Images of a generator that is matched to a noisy mean embedding, as DP-MEPF's.
+
+    ``method`` is the configured DP-MEPF; a pool of its images is drawn once.
+    """
+
+    def __init__(self, spec: PublicSpec, method: DPMEPF | None = None) -> None:
+        self.spec = spec
+        self.method = method or DPMEPF(steps=1000)
+        self.counts = np.ones(max(len(spec.classes), 1))
+
+    def query(self, relative_noise: float) -> SumQuery:
+        """DP-MEPF's joint embedding."""
+        (query,) = self.method.queries(self.spec)
+        assert isinstance(query, SumQuery)
+        return replace(query, relative_noise=relative_noise)
+
+    def learn(self, answer: Answer, folder: Path, quiet: bool) -> None:
+        """Match the generator and draw the pool."""
+        embedding = Embedding(
+            answer.total, answer.shared, answer.noise_std, self.spec, self.method.config()
+        )
+        model = self.method.learn(embedding, folder, quiet)
+        self.counts = model.counts
+        batches = list(model.sample(POOL, self.method.seed_public))
+        self.images, self.labels = (
+            torch.from_numpy(np.concatenate(part)) for part in zip(*batches, strict=True)
+        )
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw from the pool."""
+        index = torch.randint(len(self.images), (count,), generator=generator)
+        return self.images[index], self.labels[index]

@@ -61,6 +61,7 @@ def render(
         config=certificate["method"]["config"],
         budgeted=next(one for one in odds if one.relation == certificate["relation"]),
         odds=odds,
+        asked=sum(event.count for event in events),
         expected=None if spec["declared_size"] is None else delta * spec["declared_size"],
         answers=_answers(events, certificate),
         rows=_named(pictures, certificate["classes"]),
