@@ -363,3 +363,40 @@ def test_a_wrong_second_accountant_stops_the_calibration(monkeypatch: pytest.Mon
     )
     with pytest.raises(SfumatoError):
         calibrate([GradientQuery("g", 10, 1.0, 0.05, 100).event(ADD)], Budget(2.0, 1e-5))
+
+
+def hockey_stick(first: np.ndarray, second: np.ndarray, alpha: float, cell: float) -> float:
+    return float(np.clip(first - alpha * second, 0, None).sum() * cell)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_pair_of_units_in_the_plane_beats_the_dominating_pair(seed: int) -> None:
+    """The theorem of ``docs/proofs.md``, "gradient": the worst centres lie on one line."""
+    rng = np.random.default_rng(seed)
+    z, q, alpha = rng.uniform(0.4, 2), rng.uniform(0.05, 0.9), np.exp(rng.uniform(0, 2))
+    line = np.linspace(-9 * z - 1, 9 * z + 1, 700)
+    x, y = np.meshgrid(line, line)
+    cell = float((line[1] - line[0]) ** 2)
+
+    def bell(centre: tuple[float, float]) -> np.ndarray:
+        squared = (x - centre[0]) ** 2 + (y - centre[1]) ** 2
+        return np.exp(-squared / (2 * z * z)) / (2 * np.pi * z * z)
+
+    def mixture(centre: tuple[float, float]) -> np.ndarray:
+        return (1 - q) * bell((0.0, 0.0)) + q * bell(centre)
+
+    worst_replaced = hockey_stick(mixture((1.0, 0.0)), mixture((-1.0, 0.0)), alpha, cell)
+    worst_removed = hockey_stick(mixture((1.0, 0.0)), bell((0.0, 0.0)), alpha, cell)
+    worst_added = hockey_stick(bell((0.0, 0.0)), mixture((1.0, 0.0)), alpha, cell)
+    for _ in range(12):
+        angles, radii = rng.uniform(0, 2 * np.pi, 2), np.sqrt(rng.uniform(0, 1, 2))
+        a, b = (
+            (float(r * np.cos(t)), float(r * np.sin(t))) for r, t in zip(radii, angles, strict=True)
+        )
+        assert hockey_stick(mixture(a), mixture(b), alpha, cell) <= worst_replaced + 1e-9
+        assert hockey_stick(mixture(a), bell((0.0, 0.0)), alpha, cell) <= worst_removed + 1e-9
+        assert hockey_stick(bell((0.0, 0.0)), mixture(b), alpha, cell) <= worst_added + 1e-9
+    # And the line's own pair is what the accountant composes.
+    ours = compose([Pair(z, q, -1)])
+    at = float(np.interp(np.log(alpha), ours.losses, ours.deltas()))
+    assert at == pytest.approx(worst_replaced, abs=2e-4)

@@ -74,9 +74,9 @@ class DPDM:
 
     name: ClassVar[str] = "dpdm"
 
-    steps: int = 300
-    batch: int = 1024
-    multiplicity: int = 8
+    steps: int = 120
+    batch: int = 2048
+    multiplicity: int = 4
     clip_norm: float = 1.0
     learning_rate: float = 1e-3
     parameterisation: str = "edm"
@@ -90,8 +90,8 @@ class DPDM:
     sampler: str = "quick"
     sampling_steps: int | None = None
     warm_up: WarmUp = "none"
-    warm_up_steps: int = 5000
-    warm_up_noise: float = 20.0
+    warm_up_steps: int = 3000
+    warm_up_noise: float = 5.0
     public_steps: int = 0
     public_conditional: bool = False
     plain_learning_rate: float = 1e-3
@@ -142,7 +142,8 @@ class DPDM:
         """
         if name == "cpu":
             fold = max(1, round(max(spec.height, spec.width) / 14))
-            return {"patch": fold, "warm_up": "moments"}
+            batch = min(cls.batch, spec.declared_size or cls.batch)
+            return {"patch": fold, "warm_up": "moments", "batch": batch}
         if name != "paper":
             raise UsageError(f"preset={name!r} must be cpu or paper.")
         shape = {"patch": max(1, spec.height // 32), "width": 32, "multipliers": (1, 2, 2)}
@@ -221,8 +222,8 @@ class DPDM:
         def step() -> None:
             loss(network, images, labels, *draws).sum().backward()
 
-        minutes = seconds_of(step) * self.steps * self.batch / units / 60
-        return {"training_time": f"{minutes:.0f} minutes or more for {self.steps:,} steps"}
+        hours = seconds_of(step) * self.steps * self.batch / units / 3600
+        return {"training_time": f"{hours:,.1f} hours or more for {self.steps:,} private steps"}
 
     def _untrained(self, spec: PublicSpec) -> tuple[UNet, DenoisingLoss]:
         torch.manual_seed(self.seed_public)

@@ -76,11 +76,13 @@ def plan(
         f"{len(spec.classes) or 'no'} classes; method {chosen.name}"
     )
     show.table(
-        ["query", "asks", "coordinates", "clip norm", "σ (noise / clip norm)"],
+        ["query", "asks", "times", "of", "coordinates", "clip norm", "σ (noise / clip norm)"],
         [
             (
                 event.query,
                 event.name,
+                f"{event.count:,}",
+                "all" if event.sampling_rate == 1 else f"{100 * event.sampling_rate:.3g} %",
                 str(facts.get("dimension", facts.get("bins", ""))),
                 f"{event.clip_norm:.4g}",
                 f"{event.noise_std / event.clip_norm:.4g}",
