@@ -142,9 +142,17 @@ class LossDistribution:
         return result
 
     def epsilon(self, delta: float) -> float:
-        """The smallest ε ≥ 0 of the grid that ``delta`` allows."""
-        allowed = np.flatnonzero((self.deltas() <= delta) & (self.losses >= 0))
-        return float(self.losses[allowed[0]]) if len(allowed) else math.inf
+        """The smallest ε ≥ 0 that ``delta`` allows, log δ taken as linear between grid points."""
+        deltas = self.deltas()
+        allowed = np.flatnonzero((deltas <= delta) & (self.losses >= 0))
+        if not len(allowed):
+            return math.inf
+        at = int(allowed[0])
+        if at == 0 or self.losses[at - 1] < 0 or not 0 < deltas[at] < deltas[at - 1]:
+            return float(self.losses[at])
+        high, low = math.log(deltas[at - 1]), math.log(deltas[at])
+        share = (high - math.log(delta)) / (high - low)
+        return float(self.losses[at - 1] + share * (self.losses[at] - self.losses[at - 1]))
 
     def beyond(self, epsilon: float) -> float:
         """The probability that the loss is larger than ``epsilon``."""

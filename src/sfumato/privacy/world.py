@@ -19,6 +19,8 @@ Value = TypeVar("Value")
 def join_world() -> None:
     """Join the process group that ``torchrun`` describes, if it does; at most once."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 
