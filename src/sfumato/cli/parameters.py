@@ -37,6 +37,9 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting of the method, repeatable: --set steps=500."),
 ]
+Pretrain = Annotated[
+    int | None, typer.Option(help="dpdm: training steps on the images of --public, first of all.")
+]
 Preset = Annotated[
     str | None, typer.Option(help="Named settings of the method: dpdm has cpu and paper.")
 ]
@@ -92,13 +95,13 @@ def parse_classes(text: str | None) -> list[str] | int | None:
     return [name.strip() for name in text.split(",")]
 
 
-def parse_settings(items: list[str] | None) -> dict[str, Any]:
-    """Read ``--set name=value``; a value is JSON where it can be, else a text.
+def parse_settings(items: list[str] | None, pretrain: int | None = None) -> dict[str, Any]:
+    """Read ``--set name=value``, a value being JSON where it can be, else a text; ``--pretrain``.
 
     Raises:
         UsageError: an item has no ``=``.
     """
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {} if pretrain is None else {"public_steps": pretrain}
     for item in items or []:
         name, equals, text = item.partition("=")
         if not equals:

@@ -14,6 +14,7 @@ None ever holds more than one micro-batch of per-unit gradients.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,8 +78,8 @@ class Batch:
         ]
 
 
-TURNS = 3
-"""How often each way is timed; the fastest turn counts, the least disturbed one."""
+TURNS, HOPELESS = 3, 1.5
+"""How often each way is timed, unless it is so much slower than another; the best turn counts."""
 
 Way = Callable[[nn.Module, UnitLoss, Batch], Tensor]
 """Gradients of a few units, float32 ``[u, parameters]``, each laid out by ``flatten``."""
@@ -133,7 +134,7 @@ def by_layers(network: nn.Module, loss: UnitLoss, batch: Batch) -> Tensor:
         return recording.gradients(losses, trained(network))
 
 
-WAYS: dict[str, Way] = {"loop": by_loop, "vmap": by_vmap, "layers": by_layers}
+WAYS: dict[str, Way] = {"layers": by_layers, "loop": by_loop, "vmap": by_vmap}
 
 
 def units_at_once(loss: UnitLoss) -> int:
@@ -194,6 +195,8 @@ def fastest_way(network: nn.Module, loss: UnitLoss, public: Batch, clip_norm: fl
                 started = time.perf_counter()
                 clipped_sum(network, loss, part, clip_norm, name)
                 turns.append(time.perf_counter() - started)
+                if turns[0] > HOPELESS * min(seconds.values(), default=math.inf):
+                    break
             seconds[name] = min(turns)
     if not seconds:
         raise SfumatoError(

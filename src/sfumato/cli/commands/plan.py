@@ -17,6 +17,7 @@ def plan(
     preset: p.Preset = None,
     set_: p.Set = None,
     public: p.Public = None,
+    pretrain: p.Pretrain = None,
     image_size: p.ImageSize = None,
     channels: p.Channels = None,
     classes: p.Classes = None,
@@ -51,7 +52,8 @@ def plan(
         split=split,
     )
     budget = Budget(epsilon, delta, p.parse_relation(relation))
-    chosen = make_method(method, source.spec, p.parse_settings(set_), public, seed_public, preset)
+    settings = p.parse_settings(set_, pretrain)
+    chosen = make_method(method, source.spec, settings, public, seed_public, preset)
     made = plan_of(chosen, Curator(source, budget, state=state, quiet=True))
     ledger = ledger_of(source, state)
     before, after = spending(ledger, delta), spending(ledger, delta, made.events)
