@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -45,3 +46,15 @@ def test_average_is_a_warmed_up_exponential_mean():
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
     assert float(average.network.weight) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_hasty_average_weighs_steps_in_proportion_to_their_age_from_the_start():
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(network.weight)
+    average = Average(network, decay=1.0, haste=3.0)
+    for step in range(300):
+        nn.init.constant_(network.weight, float(step))
+        average.update(network, step)
+    steps = np.arange(300)
+    expected = np.average(steps, weights=steps + 2)  # the last half holds three quarters of it
+    assert float(average.network.weight) == pytest.approx(expected, rel=1e-3)

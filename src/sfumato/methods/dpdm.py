@@ -74,18 +74,18 @@ class DPDM:
 
     name: ClassVar[str] = "dpdm"
 
-    steps: int = 120
+    steps: int = 80
     batch: int = 2048
     multiplicity: int = 4
     clip_norm: float = 1.0
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     parameterisation: str = "edm"
     width: int = 32
     multipliers: tuple[int, ...] = (1, 2)
     blocks: int = 2
     attention: int = 8
     patch: int = 2
-    average: float = 0.97
+    average: float = 0.99
     label_dropout: float = 0.1
     sampler: str = "quick"
     sampling_steps: int | None = None

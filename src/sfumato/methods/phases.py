@@ -18,6 +18,8 @@ from sfumato.progress import stage
 CHECKPOINT_EVERY = 20
 WARM_UP = 20
 PLAIN_BATCH = 64
+HASTE = 3.0
+"""Private steps are few and noisy: the average of the last half is wanted, not of a few."""
 
 
 class Phases:
@@ -76,7 +78,7 @@ class Phases:
     ) -> None:
         """Let ``advance`` fill the gradients ``steps`` times; the network ends as its average."""
         optimizer = torch.optim.Adam(self.network.parameters(), lr=rate)
-        average = Average(self.network, self.average)
+        average = Average(self.network, self.average, HASTE)
         networks = {"network": self.network, "average": average.network}
         training = Training(networks, optimizer, generator or torch.Generator(), {})
         path = self.folder / f"checkpoint-{what.replace(' ', '-')}.safetensors"

@@ -181,7 +181,7 @@ def fastest_way(network: nn.Module, loss: UnitLoss, public: Batch, clip_norm: fl
     """
     part = public.split(units_at_once(loss))[0]
     expected = clipped_sum(network, loss, part, clip_norm, "loop")
-    seconds = {}
+    seconds: dict[str, float] = {}
     for name in WAYS:
         if name == "layers" and not is_supported(network):
             continue
