@@ -21,7 +21,7 @@ from sfumato.bundle.certificate import make_core
 from sfumato.data import open_images
 from sfumato.data.source import ImageSource
 from sfumato.errors import BudgetExceededError, DataError, LedgerError, SfumatoError, UsageError
-from sfumato.privacy import Budget, Curator, GradientQuery, Plan, descent, make_plan
+from sfumato.privacy import Budget, Curator, GradientQuery, Plan, descent, make_plan, runs
 from sfumato.privacy.descent import Descent
 from sfumato.privacy.ledger import GENESIS, digest, seal
 from sfumato.privacy.noise import INSECURE_PATH
@@ -267,7 +267,7 @@ def test_answer_is_stored_before_it_leaves(
 
     steps, network = make(source, tmp_path, noise_std=1.0), small_network()
     with monkeypatch.context() as patch:
-        patch.setattr(descent, "write_atomically", full)
+        patch.setattr(runs, "write_atomically", full)
         with pytest.raises(LedgerError, match="No space left"):
             steps.answer(0, network, Pixels())
     answer = steps.answer(0, network, Pixels())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,20 +79,13 @@ class Denoiser:
 
     def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         """D(x; σ, y)."""
-
-        def fast(x: Tensor, level: Tensor, labels: Tensor | None) -> Tensor:
-            return self.fast(self.network, x, level, labels)
-
-        return self.parameterisation.denoise(fast, x, sigma, labels)
+        return self.parameterisation.denoise(partial(self.fast, self.network), x, sigma, labels)
 
     def losses(
         self, network: nn.Module, images: Tensor, labels: Tensor, sigma: Tensor, noise: Tensor
     ) -> Tensor:
         """Loss of each uint8 image with its σ and noise, float ``[n]``."""
-
-        def fast(x: Tensor, level: Tensor, labels: Tensor | None) -> Tensor:
-            return self.fast(network, x, level, labels)
-
+        fast = partial(self.fast, network)
         return self.parameterisation.loss(fast, to_pixels(images), labels, sigma, noise)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from sfumato.features.basis import dct_basis
 from sfumato.methods.contract import Batch, labels_in_proportion, plan_of
 from sfumato.methods.estimate import reading
 from sfumato.methods.gaussian import Gaussians, MomentBlock
-from sfumato.privacy import Curator, Query, SumQuery
+from sfumato.privacy import Answer, Curator, Query, SumQuery
 
 SAMPLE_BATCH = 1000
 
@@ -73,11 +74,14 @@ class Moments:
         curator.open(plan)
         (query,) = plan.queries
         assert isinstance(query, SumQuery)
-        answer = curator.sum(query)
+        return self.learn(curator.sum(query), curator.spec)
+
+    def learn(self, answer: Answer, spec: PublicSpec) -> MomentModel:
+        """Fit a Gaussian to each class of a noisy answer, at no privacy cost."""
         counts = np.maximum(answer.total[:, 0] / self.count_weight, 1.0)
-        block = self._block(curator.spec)
+        block = self._block(spec)
         gaussians = block.fit(answer.total[:, 1:], counts, answer.noise_std)
-        return MomentModel(curator.spec, counts, gaussians, block.size)
+        return MomentModel(spec, counts, gaussians, block.size)
 
     def _block(self, spec: PublicSpec) -> MomentBlock:
         coefficients = self.coefficients or (100 if spec.channels == 1 else 150)
@@ -97,12 +101,19 @@ class MomentModel:
         """Draw ``count`` images in batches, classes in proportion to their noisy sizes."""
         labels = labels_in_proportion(self.counts, count, np.random.default_rng(seed))
         generator = torch.Generator().manual_seed(seed)
-        basis = torch.from_numpy(dct_basis(self.spec, self.coefficients))
-        shape = (self.spec.channels, self.spec.height, self.spec.width)
         for start in range(0, count, SAMPLE_BATCH):
             part = labels[start : start + SAMPLE_BATCH]
-            flat = self.gaussians.draw(torch.from_numpy(part), basis, generator)
-            yield (flat * 255).round().to(torch.uint8).view(-1, *shape).numpy(), part
+            yield self.draw(torch.from_numpy(part), generator).numpy(), part
+
+    @cached_property
+    def _basis(self) -> Tensor:
+        return torch.from_numpy(dct_basis(self.spec, self.coefficients))
+
+    def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """One image for each label, uint8 ``[b, channels, height, width]``."""
+        flat = self.gaussians.draw(labels, self._basis, generator)
+        shape = (self.spec.channels, self.spec.height, self.spec.width)
+        return (flat * 255).round().to(torch.uint8).view(-1, *shape)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The model's arrays by name."""

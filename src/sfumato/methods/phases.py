@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sfumato.methods.checkpoint import Training
-from sfumato.methods.diffusion import DenoisingLoss
+from sfumato.methods.diffusion import DenoisingLoss, device_of
 from sfumato.networks import Average, UNet
 from sfumato.privacy import world
 from sfumato.progress import stage
@@ -55,7 +55,7 @@ class Phases:
     ) -> None:
         """Train without privacy on images that are public already; labels below 0 are none."""
         loss = replace(self.loss, multiplicity=1)
-        device = next(self.network.parameters()).device
+        device = device_of(self.network)
         generator = torch.Generator().manual_seed(self.seed)
         own = torch.Generator(device).manual_seed(self.seed)
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from sfumato.data.spec import PublicSpec
 from sfumato.features.basis import dct_basis
 from sfumato.methods.embedding import Embedding
-from sfumato.methods.gaussian import MomentBlock
 from sfumato.methods.mepf import DPMEPF
+from sfumato.methods.moments import Moments
 from sfumato.privacy import Answer, SumQuery
 
 COUNT_WEIGHT = 0.1
@@ -55,39 +55,25 @@ class MomentImages:
     """Images of a Gaussian on the lowest cosine coefficients of each class, as in ``moments``."""
 
     def __init__(self, spec: PublicSpec) -> None:
-        self.spec = spec
-        self.block = MomentBlock(dct_basis(spec, 100 if spec.channels == 1 else 150), 0.4)
+        self.spec, self.method = spec, Moments()
         self.counts = np.ones(max(len(spec.classes), 1))
 
     def query(self, relative_noise: float) -> SumQuery:
-        """Σ [w; z; vech(z zᵀ)] by class."""
-
-        def contribution(images: Tensor, labels: Tensor) -> Tensor:
-            ones = torch.full((len(images), 1), COUNT_WEIGHT)
-            return torch.cat([ones, self.block(images)], dim=1)
-
-        norm = math.hypot(COUNT_WEIGHT, self.block.norm)
-        return SumQuery(
-            "moments",
-            contribution,
-            1 + self.block.dimension,
-            norm,
-            by_class=True,
-            relative_noise=relative_noise,
-        )
+        """The sum of the method ``moments``."""
+        (query,) = self.method.queries(self.spec)
+        assert isinstance(query, SumQuery)
+        return replace(query, relative_noise=relative_noise)
 
     def learn(self, answer: Answer, folder: Path, quiet: bool) -> None:
         """Fit the Gaussians."""
-        self.counts = np.maximum(answer.total[:, 0] / COUNT_WEIGHT, 1.0)
-        self.gaussians = self.block.fit(answer.total[:, 1:], self.counts, answer.noise_std)
+        self.model = self.method.learn(answer, self.spec)
+        self.counts = self.model.counts
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw from the Gaussians, classes in proportion to their noisy sizes."""
         share = torch.from_numpy(self.counts / self.counts.sum())
         labels = torch.multinomial(share, count, replacement=True, generator=generator)
-        flat = self.gaussians.draw(labels, self.block.basis, generator)
-        shape = (self.spec.channels, self.spec.height, self.spec.width)
-        return (flat * 255).round().to(torch.uint8).view(-1, *shape), labels
+        return self.model.draw(labels, generator), labels
 
 
 class CentralImages:

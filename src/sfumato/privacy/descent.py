@@ -18,7 +18,6 @@ from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import LedgerError, SfumatoError, UsageError
 from sfumato.privacy import world
-from sfumato.privacy.ledger import write_atomically
 from sfumato.privacy.per_example import (
     WAYS,
     Batch,
@@ -29,6 +28,7 @@ from sfumato.privacy.per_example import (
 )
 from sfumato.privacy.queries import GradientQuery
 from sfumato.privacy.records import Records
+from sfumato.privacy.runs import store
 from sfumato.privacy.sampling import Key, poisson_sample
 
 PUBLIC_UNITS = 16
@@ -88,7 +88,7 @@ class Descent:
             stream = self._key.stream(f"noise {self.query.name}", step)
             noise = torch.from_numpy(stream.standard_normal(size)) * self.noise_std
             answer = (total.cpu() + noise).to(torch.float32)
-            self._write(self._path(step), save({"sum": answer}))
+            store(self._path(step), save({"sum": answer}))
         return world.tensor_from_first(answer.to(device))
 
     def forget(self, before: int) -> None:
@@ -119,15 +119,6 @@ class Descent:
                 f"{self.query.steps}, or one that is still stored."
             )
         return torch.empty(0)
-
-    def _write(self, path: Path, content: bytes) -> None:
-        try:
-            write_atomically(path, content)
-        except OSError as error:
-            raise LedgerError(
-                f"{path} cannot be written ({error.strerror}), so nothing is answered. Free the "
-                "disk and run the same command again: it goes on where it was."
-            ) from error
 
     def _clipped_sum(self, step: int, network: nn.Module, loss: UnitLoss) -> Tensor:
         if self._way is None:
@@ -173,7 +164,7 @@ class Descent:
         """The fastest way, measured once a run: a resumed one repeats the last bits of its sums."""
         path = self._folder / "way"
         if not path.exists():
-            self._write(path, self._fastest_way(network, loss).encode())
+            store(path, self._fastest_way(network, loss).encode())
         way = path.read_text()
         if way not in WAYS:
             raise LedgerError(f"{path} is damaged. Remove it and run the same command again.")

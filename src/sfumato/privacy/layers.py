@@ -58,11 +58,9 @@ class Recording:
         rows = torch.empty(units, size, device=losses.device)
         with torch.no_grad():
             for layer, gradient in zip(layers, outer, strict=True):
-                mine = [p for p in _own(layer) if p in places]
-                targets = [_unflatten(rows[:, places.pop(p)], p) for p in mine]
-                if gradient is None:
-                    _ = [target.zero_() for target in targets]
-                else:
+                if gradient is not None:
+                    mine = [p for p in _own(layer) if p in places]
+                    targets = [_unflatten(rows[:, places.pop(p)], p) for p in mine]
                     RULES[type(layer)](layer, self._inputs[layer], gradient, targets)
             for place in places.values():  # layers that took no part in the loss
                 rows[:, place] = 0

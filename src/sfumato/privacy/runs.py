@@ -6,7 +6,6 @@ beside things that are not, so the folder is private as a whole and readable by 
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -89,7 +88,7 @@ class Run:
         Raises:
             LedgerError: the disk refuses; the answer must then not leave the curator.
         """
-        self._write(self._answer_path(name), save({"grid": np.ascontiguousarray(grid)}))
+        store(self._answer_path(name), save({"grid": np.ascontiguousarray(grid)}))
         return answer_digest(grid)
 
     def is_same_data(self, fingerprint: str) -> bool:
@@ -100,7 +99,7 @@ class Run:
         """
         path = self.folder / "fingerprint"
         if not path.exists():
-            self._write(path, fingerprint.encode())
+            store(path, fingerprint.encode())
         return path.read_bytes() == fingerprint.encode()
 
     def _answer_path(self, name: str) -> Path:
@@ -118,21 +117,23 @@ class Run:
             "Restore the file, or pass --fresh to charge a new run."
         )
 
-    def _write(self, path: Path, content: bytes) -> None:
-        try:
-            write_atomically(path, content)
-        except OSError as error:
-            raise LedgerError(
-                f"{path} cannot be written ({error.strerror}), so nothing is answered. Free the "
-                "disk and run the same command again: it goes on where it was."
-            ) from error
-
-    def write_json(self, name: str, value: Any) -> None:
-        """Store something private for the custodian's eyes."""
-        write_atomically(self.folder / name, json.dumps(value, indent=1).encode())
-
 
 def answer_digest(answer: NDArray[Any]) -> str:
     """SHA-256 that ties an answer to its ledger entry."""
     ordered = answer.astype(answer.dtype.newbyteorder("<"))
     return digest([list(answer.shape), ordered.tobytes().hex()])
+
+
+def store(path: Path, content: bytes) -> None:
+    """Replace ``path`` durably by what an answer rests on.
+
+    Raises:
+        LedgerError: the disk refuses; then nothing may leave the curator.
+    """
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise LedgerError(
+            f"{path} cannot be written ({error.strerror}), so nothing is answered. Free the "
+            "disk and run the same command again: it goes on where it was."
+        ) from error
