@@ -96,6 +96,26 @@ def test_a_killed_run_ends_as_an_unbroken_one(small_dpdm, digits, tmp_path, monk
     assert record["data_set_total"]["runs"] == 1
 
 
+def test_a_killed_warm_up_ends_as_an_unbroken_one(small_dpdm, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("sfumato.methods.phases.CHECKPOINT_EVERY", 1)
+    method = small_dpdm(steps=1, warm_up="moments", warm_up_steps=4)
+    whole, _ = fitted(method, digits, tmp_path / "whole")
+    true, calls = DenoisingLoss.draws, []
+
+    def killed(self, units, generator):
+        calls.append(units)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return true(self, units, generator)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DenoisingLoss, "draws", killed)
+        assert fitted(method, digits, tmp_path / "killed") is None
+    resumed, _ = fitted(method, digits, tmp_path / "killed")
+    for name, value in whole.tensors().items():
+        assert np.array_equal(value, resumed.tensors()[name]), name
+
+
 def test_a_released_model_changes_its_sampler_and_nothing_else(small_dpdm, digits, tmp_path):
     release = synthesize(
         "digits",

@@ -57,12 +57,12 @@ class Phases:
         loss = replace(self.loss, multiplicity=1)
         device = device_of(self.network)
         generator = torch.Generator().manual_seed(self.seed)
-        own = torch.Generator(device).manual_seed(self.seed)
 
         def step(_: int) -> None:
             images, labels = draw(PLAIN_BATCH, generator)
             known = torch.where(labels < 0, self.network.no_label, labels).to(device)
-            draws = loss.draws(len(images), own)
+            # From the generator that checkpoints hold: a killed phase goes on with the same draws.
+            draws = (part.to(device) for part in loss.draws(len(images), generator))
             loss(self.network, images.to(device), known, *draws).mean().backward()
 
         self.run(what, steps, rate, step, None, generator)
