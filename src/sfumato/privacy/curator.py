@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +21,22 @@ from sfumato.privacy import exact, world
 from sfumato.privacy.accounting import Event, accountant_name
 from sfumato.privacy.budget import Budget
 from sfumato.privacy.clipping import UNIT
-from sfumato.privacy.descent import Descent, steps_folder
+from sfumato.privacy.descent import Descent
 from sfumato.privacy.ledger import Entry, Ledger, charges_of, total_epsilon
 from sfumato.privacy.noise import INSECURE_PATH, NOISE_PATH, add_noise
 from sfumato.privacy.per_example import UnitLoss
 from sfumato.privacy.plan import Plan
-from sfumato.privacy.queries import ExactQuery, GradientQuery, HistogramQuery, SumQuery
+from sfumato.privacy.queries import (
+    ExactQuery,
+    GradientQuery,
+    HistogramQuery,
+    Query,
+    StepQuery,
+    SumQuery,
+)
 from sfumato.privacy.runs import Run, answer_digest, data_set_folder, default_state
 from sfumato.privacy.sampling import STREAM_NOISE_PATH, Key
+from sfumato.privacy.steps import steps_folder
 from sfumato.progress import stage
 
 
@@ -42,6 +51,17 @@ class Answer:
     total: NDArray[np.float64]
     shared: NDArray[np.float64]
     noise_std: float
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """Answers a query step by step."""
+
+    def forget(self, before: int) -> None:
+        """Drop what was stored for the steps before ``before``."""
+
+
+Answering = TypeVar("Answering", bound=Stepwise)
 
 
 class Curator:
@@ -87,7 +107,7 @@ class Curator:
             self._ledger.set_cap(cap)
         self._plan: Plan | None = None
         self._run: Run | None = None
-        self._descents: dict[str, Descent] = {}
+        self._answering: dict[str, Stepwise] = {}
 
     def __enter__(self) -> Curator:
         return self
@@ -163,7 +183,7 @@ class Curator:
                 self._ledger.append("closed", run=run.id)
             Key.destroy(run.folder)
             for query in plan.queries:
-                if isinstance(query, GradientQuery):
+                if isinstance(query, StepQuery):
                     shutil.rmtree(steps_folder(run.folder, query), ignore_errors=True)
         run.release()
         self._run = None
@@ -208,11 +228,22 @@ class Curator:
             UsageError: the step is out of turn.
             LedgerError: a stored answer or the ledger is damaged, or the disk refuses.
         """
+        answer = self._stepwise(query, Descent).answer(step, network, loss)
+        self._confirm_last(query, step, answer)
+        return answer
+
+    def forget(self, query: StepQuery, before: int) -> None:
+        """Drop stored answers of the steps before ``before``: a checkpoint covers them."""
+        if query.name in self._answering:
+            self._answering[query.name].forget(before)
+
+    def _stepwise(self, query: StepQuery, kind: Callable[..., Answering]) -> Answering:
+        """What answers the query's steps: made at the first, when the run's key is made too."""
         plan, run = self._opened()
         self._check_planned(query, plan)
-        if query.name not in self._descents:
+        if query.name not in self._answering:
             own = Key.of_run(run.folder, self._insecure_seed) if world.is_first() else None
-            self._descents[query.name] = Descent(
+            self._answering[query.name] = kind(
                 query,
                 plan.event(query).noise_std,
                 self._source,
@@ -220,18 +251,16 @@ class Curator:
                 world.from_first(own),
                 lambda: self._check_same_data(run),
             )
-        answer = self._descents[query.name].answer(step, network, loss)
+        return cast(Answering, self._answering[query.name])
+
+    def _confirm_last(self, query: StepQuery, step: int, answer: Tensor) -> None:
+        """Enter a query's last answer in the ledger."""
         if step == query.steps - 1 and world.is_first():
+            _, run = self._opened()
             with self._ledger.locked():
                 if not self._is_confirmed(query.name, run):
                     signature = answer_digest(answer.cpu().numpy())
                     self._ledger.append("answer", run=run.id, name=query.name, answer=signature)
-        return answer
-
-    def forget(self, query: GradientQuery, before: int) -> None:
-        """Drop stored answers of the steps before ``before``: a checkpoint covers them."""
-        if query.name in self._descents:
-            self._descents[query.name].forget(before)
 
     def record(self) -> dict[str, Any]:
         """What the certificate needs: the plan, its ledger entries and the data set's total.
@@ -265,7 +294,7 @@ class Curator:
             raise UsageError("no plan is open: call curator.open(plan) before asking.")
         return self._plan, self._run
 
-    def _check_planned(self, query: ExactQuery | GradientQuery, plan: Plan) -> None:
+    def _check_planned(self, query: Query, plan: Plan) -> None:
         if query not in plan.queries:
             raise BudgetExceededError(
                 f"query {query.name!r} is not in the plan that was paid for "

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from sfumato.data.decode import quiet
@@ -30,6 +29,7 @@ from sfumato.privacy.queries import GradientQuery
 from sfumato.privacy.records import Records
 from sfumato.privacy.runs import store
 from sfumato.privacy.sampling import Key, poisson_sample
+from sfumato.privacy.steps import StepAnswers
 
 PUBLIC_UNITS = 16
 
@@ -57,8 +57,7 @@ class Descent:
     ) -> None:
         self.query, self.noise_std = query, noise_std
         self._source, self._key, self._check = source, key, check
-        self._run_folder, self._folder = folder, steps_folder(folder, query)
-        self._folder.mkdir(exist_ok=True, mode=0o700)
+        self._run_folder, self._answers = folder, StepAnswers(query, folder)
         self._records: Records | None = None
         self._way: str | None = None
 
@@ -79,46 +78,22 @@ class Descent:
                 f"planned for {self.query.dimension}."
             )
         device = parameters[0].device
-        known = world.from_first(self._stored(step) if world.is_first() else None)
-        if len(known):
-            return known.to(device)
+        known = world.from_first(self._answers.stored(step) if world.is_first() else None)
+        if known:
+            return known["sum"].to(device)
         total = self._clipped_sum(step, network, loss)
         answer = torch.empty(size)
         if world.is_first():
             stream = self._key.stream(f"noise {self.query.name}", step)
             noise = torch.from_numpy(stream.standard_normal(size)) * self.noise_std
             answer = (total.cpu() + noise).to(torch.float32)
-            store(self._path(step), save({"sum": answer}))
+            self._answers.keep(step, {"sum": answer})
         return world.tensor_from_first(answer.to(device))
 
     def forget(self, before: int) -> None:
         """Drop stored answers that a checkpoint has made needless; the newest is always kept."""
         if world.is_first():
-            for path in sorted(self._folder.glob("*.safetensors"))[:-1]:
-                if int(path.stem) < before:
-                    path.unlink()
-
-    def _path(self, step: int) -> Path:
-        return self._folder / f"{step:08d}.safetensors"
-
-    def _stored(self, step: int) -> Tensor:
-        """The stored answer; empty for the next step, which has none yet."""
-        path = self._path(step)
-        if path.exists():
-            try:
-                return load(path.read_bytes())["sum"]
-            except Exception as error:
-                raise LedgerError(
-                    f"{path} is damaged, but it was answered; a step is never answered twice. "
-                    "Restore the file, or pass --fresh to charge a new run."
-                ) from error
-        newest = max((int(found.stem) for found in self._folder.glob("*.safetensors")), default=-1)
-        if step != newest + 1 or step >= self.query.steps:
-            raise UsageError(
-                f"query {self.query.name!r}: step={step} must be the next one, {newest + 1}, of "
-                f"{self.query.steps}, or one that is still stored."
-            )
-        return torch.empty(0)
+            self._answers.forget(before)
 
     def _clipped_sum(self, step: int, network: nn.Module, loss: UnitLoss) -> Tensor:
         if self._way is None:
@@ -162,7 +137,7 @@ class Descent:
 
     def _chosen_way(self, network: nn.Module, loss: UnitLoss) -> str:
         """The fastest way, measured once a run: a resumed one repeats the last bits of its sums."""
-        path = self._folder / "way"
+        path = self._answers.folder / "way"
         if not path.exists():
             store(path, self._fastest_way(network, loss).encode())
         way = path.read_text()
@@ -174,11 +149,6 @@ class Descent:
         device = next(network.parameters()).device
         batch = public_batch(self._source.spec, loss, device)
         return fastest_way(network, loss, batch, self.query.clip_norm)
-
-
-def steps_folder(run_folder: Path, query: GradientQuery) -> Path:
-    """Where a query's stored answers lie in its run's folder."""
-    return run_folder / f"steps-{query.name}"
 
 
 def public_batch(spec: PublicSpec, loss: UnitLoss, device: torch.device) -> Batch:

@@ -266,7 +266,10 @@ class GradientQuery:
 ExactQuery = SumQuery | HistogramQuery
 """Answered once, exactly, over all units."""
 
-Query = ExactQuery | GradientQuery
+StepQuery = GradientQuery
+"""Asked step by step; ``steps`` answers."""
+
+Query = ExactQuery | StepQuery
 
 
 def _check_name(name: str) -> None:
