@@ -13,6 +13,7 @@ from sfumato.bundle import check_target, make_core, trusted_core, write_release
 from sfumato.bundle.certificate import Certificate
 from sfumato.bundle.claim import spec_of
 from sfumato.bundle.files import EMBEDDING, MODEL
+from sfumato.bundle.leaks import json_leaks
 from sfumato.data import LabelledImages, PublicSpec, load_labelled, open_images
 from sfumato.data.writers import FORMATS
 from sfumato.errors import UsageError
@@ -53,6 +54,9 @@ def synthesize(
     classes: Sequence[str] | int | None = None,
     declared_size: int | None = None,
     split: str | None = None,
+    unit: str | None = None,
+    unit_pattern: str | None = None,
+    records_per_unit: int | None = None,
     cap: float | None = None,
     state: Location | None = None,
     seed_public: int = 0,
@@ -68,7 +72,8 @@ def synthesize(
 
     Args:
         data: what :func:`sfumato.open_images` opens, with ``image_size``, ``channels``,
-            ``classes``, ``declared_size`` and ``split`` as there.
+            ``classes``, ``declared_size``, ``split``, ``unit``, ``unit_pattern`` and
+            ``records_per_unit`` as there.
         epsilon, delta, relation: the :class:`sfumato.Budget` of this run.
         out: a new folder, or a release to replace with ``force``.
         method: a name in :data:`sfumato.methods.METHODS`, or a configured method.
@@ -83,7 +88,8 @@ def synthesize(
         quiet: show no progress.
         insecure_seed: for tests; the release is stamped NOT PRIVATE.
 
-    Guarantee: the release is (ε, δ)-differentially private under ``relation``.
+    Guarantee: the release is (ε, δ)-differentially private under ``relation``, a unit being one
+    record, or all records that ``unit`` or ``unit_pattern`` finds to be one.
 
     Raises:
         UsageError: an argument is outside its rule.
@@ -101,7 +107,11 @@ def synthesize(
         classes=classes,
         declared_size=declared_size,
         split=split,
+        unit=unit,
+        unit_pattern=unit_pattern,
+        records_per_unit=records_per_unit,
     )
+    check_publishable(source.spec)
     check_apart(target, data, state)
     budget = Budget(epsilon, delta, relation)
     if isinstance(method, str):
@@ -263,6 +273,17 @@ def check_output(out: Location, format: str, samples: int | None, force: bool) -
     target = Path(out)
     check_target(target, force)
     return target
+
+
+def check_publishable(spec: PublicSpec) -> None:
+    """Refuse public names that no release may hold, before anything is spent on one."""
+    found = list(json_leaks([*spec.classes, spec.unit_in_words], "the classes and the unit"))
+    if found or "<!--" in spec.unit_in_words:
+        raise UsageError(
+            "a class name or the unit looks like an absolute path or a comment, which no release "
+            "may hold. Rename the class, or write the unit another way: names of records have no "
+            "leading slash."
+        )
 
 
 def check_apart(target: Path, data: Location, state: Location | None = None) -> None:

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfumato.bundle import claim, verify
+from sfumato.bundle import claim, mechanisms, verify
 from sfumato.bundle.certificate import core_of, own_digest, read_certificate
 from sfumato.bundle.verification import problems
 from sfumato.errors import CertificateError
-from sfumato.privacy import RELATIONS, HistogramQuery, Query, SumQuery, both_relations
+from sfumato.privacy import (
+    RELATIONS,
+    AggregateQuery,
+    GradientQuery,
+    HistogramQuery,
+    Query,
+    SumQuery,
+    TopSigns,
+    VoteQuery,
+    both_relations,
+)
 from sfumato.privacy.accounting import Event
 from sfumato.privacy.ledger import GENESIS, digest, seal
 from sfumato.privacy.noise import NOISE_PATH
@@ -270,12 +281,20 @@ def test_the_stamp_is_seen_in_either_place(core: Certificate) -> None:
 
 
 def test_the_noise_that_the_package_draws_is_one_with_a_proof() -> None:
-    for query, path in (("sum", NOISE_PATH), ("gradient", STREAM_NOISE_PATH)):
-        assert claim.NOISE_PATHS[query] == path
+    for query, path in (
+        ("sum", NOISE_PATH),
+        ("gradient", STREAM_NOISE_PATH),
+        ("aggregate", STREAM_NOISE_PATH),
+        ("vote", NOISE_PATH),
+    ):
+        assert mechanisms.NOISE_PATHS[query] == path
 
 
 def contribution(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return images.flatten(1).float()
+
+
+AGGREGATE = AggregateQuery("d", 3, 4, 0.7, 0.1, 5, 1.5, 8, 0.3, 2.5)
 
 
 @pytest.mark.parametrize(
@@ -284,14 +303,42 @@ def contribution(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         SumQuery("a", contribution, 4, 1.5),
         SumQuery("b", contribution, 4, 0.5, nonnegative=True),
         HistogramQuery("c", lambda images, labels: labels, 7),
+        AGGREGATE,
+        replace(AGGREGATE, gradient_dimension=0),
+        GradientQuery("e", 4, 0.5, 0.1, 5),
+        GradientQuery("f", 4, None, 0.1, 5, compress=TopSigns(3)),
+        VoteQuery("g", 12, 6, 10, 5, parts=3),
     ],
 )
 def test_the_verifiers_own_table_agrees_with_the_queries(query: Query) -> None:
     event = query.event("add-or-remove-one")
-    bound = claim._sensitivity(query.to_dict(), event.clip_norm)
+    bound = mechanisms.sensitivity(query.to_dict(), event.clip_norm)
     assert bound is not None
     for relation in RELATIONS:
         assert math.isclose(bound[relation], query.sensitivity()[relation])
+    assert mechanisms.sensitivity(query.to_dict(), 2.5 * event.clip_norm) is None
+    hostile = {**query.to_dict(), "entries": 10**400, "compress": {"entries": 10**400}}
+    mechanisms.sensitivity(hostile, event.clip_norm)
+    mechanisms.relative_noise({**hostile, "relative_noise": 10**400, "forward_noise": 10**400})
+
+
+def test_an_aggregates_noise_is_that_of_its_two_parts() -> None:
+    alone = replace(AGGREGATE, gradient_dimension=0)
+    for query in (AGGREGATE, alone):
+        assert mechanisms.relative_noise(query.to_dict()) == query.relative_noise
+    for change in (
+        {"forward_noise": 1.6},
+        {"backward_noise": 2.0},
+        {"backward_noise": -2.5},
+        {"backward_noise": "2.5"},
+        {"clip_norm": 0.0},
+        {"gradient_clip_norm": None},
+        {"relative_noise": 1.5},
+        {"relative_noise": True},
+    ):
+        assert mechanisms.relative_noise({**AGGREGATE.to_dict(), **change}) is None, change
+    without = {k: v for k, v in AGGREGATE.to_dict().items() if k != "backward_noise"}
+    assert mechanisms.relative_noise(without) is None
 
 
 json_values = st.recursive(

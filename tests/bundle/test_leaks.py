@@ -4,11 +4,15 @@ import io
 import json
 import os
 import pickle
+import tarfile
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, PngImagePlugin
 from safetensors.numpy import load_file, save_file
@@ -16,6 +20,9 @@ from safetensors.numpy import load_file, save_file
 from sfumato.bundle import verify
 from sfumato.bundle.leaks import json_leaks
 from sfumato.errors import CertificateError
+from sfumato.methods import Moments
+from sfumato.report import write_report
+from sfumato.synthesis import sample, synthesize
 
 Rewrite = Callable[..., None]
 
@@ -111,7 +118,80 @@ def fifo(release: Path) -> None:
     os.mkfifo(release / "images" / "0" / "999999.png")
 
 
+def empty_folder_named_after_a_source(release: Path) -> None:
+    (release / "images" / "patient_0042").mkdir()
+
+
+def header_of_the_model(change: Callable[[str], str]) -> Callable[[Path], None]:
+    def plant(release: Path) -> None:
+        path = release / "model.safetensors"
+        data = path.read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        header = change(data[8 : 8 + length].decode().rstrip()).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+
+    return plant
+
+
+def bytes_after_the_tensors(release: Path) -> None:
+    path = release / "model.safetensors"
+    path.write_bytes(path.read_bytes() + bytes(8))
+
+
+def report(text: str) -> Callable[[Path], None]:
+    def plant(release: Path) -> None:
+        page = write_report(release, out=release.parent / "page.html").read_text()
+        (release / "report.html").write_text(page.replace("</main>", f"{text}</main>"))
+
+    return plant
+
+
+def a_report_of_a_private_evaluation(release: Path) -> None:
+    report('<div class="watermark">NOT PRIVATE</div>')(release)
+
+
+def jpeg_in_the_report(release: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (28, 28)).save(buffer, "JPEG")
+    report(f'<img src="data:image/jpeg;base64,{b64encode(buffer.getvalue()).decode()}">')(release)
+
+
+def exif_in_the_report(release: Path) -> None:
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x010E] = "patient 42"
+    Image.new("L", (28, 28)).save(buffer, "PNG", exif=exif)
+    report(f'<img src="data:image/png;base64,{b64encode(buffer.getvalue()).decode()}">')(release)
+
+
+def card(text: str) -> Callable[[Path], None]:
+    def plant(release: Path) -> None:
+        (release / "README.md").write_text((release / "README.md").read_text() + text)
+
+    return plant
+
+
 LEAKS = {
+    "empty folder": empty_folder_named_after_a_source,
+    "header padding": header_of_the_model(
+        lambda text: text.replace('"dtype"', '"source":"patient_0042.png","dtype"', 1)
+    ),
+    "metadata twice": header_of_the_model(
+        lambda text: '{"__metadata__":{"sfumato":"{}"},' + text[1:]
+    ),
+    "tensor twice": header_of_the_model(
+        lambda text: text[:-1] + ',"counts":' + json.dumps(json.loads(text)["counts"]) + "}"
+    ),
+    "bytes after the tensors": bytes_after_the_tensors,
+    "comment in the report": report("<!-- n = 1437 -->"),
+    "link in the report": report('<a href="https://hospital.example/xrays">source</a>'),
+    "tracker in the report": report('<img src="//hospital.example/1.gif">'),
+    "report of an evaluation": a_report_of_a_private_evaluation,
+    "path in the report": report("<p>/home/me/xrays</p>"),
+    "jpeg in the report": jpeg_in_the_report,
+    "exif in the report": exif_in_the_report,
+    "comment in the card": card("<!-- n = 1437 -->"),
+    "count in the card": card("Made from 1437 images.\n"),
+    "user in the card": card("Made by jane on host-17.\n"),
     "pickle": add_file("model.pkl"),
     "checkpoint": add_file("checkpoint.pt"),
     "array": add_file("features.npy"),
@@ -162,6 +242,154 @@ def test_a_planted_leak_is_found_though_every_digest_fits(
     LEAKS[leak](release)
     rewrite(release)
     with pytest.raises(CertificateError):
+        verify(release)
+
+
+def test_a_release_with_its_own_report_passes(release: Path) -> None:
+    write_report(release)
+    assert verify(release).samples == 40
+    write_report(release)
+    assert verify(release).samples == 40
+
+
+def test_a_stamped_release_may_be_reported_on_twice(tmp_path: Path) -> None:
+    release = synthesize(
+        "digits", epsilon=2.0, method=Moments(coefficients=6), samples=20,
+        out=tmp_path / "release", state=tmp_path / "state", quiet=True, insecure_seed=1,
+    )  # fmt: skip
+    write_report(release)
+    write_report(release)
+    assert "NOT PRIVATE" in (release / "report.html").read_text()
+
+
+def shard_of(release: Path) -> Path:
+    (path,) = (release / "images").iterdir()
+    return path
+
+
+def rewrite_parquet(change: Callable[[pa.Table], pa.Table]) -> Callable[[Path], None]:
+    def plant(release: Path) -> None:
+        path = shard_of(release)
+        pq.write_table(change(pq.read_table(path)), path)
+
+    return plant
+
+
+def source_names_in_parquet(table: pa.Table) -> pa.Table:
+    rows = [
+        {"bytes": row["bytes"], "path": "patient_0042.png"} for row in table["image"].to_pylist()
+    ]
+    return table.set_column(0, table.schema.field(0), pa.array(rows, table.schema.field(0).type))
+
+
+def more_of_the_features(table: pa.Table) -> pa.Table:
+    about = json.loads(table.schema.metadata[b"huggingface"])
+    about["info"]["description"] = "from /srv/xrays"
+    return table.replace_schema_metadata({"huggingface": json.dumps(about)})
+
+
+def hole_in_parquet(release: Path) -> None:
+    path = shard_of(release)
+    data = path.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    path.write_bytes(data[:footer] + b"patient_0042" + data[footer:])
+
+
+PARQUET_LEAKS = {
+    "column": rewrite_parquet(lambda table: table.append_column("source", table["label"])),
+    "metadata": rewrite_parquet(
+        lambda table: table.replace_schema_metadata({**table.schema.metadata, b"user": b"jane"})
+    ),
+    "features": rewrite_parquet(more_of_the_features),
+    "field metadata": rewrite_parquet(
+        lambda table: table.cast(
+            table.schema.set(1, table.schema.field(1).with_metadata({"source": "patient_0042"}))
+        )
+    ),
+    "source names": rewrite_parquet(source_names_in_parquet),
+    "hole": hole_in_parquet,
+}
+
+
+@pytest.mark.parametrize("leak", PARQUET_LEAKS)
+def test_a_leak_in_a_shard_of_parquet_is_found(
+    honest: Path, tmp_path: Path, rewrite: Rewrite, leak: str
+) -> None:
+    release = sample(honest, samples=20, out=tmp_path / "p", format="parquet", quiet=True)
+    rewrite(release)
+    assert verify(release).samples == 20
+    PARQUET_LEAKS[leak](release)
+    rewrite(release)
+    with pytest.raises(CertificateError):
+        verify(release)
+
+
+def repack(change: Callable[[tarfile.TarInfo], None], style: int) -> Callable[[Path], None]:
+    def plant(release: Path) -> None:
+        path = shard_of(release)
+        with tarfile.open(path) as old:
+            files = [(member.name, old.extractfile(member).read()) for member in old]  # type: ignore[union-attr]
+        with tarfile.open(path, "w", format=style) as tar:
+            for name, data in files:
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                change(member)
+                tar.addfile(member, io.BytesIO(data))
+
+    return plant
+
+
+def padding_of_tar(release: Path) -> None:
+    path = shard_of(release)
+    data = bytearray(path.read_bytes())
+    size = int(data[124:135], 8)
+    data[512 + size : 512 + size + 8] = b"patient4"
+    assert size % 512 < 504
+    path.write_bytes(data)
+
+
+USTAR, PAX = tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT
+TAR_LEAKS = {
+    "nothing": repack(lambda member: None, USTAR),
+    "user": repack(lambda member: setattr(member, "uname", "jane"), USTAR),
+    "time": repack(lambda member: setattr(member, "mtime", 1700000000), USTAR),
+    "link name": repack(lambda member: setattr(member, "linkname", "patient_0042.dcm"), USTAR),
+    "mode": repack(lambda member: setattr(member, "mode", 0o600), USTAR),
+    "pax": repack(lambda member: setattr(member, "pax_headers", {"source": "x.dcm"}), PAX),
+    "source name": repack(lambda member: setattr(member, "name", f"p_{member.name}"), USTAR),
+    "padding": padding_of_tar,
+}
+
+
+@pytest.mark.parametrize("leak", TAR_LEAKS)
+def test_a_leak_in_a_tar_is_found(
+    honest: Path, tmp_path: Path, rewrite: Rewrite, leak: str
+) -> None:
+    release = sample(honest, samples=20, out=tmp_path / "t", format="webdataset", quiet=True)
+    TAR_LEAKS[leak](release)
+    rewrite(release)
+    if leak == "nothing":
+        assert verify(release).samples == 20
+        return
+    with pytest.raises(CertificateError):
+        verify(release)
+
+
+def certificate_text(key: str, text: str) -> Callable[[dict[str, Any]], None]:
+    def plant(certificate: dict[str, Any]) -> None:
+        for entry in (certificate, *certificate["ledger"]):
+            if key in entry:
+                entry[key] = text
+
+    return plant
+
+
+@pytest.mark.parametrize("key", ["run", "answer", "accountant"])
+def test_free_texts_of_the_certificate_have_a_form(
+    release: Path, rewrite: Rewrite, key: str
+) -> None:
+    rewrite(release, certificate_text(key, "jane@host-17 xrays"))
+    with pytest.raises(CertificateError, match=f"{key} says more"):
         verify(release)
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import avg_pool2d
 from typer.testing import CliRunner, Result
 
 from sfumato.cli.app import app
+from sfumato.data import open_images
 from sfumato.evaluation import judging, publish
 from sfumato.evaluation.extractors import Extractor
 
@@ -80,6 +82,29 @@ def test_bought_metrics_are_printed_with_their_price(digits_release: Path, tmp_p
     spent = json.loads(run("ledger", "digits:test", *state, "--json").stdout)
     assert spent["epsilon_by_relation"]["add-or-remove-one"] == pytest.approx(2, rel=1e-3)
     assert json.loads(run("ledger", "digits", *state, "--json").stdout)["runs"] == 0
+
+
+def test_metrics_can_be_bought_by_the_patient(digits_release: Path, tmp_path: Path) -> None:
+    release = shutil.copytree(digits_release, tmp_path / "release")
+    scans, number = tmp_path / "scans", 0
+    for images, labels in open_images("digits:test").batches(40):
+        for image, label in zip(images, labels, strict=True):
+            path = scans / str(label) / f"patient_{number // 5:03d}_{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[0]).save(path)
+            number += 1
+    words = ["evaluate", release, "--against", scans, "--classifiers", "logistic", "-q"]
+    rule = ["--unit-pattern", r"patient_(\d+)"]
+    state = ["--state", tmp_path / "state"]
+    assert run(*words, *rule, *state).exit_code == 2  # nothing else has a price
+    result = run(*words, *rule, *state, "--publish-metrics", "--epsilon", 2)
+    assert result.exit_code == 0, result.output
+    core = json.loads((release / "certificate.json").read_text())["published_metrics"]
+    assert core["unit"] in run("verify", release).stdout and "patient_" in core["unit"]
+    assert f"a unit being {core['unit']}:" in (release / "README.md").read_text()
+    assert "The unit of privacy is one record" in (release / "README.md").read_text()
+    assert run("report", release).exit_code == 0
+    assert "a unit being all records" in (release / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from sfumato.data.opening import open_images
 from sfumato.data.spec import PublicSpec
 from sfumato.features import public_patches
-from sfumato.methods import DPDM, DPMEPF, Moments
+from sfumato.methods import DPAF, DPDM, DPGAN, DPMEPF, DataLens, Moments
 
 
 @pytest.fixture(scope="session")
@@ -51,9 +51,79 @@ def small_dpdm():
 
 
 @pytest.fixture(scope="session")
-def methods(small_mepf, small_dpdm):
+def small_dpgan():
+    """DP-GAN that trains in a second, with changes."""
+
+    def make(**changes):
+        options = {
+            "steps": 3,
+            "batch": 30,
+            "critic_steps": 2,
+            "discriminator_width": 4,
+            "generator_width": 4,
+            "latent": 8,
+            "warm_up_steps": 3,
+        }
+        return DPGAN(**{**options, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_dpaf():
+    """DPAF that trains in a second, with changes."""
+
+    def make(**changes):
+        options = {
+            "steps": 3,
+            "batch": 30,
+            "every": 2,
+            "width": 4,
+            "maps": 4,
+            "upper_width": 4,
+            "generator_width": 4,
+            "latent": 8,
+            "generator_steps": 1,
+            "generated": 2,
+            "memory": 2,
+            "warm_up_steps": 3,
+            "first_layer_steps": 2,
+        }
+        return DPAF(**{**options, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_datalens():
+    """DataLens that trains in a second, with changes."""
+
+    def make(**changes):
+        options = {
+            "teachers": 40,
+            "steps": 3,
+            "images_per_class": 2,
+            "entries": 8,
+            "dimension": 10,
+            "student_steps": 2,
+            "width": 4,
+        }
+        return DataLens(**{**options, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def methods(small_mepf, small_dpdm, small_dpgan, small_dpaf, small_datalens):
     """Every method, small; a new one is tested on its first day by adding it here."""
-    return {"mepf": small_mepf(), "moments": Moments(coefficients=12), "dpdm": small_dpdm()}
+    return {
+        "mepf": small_mepf(),
+        "moments": Moments(coefficients=12),
+        "dpdm": small_dpdm(),
+        "dpgan": small_dpgan(),
+        "dpaf": small_dpaf(),
+        "datalens": small_datalens(),
+    }
 
 
 @pytest.fixture(scope="session")

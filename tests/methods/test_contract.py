@@ -23,7 +23,7 @@ def sampled(model, count, seed=0):
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
-@pytest.fixture(params=["mepf", "moments", "dpdm"])
+@pytest.fixture(params=["mepf", "moments", "dpdm", "dpgan", "dpaf", "datalens"])
 def method(request, methods):
     return methods[request.param]
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sfumato.data.source import ImageSource, Record
 from sfumato.data.spec import PublicSpec
@@ -54,3 +59,44 @@ def make_curator(tmp_path: Path) -> Callable[..., Curator]:
         return Curator(source, budget, state=tmp_path / "own-state", quiet=True, **options)
 
     return make
+
+
+TIMEOUT = 120
+
+
+def _run_ranks(content: str, place: Path, ranks: int) -> list[dict]:
+    """What each of ``ranks`` processes saw that ran ``content``."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = place / "rank.py"
+    script.write_text(content)
+    base = {key: value for key, value in os.environ.items() if not key.startswith("MASTER_")}
+    base |= {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(ranks), "CUDA_VISIBLE_DEVICES": ""}
+    base |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    # Whatever finds the package here finds it there.
+    base["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(place)],
+            env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=TIMEOUT)
+            assert process.returncode == 0, output[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+    return [torch.load(place / f"seen-{rank}.pt") for rank in range(ranks)]
+
+
+@pytest.fixture(scope="session")
+def run_ranks() -> Callable[..., list[dict]]:
+    """Runs a script in several processes that share a run; see :func:`_run_ranks`."""
+    return _run_ranks

@@ -94,7 +94,7 @@ def test_the_audit_finds_noise_that_is_too_weak(
 def test_the_audit_finds_a_clip_left_out(
     make_curator: Callable, make_source: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unclipped(values: Tensor, chosen: Tensor, clip_norm: float, nonnegative: bool) -> Tensor:
+    def unclipped(values: Tensor, chosen: Tensor, clip_norm: float, *_: object) -> Tensor:
         return (values[chosen] * UNIT / clip_norm).round().sum(0)
 
     monkeypatch.setattr(queries_module, "clipped_sum", unclipped)

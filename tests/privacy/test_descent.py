@@ -21,7 +21,7 @@ from sfumato.bundle.certificate import make_core
 from sfumato.data import open_images
 from sfumato.data.source import ImageSource
 from sfumato.errors import BudgetExceededError, DataError, LedgerError, SfumatoError, UsageError
-from sfumato.privacy import Budget, Curator, GradientQuery, Plan, descent, make_plan, runs
+from sfumato.privacy import Budget, Curator, GradientQuery, Plan, TopSigns, descent, make_plan, runs
 from sfumato.privacy.descent import Descent
 from sfumato.privacy.ledger import GENESIS, digest, seal
 from sfumato.privacy.noise import INSECURE_PATH
@@ -71,6 +71,7 @@ class Pixels(CrossEntropy):
 
 
 QUERY = GradientQuery("g", 500, clip_norm=0.5, sampling_rate=0.1, steps=STEPS)
+VOTES = GradientQuery("g", 500, None, 0.1, STEPS, compress=TopSigns(30))
 SMALL = GradientQuery("s", 2, clip_norm=1.5, sampling_rate=0.5, steps=4)
 
 
@@ -100,7 +101,13 @@ def _one_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descent, "fastest_way", lambda *_: "layers")
 
 
-def train(curator: Curator, plan: Plan, until: int = STEPS, checkpoints: bool = False) -> Tensor:
+def train(
+    curator: Curator,
+    plan: Plan,
+    until: int = STEPS,
+    checkpoints: bool = False,
+    query: GradientQuery = QUERY,
+) -> Tensor:
     """Gradient descent from the last checkpoint on, up to a kill after ``until`` steps."""
     curator.open(plan)
     network, start = Tiles(), 0
@@ -109,7 +116,7 @@ def train(curator: Curator, plan: Plan, until: int = STEPS, checkpoints: bool = 
         weights, start = torch.load(checkpoint)
         network.load_state_dict(weights)
     for step in range(start, until):
-        answer = curator.gradient(QUERY, step, network, CrossEntropy())
+        answer = curator.gradient(query, step, network, CrossEntropy())
         assert answer.dtype == torch.float32 and answer.shape == (QUERY.dimension,)
         with torch.no_grad():
             nn.utils.vector_to_parameters(
@@ -118,7 +125,7 @@ def train(curator: Curator, plan: Plan, until: int = STEPS, checkpoints: bool = 
             )
         if checkpoints and step % 2:
             torch.save((network.state_dict(), step + 1), checkpoint)
-            curator.forget(QUERY, step + 1)
+            curator.forget(query, step + 1)
     return nn.utils.parameters_to_vector(network.parameters()).detach()
 
 
@@ -539,6 +546,51 @@ def test_a_false_certificate_fails_though_every_hash_in_it_is_right(
         holder[place[-1]] = holder[place[-1]] * factor if factor else value
     charge(forged)
     assert list(claim.problems(forged))
+
+
+@pytest.fixture(scope="module")
+def voted(digits: ImageSource, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the certificate of a run on votes states."""
+    made = make_plan({"name": "test", "config": {}}, [VOTES], BUDGET, digits.spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(descent, "fastest_way", lambda *_: "layers")
+        state = tmp_path_factory.mktemp("voted")
+        with Curator(digits, BUDGET, state=state, quiet=True) as curator:
+            assert train(curator, made, query=VOTES).any()
+            return make_core(curator.record())
+
+
+def test_the_certificate_of_votes_has_no_problem_and_the_same_price(
+    core: dict[str, Any], voted: dict[str, Any]
+) -> None:
+    assert list(claim.problems(voted)) == [] and voted["epsilon"] == pytest.approx(core["epsilon"])
+    (event,) = voted["events"]
+    assert event["clip_norm"] == 30**0.5 == event["sensitivity"]["add-or-remove-one"]
+
+
+@pytest.mark.parametrize(
+    "forgery",
+    [
+        {"compress": {"entries": 15, "stochastic": True}},
+        {"compress": {"entries": 60, "stochastic": True}},
+        {"compress": {"entries": 30.0, "stochastic": True}},
+        {"compress": {"entries": True, "stochastic": True}},
+        {"compress": {"entries": -30, "stochastic": True}},
+        {"compress": {"entries": 30}},
+        {"compress": {"entries": 30, "stochastic": True, "shared": False}},
+        {"compress": None},
+        {"compress": 30},
+        {"clip_norm": 30**0.5},
+        {"clip_norm": 0.5},
+    ],
+)
+def test_a_certificate_with_other_votes_than_its_event_fails(
+    voted: dict[str, Any], forgery: dict[str, Any]
+) -> None:
+    forged = copy.deepcopy(voted)
+    forged["queries"][0] |= forgery
+    charge(forged)
+    assert any("no proof" in problem for problem in claim.problems(forged))
 
 
 def test_a_seeded_run_is_stamped(digits: ImageSource, plan: Plan, tmp_path: Path) -> None:

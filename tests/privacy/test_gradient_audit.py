@@ -20,7 +20,7 @@ import torch
 from scipy.stats import beta
 from torch import Tensor, nn
 
-from sfumato.privacy import RELATIONS, GradientQuery, descent, epsilon
+from sfumato.privacy import RELATIONS, GradientQuery, TopSigns, descent, epsilon
 from sfumato.privacy.descent import Descent
 from sfumato.privacy.sampling import Key
 
@@ -152,4 +152,28 @@ def test_attack_finds_sampling_left_out(
     make_source: Callable, tmp_path: Path, claimed: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(descent, "poisson_sample", lambda size, rate, stream: np.arange(size))
+    assert proven(make_source, tmp_path) > claimed
+
+
+@pytest.fixture
+def _votes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each canary votes for its own parameter: one sign, so a norm of one."""
+    query = GradientQuery("canaries", CANARIES, None, RATE, STEPS, compress=TopSigns(1))
+    monkeypatch.setitem(globals(), "QUERY", query)
+    monkeypatch.setitem(globals(), "CLIP", query.bound)
+
+
+@pytest.mark.usefixtures("_votes")
+def test_attack_on_votes_proves_no_more_than_is_claimed_and_something(
+    make_source: Callable, tmp_path: Path, claimed: float
+) -> None:
+    assert 0 < proven(make_source, tmp_path) <= claimed
+
+
+@pytest.mark.usefixtures("_votes")
+def test_attack_finds_a_unit_with_three_votes(
+    make_source: Callable, tmp_path: Path, claimed: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = descent.summed_votes
+    monkeypatch.setattr(descent, "summed_votes", lambda *arguments: 3 * honest(*arguments))
     assert proven(make_source, tmp_path) > claimed

@@ -41,7 +41,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> ImageSource:
 def test_records_are_the_sources(source: ImageSource, tmp_path: Path) -> None:
     images, labels = in_order(source)
     records = Records(source, tmp_path)
-    assert len(records) == len(labels) > 0
+    assert records.units == len(labels) > 0
     taken = records.take(np.arange(len(labels)))
     assert taken[0].dtype == np.uint8 and taken[1].dtype == np.int64
     assert np.array_equal(taken[0], images) and np.array_equal(taken[1], labels)
@@ -78,7 +78,7 @@ def test_an_empty_selection_has_its_shape(source: ImageSource, tmp_path: Path) -
 def test_no_records_at_all(make_source: Callable, tmp_path: Path) -> None:
     records = Records(make_source([]), tmp_path)
     images, labels = records.take(np.zeros(0, np.int64))
-    assert len(records) == 0 and images.shape == (0, 1, 2, 2) and len(labels) == 0
+    assert records.units == 0 and images.shape == (0, 1, 2, 2) and len(labels) == 0
 
 
 @pytest.mark.parametrize("count", [READ_BATCH - 1, READ_BATCH, READ_BATCH + 1])

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfumato.privacy import world
-
-TIMEOUT = 120
 
 # Each rank runs this; it writes what it saw to a file of its own.
 SCRIPT = """
@@ -149,46 +143,14 @@ if world.size() > 1:
 """
 
 
-def run(place: Path, ranks: int) -> list[dict]:
-    """What each of ``ranks`` processes saw."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    script = place / "rank.py"
-    script.write_text(SCRIPT)
-    base = {key: value for key, value in os.environ.items() if not key.startswith("MASTER_")}
-    base |= {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(ranks), "CUDA_VISIBLE_DEVICES": ""}
-    base |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    # Whatever finds the package here finds it there.
-    base["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(place)],
-            env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    try:
-        for process in processes:
-            output, _ = process.communicate(timeout=TIMEOUT)
-            assert process.returncode == 0, output[-3000:]
-    finally:
-        for process in processes:
-            process.kill()
-    return [torch.load(place / f"seen-{rank}.pt") for rank in range(ranks)]
+@pytest.fixture(scope="module")
+def alone(run_ranks: Callable, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return run_ranks(SCRIPT, tmp_path_factory.mktemp("alone"), 1)[0]
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    return run(tmp_path_factory.mktemp("alone"), 1)[0]
-
-
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    return run(tmp_path_factory.mktemp("both"), 2)
+def both(run_ranks: Callable, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    return run_ranks(SCRIPT, tmp_path_factory.mktemp("both"), 2)
 
 
 def test_ranks_know_their_place(alone: dict, both: list[dict]) -> None:

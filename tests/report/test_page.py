@@ -218,6 +218,7 @@ def bought_metrics(same_data_set: bool) -> tuple[dict[str, Any], dict[str, Any]]
         "epsilon_by_relation": {"add-or-remove-one": 0.5, "replace-one": 0.707},
         "delta": 1e-6,
         "relation": "add-or-remove-one",
+        "unit": "record",
         "data_set_total": {"epsilon": 10.2, "runs": 2},
     }
     return metrics, paid

@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from sfumato.bundle.certificate import RECORD
 from sfumato.bundle.citations import citations
 from sfumato.bundle.claim import is_stamped
 from sfumato.bundle.files import EMBEDDING
@@ -44,7 +45,9 @@ def make_card(
         title="Synthetic images with differential privacy",
         classes=certificate["classes"],
         spec=certificate["spec"],
-        total=certificate["data_set_total"],
+        total={"units": [], **certificate["data_set_total"]},
+        unit=certificate["spec"].get("unit"),
+        one="unit" if "unit" in certificate["spec"] else RECORD,
         samples=samples,
         size_category=next((name for most, name in _SIZES if samples < most), "10M<n<100M"),
         form=certificate["release"]["format"],

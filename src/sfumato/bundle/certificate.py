@@ -13,6 +13,7 @@ from typing import Any
 
 import sfumato
 from sfumato.bundle import strict_json
+from sfumato.data.spec import PublicSpec
 from sfumato.errors import CertificateError
 from sfumato.privacy.ledger import GENESIS, digest, seal
 
@@ -20,7 +21,8 @@ Certificate = dict[str, Any]
 
 NAME = "certificate.json"
 FORMAT = "sfumato-certificate/1"
-UNIT = "record"
+RECORD = "record"
+"""The privacy unit unless the run was told which records are one."""
 NOT_PRIVATE = "NOT PRIVATE"
 """How the noise path of an insecure run begins, and so its stamp."""
 
@@ -34,7 +36,7 @@ def make_core(record: Mapping[str, Any]) -> Certificate:
         "format": FORMAT,
         "sfumato": sfumato.__version__,
         "private": noise if NOT_PRIVATE in noise else True,
-        "unit": UNIT,
+        "unit": PublicSpec.from_dict(record["spec"]).unit_in_words,
         "classes": record["spec"]["classes"],
         "encoder": encoder_of(record["queries"]),
         **record,

@@ -23,6 +23,33 @@ METHODS = {
   year    = {2023},
   note    = {arXiv:2210.09929}
 }""",
+    "dpaf": """\
+@article{lin2023dpaf,
+  title   = {{DPAF}: Image Synthesis via Differentially Private Aggregation in Forward Phase},
+  author  = {Lin, Chih-Hsun and Hsu, Chia-Yi and Yu, Chia-Mu and Cao, Yang and
+             Huang, Chun-Ying},
+  journal = {arXiv preprint},
+  year    = {2023},
+  note    = {arXiv:2304.12185}
+}""",
+    "datalens": """\
+@inproceedings{wang2021datalens,
+  title     = {{DataLens}: Scalable Privacy Preserving Training via Gradient Compression and
+               Aggregation},
+  author    = {Wang, Boxin and Wu, Fan and Long, Yunhui and Rimanic, Luka and Zhang, Ce and
+               Li, Bo},
+  booktitle = {ACM SIGSAC Conference on Computer and Communications Security},
+  year      = {2021},
+  note      = {arXiv:2103.11109}
+}""",
+    "dpgan": """\
+@article{bie2023private,
+  title   = {Private {GAN}s, Revisited},
+  author  = {Bie, Alex and Kamath, Gautam and Zhang, Guojun},
+  journal = {Transactions on Machine Learning Research},
+  year    = {2023},
+  note    = {arXiv:2302.02936}
+}""",
 }
 ENCODERS = {
     "efficientnet-lite0": """\

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sfumato.bundle.certificate import FORMAT, NOT_PRIVATE, UNIT, Certificate, encoder_of
+from sfumato.bundle.certificate import FORMAT, NOT_PRIVATE, RECORD, Certificate, encoder_of
+from sfumato.bundle.mechanisms import NOISE_PATHS, STEPWISE, relative_noise, sensitivity
 from sfumato.bundle.strict_json import mismatches
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError
@@ -22,13 +23,6 @@ from sfumato.privacy.ledger import GENESIS, digest, seal
 EXACT = 1e-9
 PESSIMISM = 0.01
 """A claimed ε may lie this share above the exact one: the writer's accountant rounds up."""
-
-NOISE_PATHS = {
-    "sum": "discrete Gaussian, exact, operating-system entropy (OpenDP)",
-    "histogram": "discrete Gaussian, exact, operating-system entropy (OpenDP)",
-    "gradient": "Gaussian in float64, ChaCha20 keyed by the operating system (randomgen)",
-}
-"""How each mechanism draws the noise whose proof is in ``docs/proofs.md``."""
 
 MOST_STEPS = 10_000_000
 
@@ -60,13 +54,14 @@ _CORE = {
         "channels": int,
         "classes": [str],
         "declared_size": object,
+        "unit?": {"column": object, "pattern": object, "records_per_unit": int},
     },
     "queries": [dict],
     "events": [_EVENT],
     "noise": str,
     "accountant": str,
     "ledger": [dict],
-    "data_set_total": {"epsilon": float, "runs": int},
+    "data_set_total": {"epsilon": float, "runs": int, "units?": [str]},
     "encoder": object,
     "sfumato": str,
 }
@@ -80,6 +75,7 @@ _ENTRIES = {
         "noise": str,
         "accountant": str,
         "events": [_EVENT],
+        "unit?": str,
     },
     "answer": {**_ENTRY, "name": str, "answer": str},
 }
@@ -117,7 +113,7 @@ def _event(values: Mapping[str, Any]) -> Event:
 
 def spec_of(core: Mapping[str, Any]) -> PublicSpec:
     """The public specification that a core states; raises DataError if it is none."""
-    return PublicSpec(**{**core["spec"], "classes": tuple(core["spec"]["classes"])})
+    return PublicSpec.from_dict(core["spec"])
 
 
 def problems(core: Certificate) -> Iterator[str]:
@@ -145,7 +141,7 @@ def _out_of_range(core: Certificate) -> Iterator[str]:
         numbers = [event["clip_norm"], event["noise_std"], *event["sensitivity"].values()]
         in_range = all(1e-12 < number < 1e12 for number in numbers)
         once = event["count"] == 1 and event["sampling_rate"] == 1
-        if event["query"] == "gradient" and in_range:
+        if event["query"] in STEPWISE and in_range:
             multiplier = event["noise_std"] / event["clip_norm"]
             in_range = 0.05 < multiplier < 1e6 and 1e-9 < event["sampling_rate"] <= 1
             once = 1 <= event["count"] <= MOST_STEPS
@@ -154,7 +150,7 @@ def _out_of_range(core: Certificate) -> Iterator[str]:
     budget, declared = core["budget"], core["spec"]["declared_size"]
     if budget["relation"] not in RELATIONS:
         yield f"relation must be one of {', '.join(RELATIONS)}"
-    elif not (0 < budget["epsilon"] < 1e6 and 0 < budget["delta"] < 1):
+    elif not (0 < budget["epsilon"] < 1e6 and 0 < budget["delta"] < 1 and 0 < core["delta"] < 1):
         yield "the budget's epsilon must be positive and its delta between 0 and 1"
     if declared is not None and (not isinstance(declared, int) or isinstance(declared, bool)):
         yield "declared_size must be a number or null"
@@ -171,7 +167,7 @@ def _statement(core: Certificate) -> Iterator[str]:
     budget = core["budget"]
     expected: dict[str, Any] = {
         "format": FORMAT,
-        "unit": UNIT,
+        "unit": spec_of(core).unit_in_words,
         "delta": budget["delta"],
         "relation": budget["relation"],
         "classes": core["spec"]["classes"],
@@ -203,38 +199,23 @@ def _sensitivities(core: Certificate) -> Iterator[str]:
         if query.get("query") != event["query"]:
             yield f"event {name!r} is of another mechanism than its query"
             continue
-        bound = _sensitivity(query, float(event["clip_norm"]))
+        bound = sensitivity(query, float(event["clip_norm"]))
         if bound is None:
             yield f"query {name!r}: its mechanism or clip norm has no proof"
             continue
         for relation, value in bound.items():
             if not math.isclose(event["sensitivity"][relation], value, rel_tol=EXACT):
                 yield f"event {name!r}: sensitivity under {relation} must be {value:.10g}"
-        if event["query"] == "gradient":
-            stated = query.get("steps"), query.get("sampling_rate")
+        if event["query"] in STEPWISE:
+            stated = query.get("steps"), query.get("sampling_rate", 1.0)
             if stated != (event["count"], event["sampling_rate"]):
                 yield f"event {name!r}: its steps or sampling rate are not its query's"
-        relative = query.get("relative_noise")
-        if isinstance(relative, (int, float)) and 0 < relative < math.inf:
+        if relative := relative_noise(query):
             scales.append(event["noise_std"] / (relative * bound[core["budget"]["relation"]]))
         else:
             yield f"query {name!r}: relative_noise must be a positive number"
     if scales and max(scales) > min(scales) * (1 + EXACT):
         yield "the events' noise does not follow one common scale"
-
-
-def _sensitivity(query: Mapping[str, Any], clip_norm: float) -> dict[Relation, float] | None:
-    """The mechanisms' table of ``docs/proofs.md``; None for what has no row in it."""
-    if query["query"] == "sum" and query.get("clip_norm") == clip_norm:
-        nonnegative = query.get("nonnegative")
-        if isinstance(nonnegative, bool):
-            replace = math.sqrt(2) if nonnegative else 2.0
-            return {"add-or-remove-one": clip_norm, "replace-one": replace * clip_norm}
-    if query["query"] == "gradient" and query.get("clip_norm") == clip_norm:
-        return {"add-or-remove-one": clip_norm, "replace-one": 2 * clip_norm}
-    if query["query"] == "histogram" and clip_norm == 1:
-        return {"add-or-remove-one": 1.0, "replace-one": math.sqrt(2)}
-    return None
 
 
 def _ledger(core: Certificate) -> Iterator[str]:
@@ -256,6 +237,10 @@ def _ledger(core: Certificate) -> Iterator[str]:
     for key in ("events", "budget", "method", "noise", "accountant"):
         if plan[key] != core[key]:
             yield f"{key} is not what the ledger was charged for"
+    if plan.get("unit", RECORD) != core["unit"]:
+        yield "unit is not what the ledger was charged for"
+    if core["unit"] not in core["data_set_total"].get("units", [core["unit"]]):
+        yield "data_set_total is not the total of this run and those before it"
     planned = {key: core[key] for key in ("budget", "method", "spec", "queries", "events")}
     if plan["plan"] != digest(planned):
         yield "the plan is not the one that the ledger was charged for"

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from sfumato.bundle import strict_json
 from sfumato.bundle.files import CARD, EMBEDDING, MODEL, REPORT, SAMPLES
+from sfumato.bundle.markup import page_leaks
 from sfumato.bundle.pictures import png_problem
 from sfumato.errors import CertificateError
 
@@ -23,16 +24,24 @@ _TENSOR = frozenset(
 """Words in a tensor's name that tell of something that never leaves the curator."""
 
 _NEVER = frozenset(
-    "seed_private private_seed noise_seed insecure_seed secret secrets key keys path paths "
-    "location filename filenames file_name folder directory hostname user username "
-    "class_counts label_counts num_records n_records number_of_records records num_examples "
-    "n_examples dataset_size norms grad_norms gradient_norms metrics".split()
+    "seed seed_private private_seed noise_seed insecure_seed rng_state secret secrets key keys "
+    "path paths location filename filenames file_name file_names folder directory hostname host "
+    "user username email class_counts label_counts num_records n_records number_of_records records "
+    "num_examples n_examples num_images n_images dataset_size norms grad_norms gradient_norms "
+    "metrics raw_sum raw_sums unnoised teacher_votes votes fingerprint".split()
 )
 _NOT_AS_NUMBER = frozenset(
     "count counts n loss losses train_loss val_loss test_loss norm accuracy acc balanced_accuracy "
     "fid kid auroc auc f1 precision recall inception_score mean_norm max_norm".split()
 )
 """Keys that name a choice when their value is a text, and a measurement when it is a number."""
+
+_TEXTS = {
+    "run": re.compile(r"[0-9a-f]{1,64}"),
+    "answer": re.compile(r"[0-9a-f]{64}"),
+    "accountant": re.compile(r"\w{1,40} [\w.+]{1,40} PLD"),
+}
+"""Texts of a certificate that nothing else determines, and all that they may say."""
 
 _METADATA = {MODEL: {"sfumato"}, EMBEDDING: {"format", "embedding"}}
 
@@ -57,14 +66,23 @@ def json_leaks(value: Any, where: str) -> Iterator[str]:
 
 def certificate_leaks(certificate: dict[str, Any]) -> Iterator[str]:
     """Find leaks in those parts of a certificate that have no fixed shape."""
-    for part in ("method", "encoder"):
+    ledger = certificate.get("ledger")
+    for entry in [certificate, *(ledger if isinstance(ledger, list) else [])]:
+        for key, pattern in _TEXTS.items() if isinstance(entry, dict) else ():
+            if key in entry and not pattern.fullmatch(str(entry[key])):
+                yield f"certificate: {key} says more than its form allows"
+    for part in ("method", "encoder", "unit"):
         yield from json_leaks(certificate.get(part), f"certificate.{part}")
-    for index, query in enumerate(certificate.get("queries", [])):
+    queries = certificate.get("queries")
+    for index, query in enumerate(queries if isinstance(queries, list) else []):
         yield from json_leaks(query, f"certificate.queries[{index}]")
 
 
-def file_leaks(release: Path, names: list[str]) -> Iterator[str]:
-    """Find leaks in the files beside the images; their sizes have been checked."""
+def file_leaks(release: Path, names: list[str], stamped: bool) -> Iterator[str]:
+    """Find leaks in the files beside the images; their sizes have been checked.
+
+    stamped: the certificate says itself that nothing is private; only then a report may say so.
+    """
     for name in (MODEL, EMBEDDING):
         if name in names:
             yield from tensor_leaks(release / name, name)
@@ -75,6 +93,17 @@ def file_leaks(release: Path, names: list[str]) -> Iterator[str]:
             text = (release / name).read_text(encoding="utf-8", errors="replace")
             if found := _PATH.search(text):
                 yield f"{name} holds an absolute path, {found[1][:100]!r}"
+            if "<!--" in text:
+                yield f"{name} holds a comment that no reader sees"
+            if name == REPORT:
+                yield from (f"{name} {problem}" for problem in page_leaks(text, stamped))
+
+
+def _safetensors_header(path: Path, name: str) -> dict[str, Any]:
+    """The header as it stands, in which a second entry of the same name would be overlooked."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return strict_json.parse(file.read(min(length, strict_json.LARGEST + 1)), f"{name}, header")
 
 
 def tensor_leaks(path: Path, name: str) -> Iterator[str]:
@@ -82,9 +111,16 @@ def tensor_leaks(path: Path, name: str) -> Iterator[str]:
     try:
         with safe_open(path, framework="np") as file:
             tensors, metadata = list(file.keys()), file.metadata() or {}
+        header = _safetensors_header(path, name)
     except (SafetensorError, OSError, ValueError):
         yield f"{name} is no valid safetensors file"
         return
+    except CertificateError as error:
+        yield str(error)
+        return
+    for tensor, about in header.items():
+        if tensor != "__metadata__" and set(about) != {"dtype", "shape", "data_offsets"}:
+            yield f"{name}: the header says more of {tensor[:100]!r} than its form"
     for tensor in tensors:
         if words := _TENSOR & set(_WORDS.findall(tensor.lower())):
             yield f"{name}: the tensor {tensor[:100]!r} may be a private {min(words)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
 import zlib
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from sfumato.bundle.files import IMAGES, LARGEST_IMAGE_FILE
 from sfumato.data.layout import safe_folder_names
 from sfumato.data.spec import PublicSpec
+from sfumato.data.writers import parquet_schema
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {1: 0, 3: 2}
@@ -24,6 +26,7 @@ _SHARD_NAMES = {
 }
 _SUFFIXES = {"folder": ".png", "parquet": ".parquet", "webdataset": ".tar"}
 _SCHEMA_KEYS = {b"huggingface", b"ARROW:schema"}
+_PARQUET_FRAME = 12  # "PAR1" at both ends and the footer's length
 _MOST_ROWS_IN_GROUP = 10_000
 _LARGEST_GROUP = 2**30
 
@@ -43,6 +46,10 @@ def check_images(
         return [f"images: format {form!r:.40} is none of {', '.join(_SUFFIXES)}"], 0
     look = {".png": _look_at_png, ".parquet": _look_at_parquet, ".tar": _look_at_tar}[suffix]
     folders = {f"{IMAGES}/{name}" for name in safe_folder_names(spec.classes)} or {IMAGES}
+    with os.scandir(release / IMAGES) as entries:
+        for entry in entries:
+            if entry.is_dir() and (suffix != ".png" or f"{IMAGES}/{entry.name}" not in folders):
+                problems.append(f"{entry.name[:200]!r} is no folder of the writer of {form}")
     for name in names:
         path = PurePosixPath(name)
         if suffix == ".png":
@@ -70,13 +77,20 @@ def _look_at_png(path: Path, spec: PublicSpec) -> Iterator[Finding]:
 def _look_at_parquet(path: Path, spec: PublicSpec) -> Iterator[Finding]:
     with pq.ParquetFile(path) as file:
         schema, metadata = file.schema_arrow, file.metadata
-        if schema.names != ["image", "label"][: 2 if spec.classes else 1]:
+        expected = parquet_schema(spec.classes, spec.channels)
+        if schema.names != expected.names:
             yield "its columns are not image and label", 0
             return
-        if set(metadata.metadata or {}) - _SCHEMA_KEYS:
-            yield "its metadata holds more than the schema", 0
+        same = schema.equals(expected, check_metadata=True)
+        if not same or set(metadata.metadata or {}) - _SCHEMA_KEYS:
+            yield "its schema or metadata holds more than the writer's", 0
             return
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+        columns = [group.column(at) for group in groups for at in range(group.num_columns)]
+        told = sum(column.total_compressed_size for column in columns) + metadata.serialized_size
+        if told + _PARQUET_FRAME != path.stat().st_size:
+            yield "holds bytes that belong to no column", 0
+            return
         if any(
             group.num_rows > _MOST_ROWS_IN_GROUP or group.total_byte_size > _LARGEST_GROUP
             for group in groups
@@ -103,14 +117,23 @@ def _row_problem(row: dict[str, object], spec: PublicSpec) -> str:
 
 def _look_at_tar(path: Path, spec: PublicSpec) -> Iterator[Finding]:
     labels = {str(label).encode() for label in range(len(spec.classes))}
-    with tarfile.open(path, "r:") as tar:
+    with open(path, "rb") as raw, tarfile.open(path, "r:") as tar:
+        at = 0
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # else it keeps every header
-            plain = member.isfile() and not member.pax_headers
-            named = member.uid or member.gid or member.uname or member.gname or member.mtime
-            if not plain or named or not 0 < member.size <= LARGEST_IMAGE_FILE[".png"]:
-                yield "a member is no plain file, too large, or names a time or a user", 0
+            if member.offset != at or not 0 < member.size <= LARGEST_IMAGE_FILE[".png"]:
+                yield "a member is too large, or is not where the one before it ends", 0
                 return
+            raw.seek(at)
+            if raw.read(tarfile.BLOCKSIZE) != _written_header(member):
+                yield "a member's header names a time, a user or more than a plain file", 0
+                return
+            padding = -member.size % tarfile.BLOCKSIZE
+            raw.seek(member.offset_data + member.size)
+            if any(raw.read(padding)):
+                yield "holds bytes between two members", 0
+                return
+            at = member.offset_data + member.size + padding
             content = tar.extractfile(member)
             data = content.read() if content else b""
             if _IMAGE_NAME.fullmatch(member.name):
@@ -124,6 +147,13 @@ def _look_at_tar(path: Path, spec: PublicSpec) -> Iterator[Finding]:
         rest = file.read(2 * tarfile.RECORDSIZE + 1)
     if not 2 * tarfile.BLOCKSIZE <= len(rest) <= 2 * tarfile.RECORDSIZE or any(rest):
         yield "is cut off, or holds bytes after its end", 0
+
+
+def _written_header(member: tarfile.TarInfo) -> bytes:
+    """The header that the writer gives to a file of this name and size."""
+    plain = tarfile.TarInfo(member.name)
+    plain.size = member.size
+    return plain.tobuf(tarfile.USTAR_FORMAT)
 
 
 def png_problem(data: bytes, spec: PublicSpec | None) -> str | None:

@@ -14,7 +14,8 @@ DEEPEST = 20
 
 Shape = Any
 """A type, ``object`` for any value, ``[shape]`` for a list, ``{key: shape}`` for an object that has
-exactly these keys. ``float`` takes integers too; no number may be a truth value or infinite."""
+exactly these keys; one that ends in ``?`` may be missing. ``float`` takes integers too; no number
+may be a truth value or infinite."""
 
 
 def parse(data: bytes, name: str) -> dict[str, Any]:
@@ -69,12 +70,14 @@ def mismatches(value: Any, shape: Shape, where: str) -> Iterator[str]:
         if not isinstance(value, dict):
             yield f"{where} must be an object"
             return
+        known = {key.removesuffix("?"): inner for key, inner in shape.items()}
         for key in sorted(shape.keys() - value.keys()):
-            yield f"{where}: {key} is missing"
-        for key in sorted(value.keys() - shape.keys()):
+            if not key.endswith("?"):
+                yield f"{where}: {key} is missing"
+        for key in sorted(value.keys() - known.keys()):
             yield f"{where}: {key[:80]!r} does not belong there"
-        for key in shape.keys() & value.keys():
-            yield from mismatches(value[key], shape[key], f"{where}.{key}")
+        for key in known.keys() & value.keys():
+            yield from mismatches(value[key], known[key], f"{where}.{key}")
     elif isinstance(shape, list):
         if not isinstance(value, list):
             yield f"{where} must be a list"

@@ -8,9 +8,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sfumato.bundle import claim, leaks, metrics, pictures
+import sfumato
+from sfumato.bundle import claim, leaks, metrics, pictures, strict_json
+from sfumato.bundle.card import make_card
 from sfumato.bundle.certificate import Certificate, core_of, own_digest, read_certificate
-from sfumato.bundle.files import CARD, IMAGES, MODEL, SAMPLES, digests, file_digest, list_files
+from sfumato.bundle.files import (
+    CARD,
+    IMAGES,
+    METRICS,
+    MODEL,
+    SAMPLES,
+    digests,
+    file_digest,
+    list_files,
+)
 from sfumato.bundle.strict_json import mismatches
 from sfumato.errors import CertificateError
 from sfumato.privacy import Relation
@@ -43,6 +54,7 @@ class Verification:
     samples: int
     metrics_delta: float | None = None
     metrics_recomputed: Mapping[Relation, float] | None = None
+    metrics_unit: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as plain JSON values."""
@@ -82,10 +94,12 @@ def verify(release: str | os.PathLike[str]) -> Verification:
 
 def _price_of_metrics(
     certificate: Certificate,
-) -> tuple[float | None, Mapping[Relation, float] | None]:
-    """δ and ε of the published metrics, if there are any."""
+) -> tuple[float | None, Mapping[Relation, float] | None, str | None]:
+    """δ, ε and unit of the published metrics, if there are any."""
     core = certificate.get(metrics.PART)
-    return (None, None) if core is None else (core["delta"], claim.recompute(core))
+    if core is None:
+        return None, None, None
+    return core["delta"], claim.recompute(core), core["unit"]
 
 
 def problems(folder: Path, certificate: Certificate) -> Iterator[str]:
@@ -105,10 +119,13 @@ def problems(folder: Path, certificate: Certificate) -> Iterator[str]:
         if unexpected:
             return  # files of any size or kind are not opened
         yield from _changed_files(folder, names, certificate.get("files"))
-        yield from leaks.file_leaks(folder, names)
-        yield from metrics.problems(folder, names, certificate)
+        yield from leaks.file_leaks(folder, names, claim.is_stamped(certificate))
+        about_metrics = list(metrics.problems(folder, names, certificate))
+        yield from about_metrics
         if not about_claim and not about_release:
             yield from _images(folder, names, certificate)
+            if CARD in names and not about_metrics:
+                yield from _card(folder, names, certificate)
     except OSError as error:
         yield f"a file cannot be read ({error.strerror})"
 
@@ -135,6 +152,17 @@ def _images(folder: Path, names: list[str], certificate: Certificate) -> Iterato
     yield from found
     if not found and count != stated["samples"]:
         yield f"there are {count} images, but the certificate says {stated['samples']}"
+
+
+def _card(folder: Path, names: list[str], certificate: Certificate) -> Iterator[str]:
+    # Another version may have other words; then the digest and the linter must do.
+    if certificate["sfumato"] != sfumato.__version__:
+        return
+    bought = None
+    if METRICS in names:
+        bought = strict_json.parse((folder / METRICS).read_bytes(), METRICS)
+    if (folder / CARD).read_text("utf-8", "replace") != make_card(certificate, names, bought):
+        yield f"{CARD} says something else than the card of this certificate"
 
 
 def trusted_core(release: Path, name: str) -> Certificate:

@@ -8,7 +8,6 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +158,7 @@ def _save_model(path: Path, model: Model, core: Mapping[str, Any]) -> None:
     """Save what ``sfumato.methods.load_model`` reads."""
     facts = {
         "method": core["method"]["name"],
-        "spec": asdict(model.spec),
+        "spec": model.spec.to_dict(),
         "config": model.config(),
     }
     # safetensors writes the bytes of a strided view as they lie.

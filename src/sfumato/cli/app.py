@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 import sfumato
+from sfumato.cli.commands.audit import audit
 from sfumato.cli.commands.bench import bench
+from sfumato.cli.commands.check import check
 from sfumato.cli.commands.compare import compare
 from sfumato.cli.commands.demo import demo
 from sfumato.cli.commands.evaluate import evaluate
@@ -27,6 +29,7 @@ A first look, no data needed:
   sfumato demo
 \b
 The main job, from a folder with one sub-folder for each class:
+  sfumato check xrays/
   sfumato plan xrays/ --epsilon 1
   sfumato synthesize xrays/ --epsilon 1 --out release/
   sfumato verify release/
@@ -43,7 +46,7 @@ Exit codes:
   3  the data cannot be read
   4  the data set's cap does not allow it
   5  the ledger is damaged, in use or not writable
-  6  a release does not prove what it claims, or holds something private
+  6  a release does not prove what it claims, or holds something private; an audit refutes it
   130  interrupted; the same command goes on where it was
   141  nobody reads the output"""
 
@@ -56,6 +59,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+app.command("check")(guarded(check))
 app.command("plan")(guarded(plan))
 app.command("synthesize")(guarded(synthesize))
 app.command("sample")(guarded(sample))
@@ -65,6 +69,7 @@ app.command("verify")(guarded(verify))
 app.command("ledger")(guarded(ledger))
 app.command("evaluate")(guarded(evaluate))
 app.command("compare")(guarded(compare))
+app.command("audit")(guarded(audit))
 app.command("bench")(guarded(bench))
 app.command("demo")(guarded(demo))
 

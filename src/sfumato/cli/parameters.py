@@ -32,7 +32,10 @@ State = Annotated[
         metavar="DIR",
     ),
 ]
-MethodName = Annotated[str, typer.Option("--method", help="mepf, or moments for a quick answer.")]
+MethodName = Annotated[
+    str,
+    typer.Option("--method", help="mepf, moments for a quick answer, dpdm, dpgan, dpaf, datalens."),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting of the method, repeatable: --set steps=500."),
@@ -41,7 +44,8 @@ Pretrain = Annotated[
     int | None, typer.Option(help="dpdm: training steps on the images of --public, first of all.")
 ]
 Preset = Annotated[
-    str | None, typer.Option(help="Named settings of the method: dpdm has cpu and paper.")
+    str | None,
+    typer.Option(help="Named settings: dpdm and datalens have cpu and paper, dpgan and dpaf cpu."),
 ]
 Public = Annotated[
     str | None,
@@ -57,7 +61,30 @@ Classes = Annotated[
 ]
 DeclaredSize = Annotated[
     int | None,
-    typer.Option(help="Your public statement of the number of records; never counted for you."),
+    typer.Option(
+        help="Your public statement of the number of records, or of units with --unit or "
+        "--unit-pattern; never counted for you."
+    ),
+]
+Unit = Annotated[
+    str | None,
+    typer.Option(
+        help="Column, array or JSON field of DATA that tells whose a record is: all records of one "
+        "value are protected as one.",
+        metavar="COLUMN",
+    ),
+]
+UnitPattern = Annotated[
+    str | None,
+    typer.Option(
+        help=r"The same from file names: patient_(\d+) makes patient_0042_03.png one with all "
+        "others of patient 0042. A record whose name has no match is a unit of its own.",
+        metavar="REGEX",
+    ),
+]
+RecordsPerUnit = Annotated[
+    int | None,
+    typer.Option(help="The most records of a unit that are used, 16 by default; the rest is not."),
 ]
 Split = Annotated[str | None, typer.Option(help="The split to read, where DATA has several.")]
 Samples = Annotated[

@@ -11,7 +11,7 @@ from scipy import optimize
 
 from sfumato.data import ImageSource
 from sfumato.privacy import RELATIONS, Budget, Event, Relation
-from sfumato.privacy.ledger import Entry, Ledger, charges_of, total_epsilon
+from sfumato.privacy.ledger import Entry, Ledger, charges_of, total_epsilon, units_of_runs
 from sfumato.privacy.runs import data_set_folder, default_state
 
 
@@ -30,12 +30,24 @@ class Spending:
         """One entry for each run that was charged."""
         return [entry for entry in self.entries if entry["kind"] == "plan"]
 
+    @property
+    def mixed_units(self) -> str | None:
+        """For whom the totals hold where runs have different privacy units; else None."""
+        units = units_of_runs(self.entries)
+        if len(units) < 2:
+            return None
+        return (
+            f"The runs have different privacy units ({'; '.join(units)}): totals hold for whoever "
+            "is exactly one unit in each run, such as somebody with a single record."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Total, cap and rest as plain JSON values."""
         return {
             "epsilon_by_relation": self.by_relation,
             "delta": self.delta,
             "runs": len(self.runs),
+            "units": units_of_runs(self.entries),
             "cap": self.cap.to_dict() if self.cap else None,
             "left": self.left,
         }

@@ -10,6 +10,7 @@ from sfumato.data.decode import LARGEST_FILE, decode
 from sfumato.data.layout import arrange, is_hidden, is_image_name
 from sfumato.data.source import ImageSource, Record, digest_of_files
 from sfumato.data.spec import Declared, PublicSpec
+from sfumato.data.units import Key, check_rule
 from sfumato.errors import DataError
 
 _ENCRYPTED = 1
@@ -28,11 +29,13 @@ class ZipSource(ImageSource):
         path: Path,
         members: list[zipfile.ZipInfo],
         labels: list[int | None],
+        names: list[str],
     ) -> None:
         super().__init__(name, spec, location_key)
         self._path = path
         self._members = members
         self._labels = labels
+        self._names = names
 
     def _records(self) -> Iterator[Record]:
         with open_zip(self._path, self.name) as archive:
@@ -40,8 +43,15 @@ class ZipSource(ImageSource):
                 data = _read(archive, member)
                 yield None if data is None else decode(data, self.spec), label
 
+    def _unit_keys(self) -> Iterator[Key]:
+        assert self.spec.unit is not None
+        return self.spec.unit.keys_of(self._names)
+
     def _private_length(self) -> int:
         return len(self._members)
+
+    def _private_name(self, index: int) -> str:
+        return self._members[index].filename
 
     def fingerprint(self) -> str:
         """Return a digest of the archive's size and modification time. PRIVATE."""
@@ -53,6 +63,7 @@ def open_archive(path: Path, name: str, declared: Declared) -> ZipSource:
 
     Raises DataError if it is no zip, holds no image, is encrypted, or has a path that climbs out.
     """
+    check_rule(declared.unit, name, "pattern")
     with open_zip(path, name) as archive:
         members = archive.infolist()
     folders = set()
@@ -81,7 +92,8 @@ def open_archive(path: Path, name: str, declared: Declared) -> ZipSource:
     found = arrange(files, folders, declared, name, strip_top=True)
     key = f"{path.resolve()}" + (f":{found.folder}" if found.folder else "")
     chosen = [images[index] for index in found.chosen]
-    return ZipSource(name, declared.spec(found.classes), key, path, chosen, found.labels)
+    spec = declared.spec(found.classes)
+    return ZipSource(name, spec, key, path, chosen, found.labels, found.names)
 
 
 def open_zip(path: Path, name: str) -> zipfile.ZipFile:

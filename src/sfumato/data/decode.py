@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 from PIL import (  # noqa: F401  (a plugin that is not imported makes Pillow load all of them)
@@ -35,6 +36,7 @@ LARGEST_AREA = 2**26
 """Pixels of one record before it is resized; bounds the memory of a decompression bomb."""
 LONGEST_SIDE = 2**15
 
+_MUTING = threading.Lock()
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {  # EXIF orientation to the operation that undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,7 +60,8 @@ def decode(data: bytes, spec: PublicSpec) -> np.ndarray | None:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > LARGEST_AREA or max(image.size) > LONGEST_SIDE:
                 return None
-            image.load()
+            with _mute() if image.format == "TIFF" else nullcontext():
+                image.load()
             orientation = image.getexif().get(_ORIENTATION_TAG)
             turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
             return _fit(image if turn is None else image.transpose(turn), spec)
@@ -115,6 +118,25 @@ class _Silence:
             if cls.depth == 0:
                 cls.warnings.__exit__(None, None, None)
                 logging.getLogger("PIL").setLevel(cls.level)
+
+
+@contextmanager
+def _mute() -> Iterator[None]:
+    """Keep libtiff from standard error, where it names tags and lengths of the damaged record."""
+    with _MUTING:
+        try:
+            saved = os.dup(2)
+        except OSError:  # a program without one
+            yield
+            return
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
 
 
 def _fit(image: Image.Image, spec: PublicSpec) -> np.ndarray:

@@ -10,6 +10,7 @@ from sfumato.data.decode import LARGEST_FILE, decode
 from sfumato.data.layout import arrange, is_image_name
 from sfumato.data.source import ImageSource, Record, digest_of_files
 from sfumato.data.spec import Declared, PublicSpec
+from sfumato.data.units import Key, check_rule
 from sfumato.errors import DataError
 
 PICKLE_SUFFIXES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".npy", ".joblib"})
@@ -27,19 +28,28 @@ class FolderSource(ImageSource):
         root: Path,
         files: list[str],
         labels: list[int | None],
+        names: list[str],
     ) -> None:
         super().__init__(name, spec, location_key)
         self._root = root
         self._files = files
         self._labels = labels
+        self._names = names
 
     def _records(self) -> Iterator[Record]:
         for file, label in zip(self._files, self._labels, strict=True):
             data = _read(self._root / file)
             yield None if data is None else decode(data, self.spec), label
 
+    def _unit_keys(self) -> Iterator[Key]:
+        assert self.spec.unit is not None
+        return self.spec.unit.keys_of(self._names)
+
     def _private_length(self) -> int:
         return len(self._files)
+
+    def _private_name(self, index: int) -> str:
+        return self._files[index]
 
     def fingerprint(self) -> str:
         """Return a digest of the files' names, sizes and modification times. PRIVATE."""
@@ -51,6 +61,7 @@ def open_folder(root: Path, name: str, declared: Declared) -> FolderSource:
 
     Raises DataError if it holds no image, or folders outside the declared classes.
     """
+    check_rule(declared.unit, name, "pattern")
     files, folders, hint = _scan(root)
     if not files:
         raise DataError(
@@ -60,7 +71,8 @@ def open_folder(root: Path, name: str, declared: Declared) -> FolderSource:
     found = arrange(files, folders, declared, name)
     key = str((root / found.folder).resolve())
     chosen = [files[index] for index in found.chosen]
-    return FolderSource(name, declared.spec(found.classes), key, root, chosen, found.labels)
+    spec = declared.spec(found.classes)
+    return FolderSource(name, spec, key, root, chosen, found.labels, found.names)
 
 
 def is_pickle(path: Path) -> bool:

@@ -22,6 +22,7 @@ from sfumato.data.layout import choose_split, split_name
 from sfumato.data.rows import CHUNK, damage_as_data_error, read_exactly, rows
 from sfumato.data.source import ImageSource, Record, digest_of_files
 from sfumato.data.spec import Declared, PublicSpec
+from sfumato.data.units import check_rule
 from sfumato.errors import DataError
 
 IMAGES_NAME = re.compile(r"(?P<set>.*?)[-._]?images[-._]idx3[-._]ubyte(\.gz)?", re.IGNORECASE)
@@ -86,6 +87,7 @@ def open_idx(path: Path, name: str, declared: Declared, location_key: str = "") 
     Raises DataError for a wrong magic, a header or payload that is cut off, labels without images,
     or two files that disagree.
     """
+    check_rule(declared.unit, name)
     images = _choose(path, name, declared)
     labels = None if declared.unlabelled else _labels_beside(images)
     classes = declared.numbered_classes(name) if labels else ()

@@ -26,13 +26,16 @@ _SPLITS = {
 class Arrangement:
     """Which of the given files are records, in order, and their labels.
 
-    ``folder`` is the folder of the chosen split, "" where there are no splits.
+    ``folder`` is the folder of the chosen split, "" where there are no splits; ``names`` are the
+    chosen paths below the folder of their class, or of the set where classes are not read, and
+    empty unless a declared unit needs them.
     """
 
     folder: str
     classes: tuple[str, ...]
     chosen: list[int]
     labels: list[int | None]
+    names: list[str]
 
 
 def is_image_name(name: str) -> bool:
@@ -157,7 +160,11 @@ def arrange(
     chosen = [index for index, file in enumerate(files) if file.startswith(prefix)]
     chosen.sort(key=lambda index: files[index])
     labels = [label_of.get(_top(files[index], prefix) or "") for index in chosen]
-    return Arrangement(folder, classes, chosen, labels)
+    named = declared.unit is not None
+    names = [files[index][len(prefix) :] for index in chosen if named]
+    if classes:
+        names = [name.partition("/")[2] or name for name in names]
+    return Arrangement(folder, classes, chosen, labels, names)
 
 
 def safe_folder_names(classes: Sequence[str]) -> list[str]:

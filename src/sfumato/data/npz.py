@@ -25,8 +25,10 @@ from sfumato.data.layout import choose_split, match_ordered_classes, split_name
 from sfumato.data.rows import damage_as_data_error, rows
 from sfumato.data.source import ImageSource, Record, digest_of_files
 from sfumato.data.spec import Declared, PublicSpec
+from sfumato.data.units import Key, PrivacyUnit, as_key, check_rule
 from sfumato.errors import DataError
 
+LARGEST_KEY = 4096
 _IMAGES = ("images", "image", "x", "data", "arr_0")
 _LABELS = ("labels", "label", "y", "targets", "target", "arr_1")
 _CLASSES = ("classes", "class_names")
@@ -52,11 +54,13 @@ class NpzSource(ImageSource):
         path: Path,
         images: _Array,
         labels: _Array | None,
+        units: _Array | None,
     ) -> None:
         super().__init__(name, spec, location_key)
         self._path = path
         self._images = images
         self._labels = labels
+        self._units = units
 
     def _records(self) -> Iterator[Record]:
         channels_first = _axes(self._images.shape)[2]
@@ -73,6 +77,12 @@ class NpzSource(ImageSource):
                 fitted = None if pixels is None else fit_pixels(pixels, self.spec)
                 yield fitted, None if label is None else int(label.reshape(()))
 
+    def _unit_keys(self) -> Iterator[Key]:
+        assert self._units is not None
+        with damage_as_data_error(self.name), open_zip(self._path, self.name) as archive:
+            for value in _stream(archive, self._units):
+                yield as_key(value.reshape(()).item())
+
     def _private_length(self) -> int:
         return self._images.shape[0]
 
@@ -87,6 +97,7 @@ def open_npz(path: Path, name: str, declared: Declared) -> NpzSource:
     Images are [n, h, w], [n, h, w, c] or [n, c, h, w] with c 1 or 3; labels integers [n] or
     [n, 1]; an optional text array ``classes`` names the classes. Raises DataError otherwise.
     """
+    check_rule(declared.unit, name, "column")
     with damage_as_data_error(name), open_zip(path, name) as archive:
         by_split: dict[str, dict[str, str]] = {}
         for member in archive.namelist():
@@ -111,6 +122,7 @@ def open_npz(path: Path, name: str, declared: Declared) -> NpzSource:
         if "labels" in roles and not declared.unlabelled:
             labels = _header(archive, roles["labels"], name)
         _check(images, labels, name)
+        units = _units(archive, declared.unit, images, name)
         classes: tuple[str, ...] = ()
         if labels is not None and "classes" in plain:
             names = _class_names(archive, plain["classes"], name)
@@ -124,7 +136,8 @@ def open_npz(path: Path, name: str, declared: Declared) -> NpzSource:
             )
     side, channels, _ = _axes(images.shape)
     key = f"{path.resolve()}" + (f":{split}" if split else "")
-    return NpzSource(name, declared.spec(classes, side, channels), key, path, images, labels)
+    spec = declared.spec(classes, side, channels)
+    return NpzSource(name, spec, key, path, images, labels, units)
 
 
 def _role(member: str) -> tuple[str, str]:
@@ -219,6 +232,30 @@ def _check(images: _Array, labels: _Array | None, where: str) -> None:
             f"{where}: {images.member} and {labels.member} hold different numbers of records. "
             "Save arrays of the same set."
         )
+
+
+def _units(
+    archive: zipfile.ZipFile, unit: PrivacyUnit | None, images: _Array, where: str
+) -> _Array | None:
+    if unit is None or unit.column is None:
+        return None
+    if f"{unit.column}.npy" not in archive.namelist():
+        found = ", ".join(member.removesuffix(".npy") for member in archive.namelist())
+        raise DataError(
+            f"{where}: no array {unit.column!r} for the unit; it holds {found[:200]}. Name one."
+        )
+    array = _header(archive, f"{unit.column}.npy", where)
+    if array.dtype.kind not in "biufSU" or array.shape[1:] not in ((), (1,)):
+        raise DataError(
+            f"{where}: the array {unit.column!r} must hold one number or text a record, not "
+            f"{array.dtype} with {len(array.shape)} axes."
+        )
+    if array.shape[0] != images.shape[0] or array.dtype.itemsize > LARGEST_KEY:
+        raise DataError(
+            f"{where}: {images.member} and {array.member} hold different numbers of records, or a "
+            f"key is longer than {LARGEST_KEY} bytes. Save arrays of the same set."
+        )
+    return array
 
 
 def _class_names(archive: zipfile.ZipFile, member: str, where: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from sfumato.data.npz import open_npz
 from sfumato.data.parquet import open_parquet
 from sfumato.data.source import ImageSource
 from sfumato.data.spec import Declared
+from sfumato.data.units import check_rule, declared_unit
 from sfumato.data.webdataset import open_webdataset
 from sfumato.errors import DataError, UsageError
 
@@ -39,6 +40,9 @@ def open_images(
     classes: Sequence[str] | int | None = None,
     declared_size: int | None = None,
     split: str | None = None,
+    unit: str | None = None,
+    unit_pattern: str | None = None,
+    records_per_unit: int | None = None,
 ) -> ImageSource:
     """Open a data set and read its public specification; no pixel is read yet.
 
@@ -48,19 +52,37 @@ def open_images(
     what the format's header declares, else 32. channels: 1 or 3, by default from the header,
     else 3. classes: names in label order or their number; 0 reads no labels. A release's
     certificate states all three. declared_size: the user's public statement of the number of
-    records.
+    records, or of units where there are any.
+
+    unit: the column (Parquet, also ``meta.patient``), array (NPZ) or JSON field (WebDataset) whose
+    value says which records are one person's, and so one privacy unit; unit_pattern: the regular
+    expression that finds this in a record's name, which is its path below its class folder.
+    records_per_unit: the most records of a unit that are used; 16 by default.
 
     Raises DataError for what is wrong with the format or the location, UsageError for an option
     outside its rule. One record's content never raises: see ``ImageSource.batches``.
     """
     name = os.fspath(location)
-    declared = Declared(image_size, channels, _normal_classes(classes), declared_size, split)
+    rule = declared_unit(unit, unit_pattern, records_per_unit)
+    stated = _normal_classes(classes)
+    declared = Declared(image_size, channels, stated, declared_size, split, rule)
     place, suffix = _split_off(name)
     if suffix is not None:
         if split is not None:
             raise UsageError(f"{name!r} already names a split; leave out split={split!r}.")
         declared = replace(declared, split=suffix)
+    source = _open(place, name, declared)
+    # Without any key the rule protects nobody as a unit: a misspelt one, most likely.
+    if rule is not None and all(key is None for key in source._unit_keys()):
+        raise DataError(
+            f"{name}: the unit is to be {rule.words}, but no record has one. Correct it."
+        )
+    return source
+
+
+def _open(place: str, name: str, declared: Declared) -> ImageSource:
     if place in NAMED:
+        check_rule(declared.unit, name)
         return NAMED[place](name, declared)
     path = Path(place)
     if path.is_dir():

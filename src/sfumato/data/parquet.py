@@ -17,11 +17,13 @@ from sfumato.data.decode import decode
 from sfumato.data.layout import choose_split, match_classes, split_name
 from sfumato.data.source import ImageSource, Record, digest_of_files
 from sfumato.data.spec import DEFAULT_CHANNELS, Declared, PublicSpec
+from sfumato.data.units import Key, PrivacyUnit, as_key, check_rule
 from sfumato.errors import DataError
 
 _IMAGES = ("image", "img", "images")
 _LABELS = ("label", "labels", "fine_label", "class", "target")
 _ROWS = 16  # more would not be faster, and each row can be as long as it likes
+_KEYS = 1024
 _BUFFER = 2**20
 _DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, MemoryError)
 
@@ -38,6 +40,14 @@ class _Columns:
     names: tuple[str, ...] | None
 
 
+@dataclass(frozen=True)
+class _Unit:
+    """Where units' keys lie: a column, or fields inside of one."""
+
+    column: str
+    fields: tuple[str, ...]
+
+
 class ParquetSource(ImageSource):
     """Encoded images in Parquet shards, read a few rows at a time."""
 
@@ -49,11 +59,13 @@ class ParquetSource(ImageSource):
         shards: Sequence[Path],
         columns: _Columns,
         label_of: dict[object, int],
+        unit: _Unit | None,
     ) -> None:
         super().__init__(name, spec, location_key)
         self._shards = shards
         self._columns = columns
         self._label_of = label_of
+        self._unit = unit
 
     def _records(self) -> Iterator[Record]:
         for shard in self._shards:
@@ -78,6 +90,14 @@ class ParquetSource(ImageSource):
                     pixels = None if content is None else decode(content, self.spec)
                     yield pixels, self._label_of.get(key)
 
+    def _unit_keys(self) -> Iterator[Key]:
+        assert self._unit is not None
+        for shard in self._shards:
+            try:
+                yield from _keys(shard, self._unit)
+            except _DAMAGE:
+                raise _damaged(shard) from None
+
     def _private_length(self) -> int:
         lengths = []
         for shard in self._shards:
@@ -98,6 +118,7 @@ def open_parquet(
     Shards called ``train-00000-of-00002.parquet`` or ``train.parquet`` belong to the split train.
     Raises DataError for an unknown schema, or shards whose schemas differ.
     """
+    check_rule(declared.unit, name, "column")
     by_split: dict[str, list[Path]] = {}
     for shard in sorted(shards):
         by_split.setdefault(_split_of(shard), []).append(shard)
@@ -113,7 +134,8 @@ def open_parquet(
     classes, label_of = _classes(columns, declared, name)
     key = str(chosen[0].resolve()) if len(chosen) == 1 else f"{root.resolve()}:{split or ''}"
     spec = declared.spec(classes, channels=columns.channels)
-    return ParquetSource(name, spec, key, chosen, columns, label_of)
+    unit = _unit(schemas[0], declared.unit, name)
+    return ParquetSource(name, spec, key, chosen, columns, label_of, unit)
 
 
 def _columns(schema: pa.Schema, declared: Declared, where: str) -> _Columns:
@@ -146,6 +168,47 @@ def _columns(schema: pa.Schema, declared: Declared, where: str) -> _Columns:
     names = features.get(label, {}).get("names")
     is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return _Columns(image, nested, channels, label, is_text, tuple(names) if is_list else None)
+
+
+def _unit(schema: pa.Schema, unit: PrivacyUnit | None, where: str) -> _Unit | None:
+    if unit is None or unit.column is None:
+        return None
+    column = unit.column
+    fields: list[str] = []
+    if column not in schema.names:
+        column, *fields = column.split(".")
+    kind = schema.field(column).type if schema.names.count(column) == 1 else None
+    for field in fields:
+        if kind is not None:
+            inside = pa.types.is_struct(kind) and kind.get_field_index(field) >= 0
+            kind = kind.field(field).type if inside else None
+    if kind is None:
+        raise DataError(
+            f"{where}: no column {unit.column!r} for the unit among "
+            f"{', '.join(schema.names)[:200]}. Name one of them, or a field inside as meta.patient."
+        )
+    stored = kind.value_type if pa.types.is_dictionary(kind) else kind
+    known = (
+        pa.types.is_integer(stored) or pa.types.is_floating(stored) or pa.types.is_boolean(stored)
+        or pa.types.is_string(stored) or pa.types.is_large_string(stored)
+        or pa.types.is_binary(stored) or pa.types.is_large_binary(stored)
+    )  # fmt: skip
+    if not known:
+        raise DataError(
+            f"{where}: the column {unit.column!r} has type {kind}; a unit must be numbers or texts."
+        )
+    return _Unit(column, tuple(fields))
+
+
+def _keys(shard: Path, unit: _Unit) -> Iterator[Key]:
+    with _open(shard) as file:
+        wanted = ".".join([unit.column, *unit.fields])
+        for batch in file.iter_batches(_KEYS, columns=[wanted], use_threads=False):
+            values = batch.column(unit.column)
+            for field in unit.fields:
+                values = pc.struct_field(values, field)
+            for value in values.to_pylist():
+                yield as_key(value)
 
 
 def _classes(

@@ -13,6 +13,7 @@ import numpy as np
 
 from sfumato.data.decode import quiet
 from sfumato.data.spec import PublicSpec
+from sfumato.data.units import Key
 from sfumato.errors import UsageError
 
 Record = tuple[np.ndarray | None, int | None]
@@ -35,9 +36,17 @@ class ImageSource(ABC):
     def _records(self) -> Iterator[Record]:
         """Yield every record in its fixed order; a broken record is yielded, never skipped."""
 
+    def _unit_keys(self) -> Iterator[Key]:
+        """Yield each record's key, in the records' order. PRIVATE, and only with ``spec.unit``."""
+        raise UsageError(f"{self.name}: these images have neither columns nor names of records.")
+
     @abstractmethod
     def _private_length(self) -> int:
         """Return the number of records. PRIVATE: only ``sfumato.privacy`` may ask, for progress."""
+
+    def _private_name(self, index: int) -> str:
+        """Return what the custodian knows a record by. PRIVATE: only ``sfumato check`` may ask."""
+        return f"record {index}"
 
     @abstractmethod
     def fingerprint(self) -> str:

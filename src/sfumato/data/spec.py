@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from sfumato.data.units import PrivacyUnit
 from sfumato.errors import DataError, UsageError
 
 SMALLEST_SIDE = 28
@@ -18,8 +21,9 @@ class PublicSpec:
     """Everything about a data set that is public; it may be printed, logged and released.
 
     height, width in pixels; channels 1 (grey) or 3 (RGB); classes in label order, ``()`` for
-    unlabelled data; declared_size is the user's public statement of the number of records.
-    Raises DataError where a value is outside its rule.
+    unlabelled data; declared_size is the user's public statement of the number of units; unit says
+    which records are one unit, None that each record is. Raises DataError where a value is outside
+    its rule.
     """
 
     height: int
@@ -27,6 +31,7 @@ class PublicSpec:
     channels: int
     classes: tuple[str, ...]
     declared_size: int | None = None
+    unit: PrivacyUnit | None = None
 
     def __post_init__(self) -> None:
         if not (_is_count(self.height) and _is_count(self.width)):
@@ -54,6 +59,31 @@ class PublicSpec:
                 f"declared_size={self.declared_size!r} must be an integer >= 1, or None."
             )
 
+    @property
+    def unit_in_words(self) -> str:
+        """What is protected as one: ``record``, or all records of a kind."""
+        return "record" if self.unit is None else self.unit.words
+
+    def to_dict(self) -> dict[str, Any]:
+        """The specification as plain JSON values; without a unit where each record is one."""
+        values = asdict(self)
+        if self.unit is None:
+            del values["unit"]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PublicSpec:
+        """The specification that :meth:`to_dict` gave.
+
+        Raises DataError, KeyError or TypeError if it is none.
+        """
+        unit = values.get("unit")
+        try:
+            made = None if unit is None else PrivacyUnit(**unit)
+        except UsageError:
+            raise DataError("the stated privacy unit is outside its rules.") from None
+        return cls(**{**values, "classes": tuple(values["classes"]), "unit": made})
+
 
 @dataclass(frozen=True)
 class Declared:
@@ -68,6 +98,7 @@ class Declared:
     classes: tuple[str, ...] | int | None = None
     size: int | None = None
     split: str | None = None
+    unit: PrivacyUnit | None = None
 
     def __post_init__(self) -> None:
         if self.image_size is not None and not (
@@ -119,7 +150,7 @@ class Declared:
         to the nearer end.
         """
         side = self.image_size or min(max(side, SMALLEST_SIDE), LARGEST_SIDE)
-        return PublicSpec(side, side, self.channels or channels, classes, self.size)
+        return PublicSpec(side, side, self.channels or channels, classes, self.size, self.unit)
 
 
 def _is_count(value: object) -> bool:

@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedIOBase
+from itertools import groupby
 from pathlib import Path
 
 from sfumato.data.archive import climbs_out
@@ -18,6 +19,7 @@ from sfumato.data.decode import LARGEST_FILE, decode
 from sfumato.data.layout import IMAGE_SUFFIXES, choose_split, split_name
 from sfumato.data.source import ImageSource, Record, digest_of_files
 from sfumato.data.spec import Declared, PublicSpec
+from sfumato.data.units import Key, as_key
 from sfumato.errors import DataError
 
 _LABEL_SUFFIXES = ("cls", "json")
@@ -27,12 +29,17 @@ _LARGEST_LABEL = 2**20
 
 @dataclass(slots=True, repr=False)
 class _Entry:
-    """Where one record's files lie: (offset, bytes) of its image and its label."""
+    """Where one record's files lie: (offset, bytes) of its image, its label and its JSON.
+
+    ``name`` is the record's, and kept only where a declared unit needs it.
+    """
 
     shard: int
     image: tuple[int, int] | None = None
     label: tuple[int, int] | None = None
     is_json: bool = False
+    facts: tuple[int, int] | None = None
+    name: str | None = None
 
 
 class WebDatasetSource(ImageSource):
@@ -53,21 +60,17 @@ class WebDatasetSource(ImageSource):
         self._label_of = label_of
 
     def _records(self) -> Iterator[Record]:
-        open_shard, file = -1, None
-        try:
-            for entry in self._entries:
-                if entry.shard != open_shard:
-                    if file is not None:
-                        file.close()
-                    file = _open(self._shards[entry.shard])
-                    open_shard = entry.shard
-                assert file is not None
-                data = _read(file, entry.image, LARGEST_FILE)
-                label = self._label(file, entry) if self.spec.classes else None
-                yield None if data is None else decode(data, self.spec), label
-        finally:
-            if file is not None:
-                file.close()
+        for file, entry in self._opened():
+            data = _read(file, entry.image, LARGEST_FILE)
+            label = self._label(file, entry) if self.spec.classes else None
+            yield None if data is None else decode(data, self.spec), label
+
+    def _opened(self) -> Iterator[tuple[BufferedIOBase, _Entry]]:
+        """Every entry with its shard, one shard open at a time."""
+        for index, entries in groupby(self._entries, key=lambda entry: entry.shard):
+            with _open(self._shards[index]) as file:
+                for entry in entries:
+                    yield file, entry
 
     def _label(self, file: BufferedIOBase, entry: _Entry) -> int | None:
         data = _read(file, entry.label, _LARGEST_LABEL)
@@ -83,6 +86,15 @@ class WebDatasetSource(ImageSource):
         # One record's label can hold anything; whatever goes wrong, it has none.
         except Exception:
             return None
+
+    def _unit_keys(self) -> Iterator[Key]:
+        unit = self.spec.unit
+        assert unit is not None
+        if unit.pattern is not None:
+            yield from unit.keys_of(entry.name or "" for entry in self._entries)
+            return
+        for file, entry in self._opened():
+            yield _field(_read(file, entry.facts, _LARGEST_LABEL), unit.column)
 
     def _private_length(self) -> int:
         return len(self._entries)
@@ -105,7 +117,10 @@ def open_webdataset(
         by_split.setdefault(split_name(shard.stem.rstrip("0123456789-_")) or "", []).append(shard)
     split = choose_split([found for found in by_split if found], declared.split, name)
     chosen = by_split[split or ""]
-    entries = [entry for index, shard in enumerate(chosen) for entry in _contents(shard, index)]
+    named = declared.unit is not None and declared.unit.pattern is not None
+    entries = [
+        entry for index, shard in enumerate(chosen) for entry in _contents(shard, index, named)
+    ]
     labels = any(entry.label for entry in entries)
     if not any(entry.image for entry in entries):
         what = "labels without images" if labels else "no images"
@@ -123,7 +138,7 @@ def open_webdataset(
     return WebDatasetSource(name, declared.spec(classes), key, chosen, entries, label_of)
 
 
-def _contents(shard: Path, index: int) -> Iterator[_Entry]:
+def _contents(shard: Path, index: int, named: bool) -> Iterator[_Entry]:
     length = shard.stat().st_size
     base, entry = None, _Entry(index)
     for member in _members(shard):
@@ -144,8 +159,11 @@ def _contents(shard: Path, index: int) -> Iterator[_Entry]:
             if entry.image or entry.label:
                 yield entry
             base, entry = (folder, stem), _Entry(index)
+            entry.name = f"{folder}/{stem}".lstrip("/") if named else None
         suffix = suffix.lower().rpartition(".")[2]
         place = (member.offset_data, member.size)
+        if suffix == "json" and entry.facts is None:
+            entry.facts = place
         if f".{suffix}" in IMAGE_SUFFIXES and entry.image is None:
             entry.image = place
         # A .cls is a label and nothing else; a .json may be other metadata.
@@ -186,6 +204,14 @@ def _read(file: BufferedIOBase, place: tuple[int, int] | None, limit: int) -> by
         file.seek(place[0])
         return file.read(place[1])
     except OSError:
+        return None
+
+
+def _field(data: bytes | None, name: str | None) -> Key:
+    try:
+        return as_key(json.loads(data or b"")[name])
+    # One record's JSON can hold anything; whatever goes wrong, it names no unit.
+    except Exception:
         return None
 
 

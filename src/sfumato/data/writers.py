@@ -67,6 +67,18 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def parquet_schema(classes: tuple[str, ...], channels: int) -> pa.Schema:
+    """Return the schema of a release's shards, with the features of Hugging Face's ``datasets``."""
+    features: dict[str, object] = {
+        "image": {"mode": "L" if channels == 1 else "RGB", "_type": "Image"}
+    }
+    fields = {"image": pa.struct({"bytes": pa.binary(), "path": pa.string()})}
+    if classes:
+        features["label"] = {"names": list(classes), "_type": "ClassLabel"}
+        fields["label"] = pa.int64()
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
 class _Writer(ABC):
     def __init__(self, folder: Path, classes: tuple[str, ...], split: str) -> None:
         self.folder = folder
@@ -127,17 +139,7 @@ class _ParquetWriter(_Writer):
             )
 
     def _open(self, channels: int) -> None:
-        image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-        features: dict[str, object] = {
-            "image": {"mode": "L" if channels == 1 else "RGB", "_type": "Image"}
-        }
-        fields = {"image": image}
-        if self.classes:
-            features["label"] = {"names": list(self.classes), "_type": "ClassLabel"}
-            fields["label"] = pa.int64()
-        self._schema = pa.schema(
-            fields, metadata={"huggingface": json.dumps({"info": {"features": features}})}
-        )
+        self._schema = parquet_schema(self.classes, channels)
         # How many shards there will be, which their names tell, is known at the end.
         path = self.folder / f"{self.split}-{len(self._shards):05d}.part"
         self._file = pq.ParquetWriter(path, self._schema)

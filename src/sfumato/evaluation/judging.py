@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,8 +109,16 @@ def open_release(folder: Path) -> Released:
     return released
 
 
-def open_in_form(location: str, spec: PublicSpec, split: str | None = None) -> ImageSource:
-    """Open images in the form of ``spec``: its size, channels and classes in its label order."""
+def open_in_form(
+    location: str,
+    spec: PublicSpec,
+    split: str | None = None,
+    rule: Mapping[str, Any] | None = None,
+) -> ImageSource:
+    """Open images in the form of ``spec``: its size, channels and classes in its label order.
+
+    rule: what says which records are one privacy unit, as ``open_images`` takes it.
+    """
     return open_images(
         location,
         # Images that are not square have the size of their file format's header.
@@ -118,14 +126,21 @@ def open_in_form(location: str, spec: PublicSpec, split: str | None = None) -> I
         channels=spec.channels,
         classes=spec.classes,
         split=split,
+        **(rule or {}),
     )
 
 
-def open_real(against: str, spec: PublicSpec, train: str | None = None) -> Real:
+def open_real(
+    against: str,
+    spec: PublicSpec,
+    train: str | None = None,
+    rule: Mapping[str, Any] | None = None,
+) -> Real:
     """Open the real images in the form of a release.
 
     The test split of ``against`` is the held-out set, or all of it if it has no splits. Training
-    images are ``train`` if given, else the train split of ``against``, if it has one.
+    images are ``train`` if given, else the train split of ``against``, if it has one. ``rule`` says
+    which held-out records are one privacy unit, as :func:`open_in_form` takes it.
 
     Raises:
         DataError: there is nothing that can be read.
@@ -140,7 +155,9 @@ def open_real(against: str, spec: PublicSpec, train: str | None = None) -> Real:
         )
     if train is not None:
         training = _split(train, "train", spec) or open_in_form(train, spec)
-    return Real(test or open_in_form(against, spec), training)
+    if rule or test is None:
+        test = open_in_form(against, spec, None if test is None else "test", rule)
+    return Real(test, training)
 
 
 def _split(location: str, split: str, spec: PublicSpec) -> ImageSource | None:

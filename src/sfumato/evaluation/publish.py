@@ -38,7 +38,7 @@ def publish(
     images. The release then holds ``metrics.json``, and its certificate accounts for it.
 
     Guarantee: (ε, δ)-differential privacy of the published metrics for the test images, under the
-    budget's relation.
+    budget's relation and for the units that ``real.test`` was opened with.
 
     Raises:
         CertificateError: the release does not verify; nothing is charged.

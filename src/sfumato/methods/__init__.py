@@ -10,20 +10,46 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from sfumato.data.spec import PublicSpec
+from sfumato.data.spec import LARGEST_SIDE, PublicSpec
 from sfumato.errors import DataError
 from sfumato.methods.contract import Batch, Method, Model, plan_of
+from sfumato.methods.datalens import DataLens
 from sfumato.methods.diffusion import DiffusionModel
+from sfumato.methods.dpaf import DPAF
 from sfumato.methods.dpdm import DPDM
+from sfumato.methods.dpgan import DPGAN, GANModel
 from sfumato.methods.mepf import DPMEPF, MEPFModel, fit_embedding
 from sfumato.methods.moments import MomentModel, Moments
+from sfumato.methods.student import StudentModel
 
-METHODS: dict[str, type[Any]] = {"mepf": DPMEPF, "moments": Moments, "dpdm": DPDM}
+METHODS: dict[str, type[Any]] = {
+    "mepf": DPMEPF,
+    "moments": Moments,
+    "dpdm": DPDM,
+    "dpgan": DPGAN,
+    "dpaf": DPAF,
+    "datalens": DataLens,
+}
 MODELS: dict[str, type[Any]] = {
     "mepf": MEPFModel,
     "moments": MomentModel,
     "dpdm": DiffusionModel,
+    "dpgan": GANModel,
+    "dpaf": GANModel,
+    "datalens": StudentModel,
 }
+
+
+_MALFORMED = (
+    OSError,
+    SafetensorError,
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,  # also of a JSON that is nested too deep
+)
 
 
 def load_model(path: Path) -> Model:
@@ -38,9 +64,11 @@ def load_model(path: Path) -> Model:
             tensors: dict[str, NDArray[Any]] = {
                 name: np.array(file.get_tensor(name)) for name in file.keys()
             }
-        spec = PublicSpec(**{**facts["spec"], "classes": tuple(facts["spec"]["classes"])})
+        spec = PublicSpec.from_dict(facts["spec"])
+        if spec.height != spec.width or spec.height > LARGEST_SIDE:
+            raise ValueError("no method makes images of such a size")
         model: Model = MODELS[facts["method"]].load(spec, facts["config"], tensors)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except _MALFORMED as error:
         raise DataError(
             f"{path} is not a released model. Pass the model.safetensors of a release."
         ) from error
@@ -48,11 +76,15 @@ def load_model(path: Path) -> Model:
 
 
 __all__ = [
+    "DPAF",
     "DPDM",
+    "DPGAN",
     "DPMEPF",
     "METHODS",
     "Batch",
+    "DataLens",
     "DiffusionModel",
+    "GANModel",
     "MEPFModel",
     "Method",
     "Model",

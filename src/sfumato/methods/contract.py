@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.data.spec import PublicSpec
+from sfumato.errors import UsageError
 from sfumato.privacy import Curator, Plan, Query, make_plan
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -53,6 +54,24 @@ def plan_of(method: Method, curator: Curator) -> Plan:
     """Calibrate the method's queries to the curator's budget; reads no private byte."""
     description = {"name": method.name, "config": method.config()}
     return make_plan(description, method.queries(curator.spec), curator.budget, curator.spec)
+
+
+def poisson_rate(method: str, batch: int, spec: PublicSpec) -> float:
+    """The public probability with which a record is in a step's sample of expected size ``batch``.
+
+    Raises:
+        UsageError: the number of records is not declared, or is smaller than the batch.
+    """
+    if spec.declared_size is None:
+        raise UsageError(
+            f"{method}: the number of records must be declared (--declared-size N): a step draws "
+            "each record with probability batch / N, and the true N is private."
+        )
+    if batch > spec.declared_size:
+        raise UsageError(
+            f"{method}: batch={batch} must not exceed declared_size={spec.declared_size}."
+        )
+    return batch / spec.declared_size
 
 
 def labels_in_proportion(

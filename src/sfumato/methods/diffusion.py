@@ -17,6 +17,7 @@ from sfumato.errors import UsageError
 from sfumato.methods.contract import Batch, labels_in_proportion
 from sfumato.methods.denoising import PARAMETERISATIONS, Parameterisation
 from sfumato.methods.samplers import DDIM, PRESETS, Churn, Preset, guided
+from sfumato.methods.shapes import check_tensors, checked_counts
 from sfumato.networks import UNet, fast_bfloat16
 
 SAMPLE_BATCH = 250
@@ -189,18 +190,22 @@ class DiffusionModel:
         """Rebuild a model from what was saved."""
         values = config["shape"]
         shape = Shape(**{**values, "multipliers": tuple(values["multipliers"])})
-        network = shape.network(spec)
         prefix = "network."
-        network.load_state_dict(
-            {k[len(prefix) :]: torch.from_numpy(v) for k, v in tensors.items() if prefix in k}
-        )
+        weights = {k[len(prefix) :]: torch.from_numpy(v) for k, v in tensors.items() if prefix in k}
+        # Each block and each level has tensors of its own.
+        if shape.blocks * len(shape.multipliers) > len(weights):
+            raise ValueError("the tensors are not those of the stated network")
+        check_tensors(lambda: shape.network(spec), weights)
+        network = shape.network(spec)
+        network.load_state_dict(weights)
+        check_sampler(config["sampler"], config["sampling_steps"])
         denoiser = Denoiser.of(network.eval(), config["parameterisation"])
         return cls(
             spec,
             denoiser,
             shape,
             config["parameterisation"],
-            tensors["counts"],
+            checked_counts(tensors["counts"], spec),
             config["sampler"],
             config["sampling_steps"],
         )

@@ -9,9 +9,8 @@ from one noisy ``sum`` (with central images: DP-FETA, arXiv 2504.07822).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.methods.contract import plan_of
+from sfumato.methods.contract import plan_of, poisson_rate
 from sfumato.methods.denoising import PARAMETERISATIONS
 from sfumato.methods.diffusion import (
     Denoiser,
@@ -31,12 +30,10 @@ from sfumato.methods.diffusion import (
 )
 from sfumato.methods.estimate import seconds_of
 from sfumato.methods.phases import PLAIN_BATCH, Phases
-from sfumato.methods.warmup import CentralImages, EmbeddedImages, MomentImages, WarmImages
+from sfumato.methods.warmup import WarmUp, warm_images
 from sfumato.networks import UNet
 from sfumato.privacy import Curator, GradientQuery, Query, SumQuery
 from sfumato.privacy.layers import unflatten
-
-WarmUp = Literal["none", "central", "moments", "mepf"]
 
 
 @dataclass(frozen=True)
@@ -179,37 +176,18 @@ class DPDM:
         Raises:
             UsageError: the number of records is not declared, or is smaller than the batch.
         """
-        if spec.declared_size is None:
-            raise UsageError(
-                "dpdm: the number of records must be declared (--declared-size N): a step draws "
-                "each record with probability batch / N, and the true N is private."
-            )
-        if self.batch > spec.declared_size:
-            raise UsageError(
-                f"dpdm: batch={self.batch} must not exceed declared_size={spec.declared_size}."
-            )
         with torch.device("meta"):
             network = self.shape.network(spec)
         gradient = GradientQuery(
             "gradient",
             sum(parameter.numel() for parameter in network.parameters()),
             self.clip_norm,
-            self.batch / spec.declared_size,
+            poisson_rate(self.name, self.batch, spec),
             self.steps,
             describes={"multiplicity": self.multiplicity},
         )
-        warm = self._warm_images(spec)
+        warm = warm_images(self.warm_up, spec)
         return [gradient] if warm is None else [warm.query(self.warm_up_noise), gradient]
-
-    def _warm_images(self, spec: PublicSpec) -> WarmImages | None:
-        if self.warm_up == "none":
-            return None
-        kinds: dict[str, Callable[[PublicSpec], WarmImages]] = {
-            "central": CentralImages,
-            "moments": MomentImages,
-            "mepf": EmbeddedImages,
-        }
-        return kinds[self.warm_up](spec)
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time on this machine, measured on public images."""
@@ -245,7 +223,7 @@ class DPDM:
         plain = self.plain_learning_rate
         if self.public_steps:
             phases.plainly("pre-training", self.public_steps, plain, self._public_batch)
-        warm = self._warm_images(spec)
+        warm = warm_images(self.warm_up, spec)
         if warm is not None:
             (query,) = (query for query in plan.queries if isinstance(query, SumQuery))
             warm.learn(curator.sum(query), curator.run_folder, curator.quiet)

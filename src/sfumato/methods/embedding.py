@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -60,7 +60,7 @@ class Embedding:
 
     def save(self, path: Path) -> None:
         """Write ``embedding.safetensors``: arrays, and everything else as JSON metadata."""
-        facts = {"noise_std": self.noise_std, "spec": asdict(self.spec), "config": self.config}
+        facts = {"noise_std": self.noise_std, "spec": self.spec.to_dict(), "config": self.config}
         metadata = {"format": FORMAT, "embedding": json.dumps(facts, sort_keys=True)}
         save_file({"total": self.total, "shared": self.shared}, path, metadata=metadata)
 
@@ -75,15 +75,22 @@ class Embedding:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 facts = json.loads(metadata["embedding"])
-                spec = {**facts["spec"], "classes": tuple(facts["spec"]["classes"])}
                 return cls(
                     file.get_tensor("total"),
                     file.get_tensor("shared"),
                     float(facts["noise_std"]),
-                    PublicSpec(**spec),
+                    PublicSpec.from_dict(facts["spec"]),
                     dict(facts["config"]),
                 )
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (
+            OSError,
+            SafetensorError,
+            LookupError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise DataError(
                 f"{path} is not a released embedding. Pass the embedding.safetensors of a release."
             ) from error

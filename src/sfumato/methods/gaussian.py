@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,6 +71,15 @@ class Gaussians:
         means, roots = torch.from_numpy(self.means), torch.from_numpy(self.roots)
         coefficients = means[labels] + torch.einsum("bij,bj->bi", roots[labels], normal)
         return (coefficients @ basis + 0.5).clamp(0, 1)
+
+
+def loaded_gaussians(tensors: Mapping[str, NDArray[Any]], prefix: str = "") -> Gaussians:
+    """Gaussians from saved arrays; raises ValueError where their shapes or dtypes do not fit."""
+    means, roots = tensors[f"{prefix}means"], tensors[f"{prefix}roots"]
+    fits = means.ndim == 2 and roots.shape == (*means.shape, means.shape[1])
+    if not fits or means.dtype != np.float32 or roots.dtype != np.float32:
+        raise ValueError("the arrays are no means and covariance roots")
+    return Gaussians(means, roots)
 
 
 def shrink(covariances: NDArray[np.float64], noise_std: NDArray[np.float64]) -> NDArray[np.float64]:

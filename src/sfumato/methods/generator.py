@@ -15,6 +15,11 @@ from sfumato.networks import Refiner, fast_bfloat16
 GREY = 0.5
 
 
+def refiner(spec: PublicSpec, width: int) -> Refiner:
+    """An untrained refining network for images of ``spec``."""
+    return Refiner(spec.height, spec.channels, max(len(spec.classes), 1), width)
+
+
 class Generator(nn.Module):
     """G(y): start images from class Gaussians (grey without), then the refining network.
 
@@ -29,8 +34,7 @@ class Generator(nn.Module):
     def __init__(self, spec: PublicSpec, start: Gaussians | None, width: int) -> None:
         super().__init__()
         self.spec, self.width = spec, width
-        classes = max(len(spec.classes), 1)
-        self.refiner = Refiner(spec.height, spec.channels, classes, width)
+        self.refiner = refiner(spec, width)
         self.refiner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.start = start
         size = start.means.shape[1] if start else 0

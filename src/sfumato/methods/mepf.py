@@ -24,10 +24,11 @@ from sfumato.features.perceptual import Bound
 from sfumato.methods.contract import Batch, labels_in_proportion, plan_of
 from sfumato.methods.embedding import Embedding, joint_embedding
 from sfumato.methods.estimate import reading, seconds_of
-from sfumato.methods.gaussian import Gaussians
-from sfumato.methods.generator import Generator
+from sfumato.methods.gaussian import loaded_gaussians
+from sfumato.methods.generator import Generator, refiner
 from sfumato.methods.labeller import Labeller
 from sfumato.methods.matching import Matching
+from sfumato.methods.shapes import check_tensors, checked_counts
 from sfumato.privacy import Curator, Query, SumQuery
 
 SAMPLE_BATCH = 500
@@ -241,13 +242,18 @@ class MEPFModel:
         """Rebuild a model from what was saved (without its embedding)."""
         start = None
         if "start.means" in tensors:
-            start = Gaussians(tensors["start.means"], tensors["start.roots"])
+            start = loaded_gaussians(tensors, "start.")
+        weights = _tensors_below(tensors, "refiner.")
+        counts = checked_counts(tensors["counts"], spec)
+        if start is not None and len(start.means) != len(counts):
+            raise ValueError("there must be one Gaussian for each class")
+        check_tensors(lambda: refiner(spec, config["width"]), weights)
         generator = Generator(spec, start, config["width"]).eval()
-        generator.refiner.load_state_dict(_tensors_below(tensors, "refiner."))
+        generator.refiner.load_state_dict(weights)
         labeller = None
         if config["labeller"] is not None:
             labeller = Labeller.load(config["labeller"], _tensors_below(tensors, "labeller."))
-        return cls(spec, tensors["counts"], generator, labeller)
+        return cls(spec, counts, generator, labeller)
 
 
 def _tensors_below(tensors: dict[str, NDArray[Any]], prefix: str) -> dict[str, Tensor]:

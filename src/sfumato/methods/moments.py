@@ -23,7 +23,8 @@ from sfumato.data.spec import PublicSpec
 from sfumato.features.basis import dct_basis
 from sfumato.methods.contract import Batch, labels_in_proportion, plan_of
 from sfumato.methods.estimate import reading
-from sfumato.methods.gaussian import Gaussians, MomentBlock
+from sfumato.methods.gaussian import Gaussians, MomentBlock, loaded_gaussians
+from sfumato.methods.shapes import checked_counts
 from sfumato.privacy import Answer, Curator, Query, SumQuery
 
 SAMPLE_BATCH = 1000
@@ -132,5 +133,8 @@ class MomentModel:
         cls, spec: PublicSpec, config: dict[str, Any], tensors: dict[str, NDArray[Any]]
     ) -> MomentModel:
         """Rebuild a model from what was saved."""
-        gaussians = Gaussians(tensors["means"], tensors["roots"])
-        return cls(spec, tensors["counts"], gaussians, config["coefficients"])
+        counts, gaussians = checked_counts(tensors["counts"], spec), loaded_gaussians(tensors)
+        stated = len(counts), config["coefficients"]
+        if gaussians.means.shape != stated or stated[1] > spec.channels * spec.height * spec.width:
+            raise ValueError("the tensors are not those of the stated Gaussians")
+        return cls(spec, counts, gaussians, gaussians.means.shape[1])

@@ -1,4 +1,4 @@
-"""Images drawn from one noisy sum, to warm a diffusion model up before any gradient is asked for.
+"""Images drawn from one noisy sum, to warm a network up before any gradient is asked for.
 
 A model that has learned coarse images already spends its private steps on what they lack. Central
 images are DP-FETA's (arXiv 2504.07822): noisy means of groups of a class. Moments go further at the
@@ -8,9 +8,10 @@ same cost: a Gaussian on cosine coefficients, from which any number of images ca
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from sfumato.methods.embedding import Embedding
 from sfumato.methods.mepf import DPMEPF
 from sfumato.methods.moments import Moments
 from sfumato.privacy import Answer, SumQuery
+
+WarmUp = Literal["none", "central", "moments", "mepf"]
 
 COUNT_WEIGHT = 0.1
 POOL = 20_000
@@ -166,3 +169,15 @@ class EmbeddedImages:
         """Draw from the pool."""
         index = torch.randint(len(self.images), (count,), generator=generator)
         return self.images[index], self.labels[index]
+
+
+def warm_images(warm_up: WarmUp, spec: PublicSpec) -> WarmImages | None:
+    """The images that a kind of warm-up draws; None without a warm-up."""
+    if warm_up == "none":
+        return None
+    kinds: dict[str, Callable[[PublicSpec], WarmImages]] = {
+        "central": CentralImages,
+        "moments": MomentImages,
+        "mepf": EmbeddedImages,
+    }
+    return kinds[warm_up](spec)

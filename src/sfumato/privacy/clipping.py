@@ -27,13 +27,17 @@ COLUMNS_AT_ONCE = 2**14
 so many is below the 2¹⁵ values from which PyTorch splits a single sum between threads."""
 
 
-def max_dimension() -> int:
+def max_dimension(records_per_unit: int = 1) -> int:
     """Largest number of coordinates for which tightening costs at most a hundredth of the bound."""
-    return int((UNIT / 50) ** 2)
+    return int((UNIT // records_per_unit / 50) ** 2)
 
 
 def clipped_sum(
-    values: Tensor, chosen: Tensor, clip_norm: float, nonnegative: bool = False
+    values: Tensor,
+    chosen: Tensor,
+    clip_norm: float,
+    nonnegative: bool = False,
+    bounds: Tensor | None = None,
 ) -> Tensor:
     """Clip each chosen row to ``clip_norm`` and add up, in whole steps of ``clip_norm / 2**20``.
 
@@ -43,18 +47,21 @@ def clipped_sum(
         clip_norm: C > 0.
         nonnegative: raise negative coordinates to zero first, so that the bound under
             replace-one may use it.
+        bounds: int64 ``[b]``, the most steps for each row, from 1 to 2²⁰; a row is scaled down in
+            proportion. None: 2²⁰ for all.
 
     Returns:
         float32 ``[d]`` that holds integers: the sum, not rounded, of one integer vector of L2 norm
-        at most 2²⁰ for each row. A row with a NaN or an infinity, or whose rounded norm breaks the
-        bound, adds nothing. What a row adds depends on that row alone.
+        at most its bound for each row. A row with a NaN or an infinity, or whose rounded norm
+        breaks the bound, adds nothing. What a row adds depends on that row alone.
     """
     dimension = values.shape[1]
     squared = torch.zeros(len(chosen), dtype=torch.float64)
     for _, tile in _tiles(values, chosen, nonnegative):
         squared += _squared_norms(tile)
     # 1 - 2⁻²⁰ covers the float32 rounding of the product; the rounding to the grid costs √D/2.
-    bound = (UNIT - math.sqrt(dimension) / 2) * (1 - 2.0**-20)
+    most = torch.full_like(squared, UNIT) if bounds is None else bounds[chosen].to(torch.float64)
+    bound = (most - math.sqrt(dimension) / 2).clamp_(min=0) * (1 - 2.0**-20)
     factor = (bound / squared.sqrt().clamp(min=clip_norm)).to(torch.float32)
     result, reached = torch.empty(dimension), torch.zeros_like(squared)
     for columns, tile in _tiles(values, chosen, nonnegative):
@@ -62,9 +69,9 @@ def clipped_sum(
         reached += _squared_norms(steps).round_()
         torch.sum(steps, dim=0, out=result[columns])
     # Written so that a NaN is not within the bound.
-    within = torch.isfinite(squared) & (reached <= float(UNIT) ** 2)
+    within = torch.isfinite(squared) & (reached <= most**2)
     if not bool(within.all()):
-        return clipped_sum(values, chosen[within], clip_norm, nonnegative)
+        return clipped_sum(values, chosen[within], clip_norm, nonnegative, bounds)
     return result
 
 

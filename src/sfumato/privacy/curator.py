@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +18,14 @@ from sfumato.data.spec import PublicSpec
 from sfumato.errors import BudgetExceededError, DataError, SfumatoError, UsageError
 from sfumato.privacy import exact, world
 from sfumato.privacy.accounting import Event, accountant_name
+from sfumato.privacy.aggregate_query import AggregateQuery
+from sfumato.privacy.aggregation import Aggregation, UnitFeatures
 from sfumato.privacy.budget import Budget
+from sfumato.privacy.charging import charged_run
 from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.descent import Descent
-from sfumato.privacy.ledger import Entry, Ledger, charges_of, total_epsilon
-from sfumato.privacy.noise import INSECURE_PATH, NOISE_PATH, add_noise
+from sfumato.privacy.ledger import Entry, Ledger, charges_of, total_epsilon, units_of_runs
+from sfumato.privacy.noise import add_noise
 from sfumato.privacy.per_example import UnitLoss
 from sfumato.privacy.plan import Plan
 from sfumato.privacy.queries import (
@@ -35,8 +37,10 @@ from sfumato.privacy.queries import (
     SumQuery,
 )
 from sfumato.privacy.runs import Run, answer_digest, data_set_folder, default_state
-from sfumato.privacy.sampling import STREAM_NOISE_PATH, Key
-from sfumato.privacy.steps import steps_folder
+from sfumato.privacy.sampling import Key
+from sfumato.privacy.steps import Stepwise, steps_folder
+from sfumato.privacy.vote_query import VoteQuery
+from sfumato.privacy.voting import Ballot, Question, Teachers
 from sfumato.progress import stage
 
 
@@ -51,14 +55,6 @@ class Answer:
     total: NDArray[np.float64]
     shared: NDArray[np.float64]
     noise_std: float
-
-
-@runtime_checkable
-class Stepwise(Protocol):
-    """Answers a query step by step."""
-
-    def forget(self, before: int) -> None:
-        """Drop what was stored for the steps before ``before``."""
 
 
 Answering = TypeVar("Answering", bound=Stepwise)
@@ -77,10 +73,11 @@ class Curator:
         insecure_seed: draw noise from this seed, stamp everything NOT PRIVATE and keep a ledger
             apart; for tests.
 
-    The order is fixed: :meth:`open` writes the calibrated plan to the ledger, :meth:`sum`,
-    :meth:`histogram` and :meth:`gradient` answer the plan's queries once each, :meth:`close` ends
-    the run. The answers together are (ε, δ)-differentially private under the budget's relation;
-    ``docs/proofs.md``. As a context manager it lets go of the run at the end, closed or not.
+    The order is fixed: :meth:`open` writes the calibrated plan to the ledger; :meth:`sum`,
+    :meth:`histogram`, :meth:`gradient`, :meth:`aggregate` and :meth:`vote` answer the plan's
+    queries, once or once a step; :meth:`close` ends the run. The answers together are
+    (ε, δ)-differentially private under the budget's relation; ``docs/proofs.md``. As a context
+    manager it lets go of the run at the end, closed or not.
     """
 
     def __init__(
@@ -139,41 +136,12 @@ class Curator:
             raise UsageError("the plan was made for another budget or public specification.")
         if self._run is not None:
             raise UsageError("this curator has a run open already; make a curator for each run.")
-        run_id = world.from_first(self._charged(plan) if world.is_first() else None)
-        self._plan, self._run = plan, Run(self._folder, run_id, hold=world.is_first())
-
-    def _charged(self, plan: Plan) -> str:
-        """The run that pays for ``plan``: an unfinished one, or a new one."""
-        with self._ledger.locked():
-            run_id = None if self._fresh else self._unfinished(plan)
-            if run_id is None:
-                run_id = secrets.token_hex(8)
-                self._ledger.charge(
-                    plan.events,
-                    run=run_id,
-                    plan=plan.digest(),
-                    method=dict(plan.method),
-                    budget=plan.budget.to_dict(),
-                    noise=self._noise_path(plan),
-                    accountant=accountant_name(),
-                )
-        return run_id
-
-    def _noise_path(self, plan: Plan) -> str:
-        if self._insecure_seed is not None:
-            return INSECURE_PATH
-        sampled = [isinstance(query, GradientQuery) for query in plan.queries]
-        return "; ".join(sorted({STREAM_NOISE_PATH if s else NOISE_PATH for s in sampled}))
-
-    def _unfinished(self, plan: Plan) -> str | None:
-        entries = self._ledger.entries()
-        closed = {entry["run"] for entry in entries if entry["kind"] == "closed"}
-        noise = self._noise_path(plan)
-        for entry in reversed(entries):
-            same = entry["kind"] == "plan" and entry["plan"] == plan.digest()
-            if same and entry["run"] not in closed and entry["noise"] == noise:
-                return str(entry["run"])
-        return None
+        insecure = self._insecure_seed is not None
+        first = world.is_first()
+        run_id = world.from_first(
+            charged_run(self._ledger, plan, insecure, self._fresh) if first else None
+        )
+        self._plan, self._run = plan, Run(self._folder, run_id, hold=first)
 
     def close(self) -> None:
         """End the run and destroy its key: the same command afterwards charges a new one."""
@@ -232,6 +200,57 @@ class Curator:
         self._confirm_last(query, step, answer)
         return answer
 
+    def aggregate(
+        self, query: AggregateQuery, step: int, network: nn.Module, features: UnitFeatures
+    ) -> Tensor:
+        """Answer Σ clip(features) + Gaussian noise by class over a Poisson sample.
+
+        Arguments and errors are those of :meth:`gradient`; ``docs/proofs.md``, "aggregate".
+
+        Returns:
+            float32 ``[query.rows, query.dimension]`` on the network's device; sums, not means.
+        """
+        answer = self._stepwise(query, Aggregation).forward(step, network, features)
+        if not query.backward:
+            self._confirm_last(query, step, answer)
+        return answer
+
+    def pull_back(
+        self,
+        query: AggregateQuery,
+        step: int,
+        network: nn.Module,
+        features: UnitFeatures,
+        cotangent: Tensor,
+    ) -> Tensor:
+        """Answer Σ clip(Jᵀ · cotangent) + Gaussian noise over the sample of the newest aggregate.
+
+        Args:
+            query, step, network, features: as for :meth:`aggregate`, which comes first.
+            cotangent: float ``[query.rows, query.dimension]``, what the sums' gradient is.
+
+        Returns:
+            float32 ``[query.gradient_dimension]``, laid out as :meth:`gradient` does.
+        """
+        answer = self._stepwise(query, Aggregation).pull_back(step, network, features, cotangent)
+        self._confirm_last(query, step, answer)
+        return answer
+
+    def vote(self, query: VoteQuery, step: int, teachers: Teachers, question: Question) -> Tensor:
+        """Answer Σ of the teachers' votes + exact Gaussian noise; ``docs/proofs.md``, "vote".
+
+        Args:
+            query, step: as for :meth:`gradient`.
+            teachers: the public recipe of what a teacher does.
+            question: the public images that are voted on.
+
+        Returns:
+            float64 ``[query.dimension]``, whole numbers; errors as :meth:`gradient`.
+        """
+        answer = self._stepwise(query, Ballot).answer(step, teachers, question)
+        self._confirm_last(query, step, answer)
+        return answer
+
     def forget(self, query: StepQuery, before: int) -> None:
         """Drop stored answers of the steps before ``before``: a checkpoint covers them."""
         if query.name in self._answering:
@@ -286,6 +305,7 @@ class Curator:
             "data_set_total": {
                 "epsilon": total_epsilon(charges_of(entries), delta, relation),
                 "runs": sum(entry["kind"] == "plan" for entry in entries),
+                **({"units": units} if len(units := units_of_runs(entries)) > 1 else {}),
             },
         }
 

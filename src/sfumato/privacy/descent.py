@@ -7,6 +7,7 @@ step is ever answered twice; ``docs/proofs.md``, "gradient".
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,15 +18,17 @@ from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import LedgerError, SfumatoError, UsageError
 from sfumato.privacy import world
+from sfumato.privacy.compressed import VotingLoss, summed_votes, units_are_alone
 from sfumato.privacy.per_example import (
     WAYS,
     Batch,
+    Drawing,
     UnitLoss,
     clipped_sum,
     fastest_way,
     trained,
 )
-from sfumato.privacy.queries import GradientQuery
+from sfumato.privacy.queries import GradientQuery, SampledQuery
 from sfumato.privacy.records import Records
 from sfumato.privacy.runs import store
 from sfumato.privacy.sampling import Key, poisson_sample
@@ -34,17 +37,116 @@ from sfumato.privacy.steps import StepAnswers
 PUBLIC_UNITS = 16
 
 
-class Descent:
-    """Answers the steps of ``query``, in order, each once.
+class Sampled:
+    """Work on Poisson samples: shared by ranks, silent about private data, its noise drawn once.
 
     Args:
         query: what the plan paid for.
-        noise_std: the calibrated noise, in the units of the gradient.
+        noise_std: the calibrated noise of its event.
         source: the private images; decoded before the first step that is not yet answered.
         folder: the run's private folder, on a file system that all ranks see.
         key: the run's secret randomness.
         check: called before private data are read; raises where they have changed.
     """
+
+    def __init__(
+        self,
+        query: SampledQuery,
+        noise_std: float,
+        source: ImageSource,
+        folder: Path,
+        key: Key,
+        check: Callable[[], None],
+    ) -> None:
+        self.noise_std = noise_std
+        self._planned = query
+        self._source, self._key, self._check = source, key, check
+        self._run_folder, self._answers = folder, StepAnswers(query, folder)
+        self._records: Records | None = None
+        self._way: str | None = None
+
+    def forget(self, before: int) -> None:
+        """Drop stored answers that a checkpoint has made needless; the newest is always kept."""
+        if world.is_first():
+            self._answers.forget(before)
+
+    def _stored(self, step: int) -> dict[str, Tensor]:
+        return world.from_first(self._answers.stored(step) if world.is_first() else None)
+
+    def _noisy(self, total: Tensor, noise_std: float, purpose: str, step: int) -> Tensor:
+        """``total`` as float32 with noise from the stream of ``purpose``; only rank 0's counts."""
+        if not world.is_first():
+            return torch.empty(total.shape)
+        stream = self._key.stream(f"{purpose} {self._planned.name}", step)
+        noise = torch.from_numpy(stream.standard_normal(total.shape)) * noise_std
+        return (total.cpu() + noise).to(torch.float32)
+
+    def _sum_over_sample(
+        self, step: int, drawing: Drawing, device: torch.device, sum_of: Callable[[Batch], Tensor]
+    ) -> Tensor:
+        """``sum_of`` the step's sample, added up over the ranks."""
+        if self._records is None and world.is_first():
+            self._check()
+        # Silent, because the text of a warning or an error may quote what a record holds.
+        with quiet():
+            try:
+                total = sum_of(self._batch(step, drawing, device))
+            except Exception as error:
+                failure = type(error).__name__
+            else:
+                return world.add_up(total)
+        # Raised outside the handler: chained errors would carry the private text along.
+        raise SfumatoError(
+            f"query {self._planned.name!r}: step {step} failed with {failure} on the private data "
+            "(the message is withheld). The budget stays charged; the run can go on once it is "
+            "mended."
+        )
+
+    def _batch(self, step: int, drawing: Drawing, device: torch.device) -> Batch:
+        """This rank's part of the step's sample, with its draws."""
+        if self._records is None:
+            self._records = Records(self._source, self._run_folder)
+        name, rate = self._planned.name, self._planned.sampling_rate
+        units = poisson_sample(self._records.units, rate, self._key.stream(f"sample {name}", step))
+        index = self._records.one_each(units, self._key.stream(f"records {name}", step))
+        # Every rank draws for the whole sample, so that the sum does not depend on their number.
+        stream = self._key.torch_stream(f"draws {name}", step, device)
+        mine = world.share(len(index))
+        draws = tuple(draw[mine] for draw in drawing.draws(len(index), stream))
+        images, labels = (torch.from_numpy(part) for part in self._records.take(index[mine]))
+        usable = labels >= 0
+        return Batch(
+            images[usable].to(device),
+            labels[usable].to(device),
+            tuple(draw[usable.to(device)] for draw in draws),
+        )
+
+    def _way_for(
+        self, network: nn.Module, loss: UnitLoss, clip_norm: float, alone: bool = False
+    ) -> str:
+        if self._way is None:
+            first = world.is_first()
+            self._way = world.from_first(
+                self._chosen_way(network, loss, clip_norm, alone) if first else None
+            )
+        return self._way
+
+    def _chosen_way(self, network: nn.Module, loss: UnitLoss, clip_norm: float, alone: bool) -> str:
+        """The fastest way, measured once a run: a resumed one repeats the last bits of its sums."""
+        path = self._answers.folder / "way"
+        if not path.exists():
+            device = next(network.parameters()).device
+            batch = public_batch(self._source.spec, loss, device)
+            asked = (partial(units_are_alone, network, loss, batch),) if alone else ()
+            store(path, fastest_way(network, loss, batch, clip_norm, *asked).encode())
+        way = path.read_text()
+        if way not in WAYS:
+            raise LedgerError(f"{path} is damaged. Remove it and run the same command again.")
+        return way
+
+
+class Descent(Sampled):
+    """Answers the steps of ``query``, in order, each once; arguments as for :class:`Sampled`."""
 
     def __init__(
         self,
@@ -55,11 +157,8 @@ class Descent:
         key: Key,
         check: Callable[[], None],
     ) -> None:
-        self.query, self.noise_std = query, noise_std
-        self._source, self._key, self._check = source, key, check
-        self._run_folder, self._answers = folder, StepAnswers(query, folder)
-        self._records: Records | None = None
-        self._way: str | None = None
+        super().__init__(query, noise_std, source, folder, key, check)
+        self.query = query
 
     def answer(self, step: int, network: nn.Module, loss: UnitLoss) -> Tensor:
         """The noisy sum of ``step`` (from 0), float32 ``[parameters]``; the same when repeated.
@@ -70,85 +169,36 @@ class Descent:
             LedgerError: a stored answer is damaged, or the disk refuses to store this one.
             SfumatoError: the loss fails on the private data (its message is withheld).
         """
-        parameters = trained(network)
-        size = sum(parameter.numel() for parameter in parameters)
-        if size != self.query.dimension:
-            raise UsageError(
-                f"query {self.query.name!r}: the network has {size} parameters, but the query was "
-                f"planned for {self.query.dimension}."
-            )
-        device = parameters[0].device
-        known = world.from_first(self._answers.stored(step) if world.is_first() else None)
+        check_size(self.query.name, network, self.query.dimension)
+        device = next(network.parameters()).device
+        known = self._stored(step)
         if known:
             return known["sum"].to(device)
-        total = self._clipped_sum(step, network, loss)
-        answer = torch.empty(size)
+        bound, compress = self.query.bound, self.query.compress
+        if compress is not None:
+            loss = VotingLoss(loss, compress)
+        way = self._way_for(network, loss, bound, compress is not None)
+
+        def sum_of(batch: Batch) -> Tensor:
+            if compress is not None:
+                return summed_votes(network, loss, batch, compress, way)
+            return clipped_sum(network, loss, batch, bound, way)
+
+        total = self._sum_over_sample(step, loss, device, sum_of)
+        answer = self._noisy(total, self.noise_std, "noise", step)
         if world.is_first():
-            stream = self._key.stream(f"noise {self.query.name}", step)
-            noise = torch.from_numpy(stream.standard_normal(size)) * self.noise_std
-            answer = (total.cpu() + noise).to(torch.float32)
             self._answers.keep(step, {"sum": answer})
         return world.tensor_from_first(answer.to(device))
 
-    def forget(self, before: int) -> None:
-        """Drop stored answers that a checkpoint has made needless; the newest is always kept."""
-        if world.is_first():
-            self._answers.forget(before)
 
-    def _clipped_sum(self, step: int, network: nn.Module, loss: UnitLoss) -> Tensor:
-        if self._way is None:
-            way = self._chosen_way(network, loss) if world.is_first() else None
-            self._way = world.from_first(way)
-        if self._records is None and world.is_first():
-            self._check()
-        # Silent, because the text of a warning or an error may quote what a record holds.
-        with quiet():
-            try:
-                batch = self._batch(step, loss, next(network.parameters()).device)
-                total = clipped_sum(network, loss, batch, self.query.clip_norm, self._way)
-            except Exception as error:
-                failure = type(error).__name__
-            else:
-                return world.add_up(total)
-        # Raised outside the handler: chained errors would carry the private text along.
-        raise SfumatoError(
-            f"query {self.query.name!r}: step {step} failed with {failure} on the private data "
-            "(the message is withheld). The budget stays charged; the run can go on once it is "
-            "mended."
+def check_size(name: str, network: nn.Module, dimension: int) -> None:
+    """Raise UsageError unless ``network`` has ``dimension`` trained parameters."""
+    size = sum(parameter.numel() for parameter in trained(network))
+    if size != dimension:
+        raise UsageError(
+            f"query {name!r}: the network has {size} parameters, but the query was planned for "
+            f"{dimension}."
         )
-
-    def _batch(self, step: int, loss: UnitLoss, device: torch.device) -> Batch:
-        """This rank's part of the step's sample, with its draws."""
-        if self._records is None:
-            self._records = Records(self._source, self._run_folder)
-        name, rate = self.query.name, self.query.sampling_rate
-        index = poisson_sample(len(self._records), rate, self._key.stream(f"sample {name}", step))
-        # Every rank draws for the whole sample, so that the sum does not depend on their number.
-        stream = self._key.torch_stream(f"draws {name}", step, device)
-        mine = world.share(len(index))
-        draws = tuple(draw[mine] for draw in loss.draws(len(index), stream))
-        images, labels = (torch.from_numpy(part) for part in self._records.take(index[mine]))
-        usable = labels >= 0
-        return Batch(
-            images[usable].to(device),
-            labels[usable].to(device),
-            tuple(draw[usable.to(device)] for draw in draws),
-        )
-
-    def _chosen_way(self, network: nn.Module, loss: UnitLoss) -> str:
-        """The fastest way, measured once a run: a resumed one repeats the last bits of its sums."""
-        path = self._answers.folder / "way"
-        if not path.exists():
-            store(path, self._fastest_way(network, loss).encode())
-        way = path.read_text()
-        if way not in WAYS:
-            raise LedgerError(f"{path} is damaged. Remove it and run the same command again.")
-        return way
-
-    def _fastest_way(self, network: nn.Module, loss: UnitLoss) -> str:
-        device = next(network.parameters()).device
-        batch = public_batch(self._source.spec, loss, device)
-        return fastest_way(network, loss, batch, self.query.clip_norm)
 
 
 def public_batch(spec: PublicSpec, loss: UnitLoss, device: torch.device) -> Batch:

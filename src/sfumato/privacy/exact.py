@@ -18,6 +18,7 @@ from sfumato.data.spec import PublicSpec
 from sfumato.errors import SfumatoError
 from sfumato.privacy.clipping import EXACT_ROWS
 from sfumato.privacy.queries import ExactQuery
+from sfumato.privacy.units import units_of
 from sfumato.progress import Report
 
 BATCH = 128
@@ -103,18 +104,27 @@ def total(query: ExactQuery, source: ImageSource, size: int, report: Report) -> 
     progress = _Progress(source._private_length(), report)
     images = torch.zeros((size, spec.channels, spec.height, spec.width), dtype=torch.uint8)
     labels = torch.zeros(size, dtype=torch.int64)
+    units, done, bounds = units_of(source), 0, None
+    of_record = None if units is None else units.bounds()
     for pixels, classes in source.batches(size):
         count = len(pixels)
         images[:count], images[count:] = torch.from_numpy(pixels), 0
         labels[:count], labels[count:] = torch.from_numpy(classes).clamp(min=0), 0
         values = _withholding_errors(query, images, labels)
-        block = np.where(classes >= 0, classes if query.by_class else 0, -1)
+        used = classes >= 0
+        if of_record is not None:
+            here = of_record[done : done + count]
+            used, bounds = used & (here > 0), torch.from_numpy(here)
+        block = np.where(used, classes if query.by_class else 0, -1)
         for row in range(rows):
             for part in torch.from_numpy(np.flatnonzero(block == row)).split(EXACT_ROWS):
-                steps = query.clipped_sum(values, part)
+                steps = query.clipped_sum(values, part, bounds)
                 blocks[row] += steps[:columns].to(torch.int64)
                 shared += steps[columns:].to(torch.int64)
         progress.advance(count)
+        done += count
+    if units is not None:
+        units.check(done)
     progress.finish()
     return result
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sfumato.errors import BudgetExceededError, LedgerError
+from sfumato.errors import BudgetExceededError, LedgerError, UsageError
 from sfumato.privacy.accounting import (
     Event,
     epsilon,
@@ -127,7 +127,8 @@ class Ledger:
             try:
                 entry = json.loads(line)
                 valid = entry["prev"] == previous and seal(entry)["hash"] == entry["hash"]
-            except (ValueError, KeyError, TypeError):
+                _read(entry)
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError, UsageError):
                 valid = False
             if not valid:
                 raise self._damaged(f"line {number} does not continue the chain")
@@ -244,6 +245,14 @@ class Ledger:
         return self.append("plan", events=[event.to_dict() for event in events], **content)
 
 
+def _read(entry: Entry) -> None:
+    """Read what is charged from a sealed entry, so that one that says nonsense is found at once."""
+    if entry["kind"] == "plan":
+        charges_of([entry])
+    elif entry["kind"] == "cap":
+        Budget(**entry["cap"])
+
+
 def charges_of(entries: Sequence[Entry]) -> list[list[Event]]:
     """The events charged by a list of ledger entries, run by run."""
     return [
@@ -251,6 +260,15 @@ def charges_of(entries: Sequence[Entry]) -> list[list[Event]]:
         for entry in entries
         if entry["kind"] == "plan"
     ]
+
+
+def units_of_runs(entries: Sequence[Entry]) -> list[str]:
+    """The privacy units, in words, that a ledger's runs were charged for.
+
+    Where there are several, a total holds for whoever is one unit in each of the runs;
+    ``docs/proofs.md``, "Units".
+    """
+    return sorted({entry.get("unit", "record") for entry in entries if entry["kind"] == "plan"})
 
 
 def total_epsilon(charges: Sequence[Sequence[Event]], delta: float, relation: Relation) -> float:

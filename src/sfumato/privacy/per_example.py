@@ -36,15 +36,20 @@ NORM_ERROR = 2.0**-12
 
 
 @runtime_checkable
-class UnitLoss(Protocol):
+class Drawing(Protocol):
+    """What needs randomness for each unit."""
+
+    def draws(self, units: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Independent draws for each of ``units`` units; dimension 0 of each tensor is the unit."""
+
+
+@runtime_checkable
+class UnitLoss(Drawing, Protocol):
     """The loss of each unit, and the randomness that it needs."""
 
     @property
     def multiplicity(self) -> int:
         """K, the number of draws that a unit's loss is the mean of."""
-
-    def draws(self, units: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Independent draws for each of ``units`` units; dimension 0 of each tensor is the unit."""
 
     def __call__(
         self, network: nn.Module, images: Tensor, labels: Tensor, /, *draws: Tensor
@@ -66,16 +71,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.images)
 
+    def at(self, index: Tensor | slice) -> Batch:
+        """The units at ``index``."""
+        draws = tuple(draw[index] for draw in self.draws)
+        return Batch(self.images[index], self.labels[index], draws)
+
     def split(self, size: int) -> list[Batch]:
         """Parts of at most ``size`` units."""
-        return [
-            Batch(
-                self.images[start : start + size],
-                self.labels[start : start + size],
-                tuple(draw[start : start + size] for draw in self.draws),
-            )
-            for start in range(0, len(self), size)
-        ]
+        return [self.at(slice(start, start + size)) for start in range(0, len(self), size)]
 
 
 TURNS, HOPELESS = 3, 1.5
@@ -173,8 +176,16 @@ def row_norms(rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(parts, dim=1).to(torch.float64), dim=1)
 
 
-def fastest_way(network: nn.Module, loss: UnitLoss, public: Batch, clip_norm: float) -> str:
+def fastest_way(
+    network: nn.Module,
+    loss: UnitLoss,
+    public: Batch,
+    clip_norm: float,
+    accepts: Callable[[str], bool] = lambda name: True,
+) -> str:
     """The fastest way on this machine, measured on public images; one that agrees with the loop.
+
+    ``accepts`` may ask more of a way, given its name.
 
     Raises:
         SfumatoError: units of a batch influence one another even unit by unit.
@@ -189,7 +200,7 @@ def fastest_way(network: nn.Module, loss: UnitLoss, public: Batch, clip_norm: fl
             agrees = _agrees(clipped_sum(network, loss, part, clip_norm, name), expected)
         except (RuntimeError, NotImplementedError):
             continue  # an operation that this way does not know
-        if agrees:
+        if agrees and accepts(name):
             turns = []
             for _ in range(TURNS):
                 started = time.perf_counter()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import BudgetExceededError, UsageError
 from sfumato.privacy.accounting import Event, both_relations, calibrate, epsilon_recomputed
 from sfumato.privacy.budget import Budget, Relation
+from sfumato.privacy.clipping import max_dimension
 from sfumato.privacy.ledger import digest
-from sfumato.privacy.queries import Query
+from sfumato.privacy.queries import Query, SumQuery
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Plan:
         unscaled = [replace(query.event(relation), noise_std=1.0) for query in self.queries]
         if [replace(event, noise_std=1.0) for event in self.events] != unscaled:
             raise UsageError("a plan's events must be its queries' own. Use make_plan.")
+        _check_grid(self.queries, self.spec)
         cost = epsilon_recomputed(self.events, delta, relation)
         if not cost <= self.budget.epsilon:
             raise BudgetExceededError(
@@ -58,7 +60,7 @@ class Plan:
         return {
             "budget": self.budget.to_dict(),
             "method": dict(self.method),
-            "spec": asdict(self.spec),
+            "spec": self.spec.to_dict(),
             "queries": [query.to_dict() for query in self.queries],
             "events": [event.to_dict() for event in self.events],
         }
@@ -83,6 +85,19 @@ def make_plan(
     _check_names(queries)
     events = calibrate([query.event(budget.relation) for query in queries], budget)
     return Plan(budget, method, spec, tuple(queries), tuple(events))
+
+
+def _check_grid(queries: Sequence[Query], spec: PublicSpec) -> None:
+    """Refuse exact sums in which a share of a unit would be too coarse."""
+    if spec.unit is None:
+        return
+    for query in queries:
+        most = spec.unit.records_per_unit
+        if isinstance(query, SumQuery) and query.dimension > max_dimension(most):
+            raise UsageError(
+                f"query {query.name!r}: {query.dimension} coordinates and {most} records per unit "
+                "lose over a hundredth of the bound to rounding. Lower --records-per-unit."
+            )
 
 
 def _check_names(queries: Sequence[Query]) -> None:

@@ -7,9 +7,8 @@ Each has a section of the same name in ``docs/proofs.md``.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -17,8 +16,12 @@ from torch import Tensor
 
 from sfumato.errors import UsageError
 from sfumato.privacy.accounting import Event
+from sfumato.privacy.aggregate_query import AggregateQuery
 from sfumato.privacy.budget import RELATIONS, Relation
-from sfumato.privacy.clipping import UNIT, clipped_sum, max_dimension
+from sfumato.privacy.checks import check_dimension, check_name, check_positive, check_sampled
+from sfumato.privacy.clipping import UNIT, clipped_sum
+from sfumato.privacy.topagg import TopSigns
+from sfumato.privacy.vote_query import VoteQuery
 
 Contribution = Callable[[Tensor, Tensor], Tensor]
 """(uint8 ``[b, c, h, w]``, int64 ``[b]``) → float ``[b, d]``; each row from its own example."""
@@ -61,9 +64,9 @@ class SumQuery:
     describes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
-        _check_positive(self.name, clip_norm=self.clip_norm, relative_noise=self.relative_noise)
-        _check_dimension(self.name, dimension=self.dimension)
+        check_name(self.name)
+        check_positive(self.name, clip_norm=self.clip_norm, relative_noise=self.relative_noise)
+        check_dimension(self.name, dimension=self.dimension)
         if not 0 <= self.shared < self.dimension:
             raise UsageError(
                 f"query {self.name!r}: shared={self.shared} must lie in [0, {self.dimension})."
@@ -73,9 +76,9 @@ class SumQuery:
         """What each unit would contribute, float ``[b, d]``, not yet bounded."""
         return self.contribution(images, labels)
 
-    def clipped_sum(self, values: Tensor, chosen: Tensor) -> Tensor:
-        """Sum of at most sixteen chosen rows, each clipped, in steps of C · 2⁻²⁰."""
-        return clipped_sum(values, chosen, self.clip_norm, self.nonnegative)
+    def clipped_sum(self, values: Tensor, chosen: Tensor, bounds: Tensor | None = None) -> Tensor:
+        """Sum of at most sixteen chosen rows, each clipped to its bound, in steps of C · 2⁻²⁰."""
+        return clipped_sum(values, chosen, self.clip_norm, self.nonnegative, bounds)
 
     def sensitivity(self) -> dict[Relation, float]:
         """L2 sensitivity under each relation, in the units of f."""
@@ -141,9 +144,9 @@ class HistogramQuery:
     describes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
-        _check_positive(self.name, relative_noise=self.relative_noise)
-        _check_dimension(self.name, bins=self.bins)
+        check_name(self.name)
+        check_positive(self.name, relative_noise=self.relative_noise)
+        check_dimension(self.name, bins=self.bins)
 
     @property
     def dimension(self) -> int:
@@ -160,9 +163,11 @@ class HistogramQuery:
         bins = self.vote(images, labels).to(torch.int64)
         return (bins[:, None] == torch.arange(self.bins)).to(torch.float32)
 
-    def clipped_sum(self, values: Tensor, chosen: Tensor) -> Tensor:
-        """Sum of at most sixteen chosen votes, in steps of 2⁻²⁰: a whole vote is not rounded."""
-        return values[chosen].sum(dim=0) * UNIT
+    def clipped_sum(self, values: Tensor, chosen: Tensor, bounds: Tensor | None = None) -> Tensor:
+        """Sum of at most sixteen chosen votes, each of its bound, in steps of 2⁻²⁰."""
+        if bounds is None:
+            return values[chosen].sum(dim=0) * UNIT
+        return (values[chosen] * bounds[chosen, None]).sum(dim=0)
 
     def sensitivity(self) -> dict[Relation, float]:
         """L2 sensitivity under each relation, in votes."""
@@ -192,16 +197,18 @@ class HistogramQuery:
 
 @dataclass(frozen=True)
 class GradientQuery:
-    """``steps`` noisy sums of clipped gradients, each over a fresh Poisson sample of the units.
+    """``steps`` noisy sums of bounded gradients, each over a fresh Poisson sample of the units.
 
     Args:
         name: what the method calls it; unique in a plan.
         dimension: number of parameters.
-        clip_norm: C, the L2 bound of one unit's gradient.
+        clip_norm: C, the L2 norm that one unit's gradient is clipped to; None with ``compress``.
         sampling_rate: q, the probability with which a unit, independently, is in a step's sample.
         steps: how many sums will be asked for.
         relative_noise: this query's noise multiplier relative to the plan's other queries.
         describes: public JSON values that say what is trained.
+        compress: add up votes of this kind instead of clipped gradients (TopAgg, arXiv
+            2103.11109): the k largest entries of each unit's gradient as signs, so that C = √k.
 
     Guarantee: each step is a Poisson-sampled Gaussian of sensitivity C under add-or-remove-one and
     2C under replace-one; ``docs/proofs.md``, section "gradient".
@@ -214,27 +221,40 @@ class GradientQuery:
 
     name: str
     dimension: int
-    clip_norm: float
+    clip_norm: float | None
     sampling_rate: float
     steps: int
     relative_noise: float = 1.0
     describes: Mapping[str, Any] = field(default_factory=dict)
+    compress: TopSigns | None = None
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
-        _check_positive(self.name, clip_norm=self.clip_norm, relative_noise=self.relative_noise)
-        if not 0 < self.sampling_rate <= 1:
+        check_name(self.name)
+        if (self.clip_norm is None) == (self.compress is None):
             raise UsageError(
-                f"query {self.name!r}: sampling_rate={self.sampling_rate} must lie in (0, 1]. It "
-                "is the expected batch over the declared number of records: lower the batch."
+                f"query {self.name!r}: clip_norm={self.clip_norm} and compress={self.compress} "
+                "exclude each other: a vote has a norm of its own. Give one and set the other to "
+                "None."
             )
-        for key, value in (("steps", self.steps), ("dimension", self.dimension)):
-            if value < 1:
-                raise UsageError(f"query {self.name!r}: {key}={value} must be at least 1.")
+        check_positive(self.name, clip_norm=self.bound, relative_noise=self.relative_noise)
+        check_sampled(self.name, self.sampling_rate, steps=self.steps, dimension=self.dimension)
+        if self.compress is not None and self.compress.entries > self.dimension:
+            raise UsageError(
+                f"query {self.name!r}: entries={self.compress.entries} must be at most its "
+                f"dimension={self.dimension}."
+            )
+
+    @property
+    def bound(self) -> float:
+        """C, the largest L2 norm of what one unit adds: the clip norm, or √k of a vote."""
+        if self.compress is not None:
+            return self.compress.norm
+        assert self.clip_norm is not None
+        return self.clip_norm
 
     def sensitivity(self) -> dict[Relation, float]:
         """L2 sensitivity of one step under each relation, in the units of the gradient."""
-        return dict(zip(RELATIONS, (self.clip_norm, 2 * self.clip_norm), strict=True))
+        return dict(zip(RELATIONS, (self.bound, 2 * self.bound), strict=True))
 
     def event(self, relation: Relation) -> Event:
         """The query's event, its noise relative to the plan's common scale."""
@@ -242,7 +262,7 @@ class GradientQuery:
         return Event(
             query=self.mechanism,
             name=self.name,
-            clip_norm=self.clip_norm,
+            clip_norm=self.bound,
             sensitivity=bound,
             noise_std=self.relative_noise * bound[relation],
             count=self.steps,
@@ -251,8 +271,10 @@ class GradientQuery:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything public about the query, as plain JSON values."""
+        compress = {} if self.compress is None else {"compress": asdict(self.compress)}
         return {
             **self.describes,
+            **compress,
             "query": self.mechanism,
             "name": self.name,
             "dimension": self.dimension,
@@ -266,30 +288,10 @@ class GradientQuery:
 ExactQuery = SumQuery | HistogramQuery
 """Answered once, exactly, over all units."""
 
-StepQuery = GradientQuery
+SampledQuery = GradientQuery | AggregateQuery
+"""Asked step by step, each step over a Poisson sample of the units."""
+
+StepQuery = SampledQuery | VoteQuery
 """Asked step by step; ``steps`` answers."""
 
 Query = ExactQuery | StepQuery
-
-
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", name):
-        raise UsageError(
-            f"query name {name!r} must be letters, digits, '_', '-' or inner dots; "
-            "answers are stored under it."
-        )
-
-
-def _check_dimension(name: str, **values: int) -> None:
-    for key, value in values.items():
-        if not isinstance(value, int) or not 0 < value <= max_dimension():
-            raise UsageError(
-                f"query {name!r}: {key}={value} must be an integer in [1, {max_dimension()}]. "
-                "Compress the features."
-            )
-
-
-def _check_positive(name: str, **values: float) -> None:
-    for key, value in values.items():
-        if not 0 < value < math.inf:
-            raise UsageError(f"query {name!r}: {key}={value} must be a positive number.")

@@ -30,10 +30,11 @@ class Key:
 
     Args:
         secret: 32 bytes that nobody else knows.
+        insecure: somebody may know them; for tests.
     """
 
-    def __init__(self, secret: bytes) -> None:
-        self._secret = secret
+    def __init__(self, secret: bytes, insecure: bool = False) -> None:
+        self._secret, self.insecure = secret, insecure
 
     @classmethod
     def of_run(cls, folder: Path, insecure_seed: int | None = None) -> Key:
@@ -43,7 +44,7 @@ class Key:
             LedgerError: the key cannot be stored, or the stored one is damaged.
         """
         if insecure_seed is not None:
-            return cls(hashlib.sha256(f"insecure {insecure_seed}".encode()).digest())
+            return cls(hashlib.sha256(f"insecure {insecure_seed}".encode()).digest(), True)
         path = folder / "key"
         try:
             if not path.exists():

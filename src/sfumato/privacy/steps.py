@@ -6,6 +6,7 @@ A killed run is given the same answers again, whatever it asks with; ``docs/proo
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from safetensors.torch import load, save
 from torch import Tensor
@@ -13,6 +14,14 @@ from torch import Tensor
 from sfumato.errors import LedgerError, UsageError
 from sfumato.privacy.queries import StepQuery
 from sfumato.privacy.runs import store
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """Answers a query step by step."""
+
+    def forget(self, before: int) -> None:
+        """Drop what was stored for the steps before ``before``."""
 
 
 class StepAnswers:

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from sfumato.bundle.certificate import RECORD
 from sfumato.bundle.citations import citations
 from sfumato.bundle.claim import is_stamped
 from sfumato.bundle.files import EMBEDDING
@@ -56,7 +57,9 @@ def render(
         certificate=certificate,
         classes=certificate["classes"],
         spec=spec,
-        total=certificate["data_set_total"],
+        total={"units": [], **certificate["data_set_total"]},
+        unit=spec.get("unit"),
+        one="unit" if "unit" in spec else RECORD,
         release=certificate["release"],
         config=certificate["method"]["config"],
         budgeted=next(one for one in odds if one.relation == certificate["relation"]),

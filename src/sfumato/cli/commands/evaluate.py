@@ -69,6 +69,9 @@ def evaluate(
     ] = None,
     delta: p.Delta = 1e-5,
     relation: p.Relation = "add-or-remove-one",
+    unit: p.Unit = None,
+    unit_pattern: p.UnitPattern = None,
+    records_per_unit: p.RecordsPerUnit = None,
     state: p.State = None,
     seed_public: Annotated[
         int, typer.Option(help="Public seed of the classifiers and of what is drawn.")
@@ -96,7 +99,13 @@ def evaluate(
 
     names = parse_classifiers(classifiers, quick)
     chosen = parse_extractor(inception, extractor)
-    real = open_real(against, open_release(release).spec, train)
+    stated = {
+        "unit": unit, "unit_pattern": unit_pattern, "records_per_unit": records_per_unit,
+    }  # fmt: skip
+    rule = {name: value for name, value in stated.items() if value is not None}
+    if rule and not publish_metrics:
+        raise UsageError("a privacy unit belongs to --publish-metrics: nothing else has a price.")
+    real = open_real(against, open_release(release).spec, train, rule)
     if (epsilon is None) == publish_metrics:
         raise UsageError("--publish-metrics and --epsilon belong together: give both or neither.")
     if epsilon is not None:

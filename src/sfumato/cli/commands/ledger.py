@@ -47,6 +47,7 @@ def ledger(
             "run": entry["run"],
             "method": entry["method"]["name"],
             "budget": entry["budget"],
+            "unit": entry.get("unit", "record"),
             "noise": entry["noise"],
             "finished": entry["run"] in closed,
         }
@@ -57,7 +58,7 @@ def ledger(
         return
     if runs:
         show.table(
-            ["time (UTC)", "run", "method", "ε", "δ", "relation", "state"],
+            ["time (UTC)", "run", "method", "ε", "δ", "relation", "unit", "state"],
             [
                 (
                     run["time"].replace("T", " ").removesuffix("+00:00"),
@@ -66,12 +67,15 @@ def ledger(
                     f"{run['budget']['epsilon']:g}",
                     f"{run['budget']['delta']:g}",
                     run["budget"]["relation"],
+                    run["unit"],
                     "finished" if run["finished"] else "can go on",
                 )
                 for run in runs
             ],
         )
     show.line(f"spent by {len(runs)} runs: {show.epsilons(spent.by_relation, delta)}")
+    if spent.mixed_units:
+        show.line(spent.mixed_units)
     if spent.cap is None:
         show.line("no cap: every further run is allowed. Set one with --cap.")
     else:

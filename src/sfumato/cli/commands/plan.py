@@ -23,6 +23,9 @@ def plan(
     classes: p.Classes = None,
     declared_size: p.DeclaredSize = None,
     split: p.Split = None,
+    unit: p.Unit = None,
+    unit_pattern: p.UnitPattern = None,
+    records_per_unit: p.RecordsPerUnit = None,
     state: p.State = None,
     seed_public: p.SeedPublic = 0,
     json: p.Json = False,
@@ -50,6 +53,9 @@ def plan(
         classes=p.parse_classes(classes),
         declared_size=declared_size,
         split=split,
+        unit=unit,
+        unit_pattern=unit_pattern,
+        records_per_unit=records_per_unit,
     )
     budget = Budget(epsilon, delta, p.parse_relation(relation))
     settings = p.parse_settings(set_, pretrain)
@@ -92,9 +98,12 @@ def plan(
             for event, facts in zip(made.events, made.to_dict()["queries"], strict=True)
         ],
     )
+    show.line(f"Protected as one: {'one record' if spec.unit is None else spec.unit_in_words}.")
     show.line(f"This run would cost {show.epsilons(made.epsilons(), delta)}.")
     show.line(f"Spent so far: {show.epsilons(before.by_relation, delta)}.")
     show.line(f"After it:     {show.epsilons(after.by_relation, delta)}.")
+    if before.mixed_units:
+        show.line(before.mixed_units)
     if after.cap is not None:
         show.line(
             f"The cap of ε = {after.cap.epsilon:g} ({after.cap.relation}) is checked at the start."

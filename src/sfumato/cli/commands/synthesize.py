@@ -29,6 +29,9 @@ def synthesize(
     classes: p.Classes = None,
     declared_size: p.DeclaredSize = None,
     split: p.Split = None,
+    unit: p.Unit = None,
+    unit_pattern: p.UnitPattern = None,
+    records_per_unit: p.RecordsPerUnit = None,
     cap: p.Cap = None,
     state: p.State = None,
     seed_public: p.SeedPublic = 0,
@@ -51,6 +54,7 @@ def synthesize(
       sfumato synthesize xrays/ --epsilon 1 --out release/
       sfumato synthesize fashion-mnist --epsilon 10 --declared-size 60000 --out release/
       sfumato synthesize scans.zip --epsilon 1 --image-size 64 --cap 3 --out release/
+      sfumato synthesize xrays/ --epsilon 1 --unit-pattern "patient_(\\d+)" --out release/
       sfumato synthesize digits --epsilon 10 --method moments --format parquet --out release/
       sfumato synthesize faces/ --epsilon 10 --declared-size 20000 --method dpdm --preset cpu \
         --out release/
@@ -76,6 +80,9 @@ def synthesize(
         classes=p.parse_classes(classes),
         declared_size=declared_size,
         split=split,
+        unit=unit,
+        unit_pattern=unit_pattern,
+        records_per_unit=records_per_unit,
         cap=cap,
         state=state,
         seed_public=seed_public,
@@ -98,6 +105,8 @@ def show_total(data: str, split: str | None, state: Path | None, delta: float) -
 
     total = spending(ledger_of(open_images(data, classes=0, split=split), state), delta)
     show.line(f"all runs on {data} so far: {show.epsilons(total.by_relation, delta)}")
+    if total.mixed_units:
+        show.line(total.mixed_units)
     if total.cap is None:
         show.line(f"no cap is set; set one with: sfumato ledger {data} --cap E")
     else:

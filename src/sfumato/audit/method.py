@@ -1,0 +1,117 @@
+"""Audit a whole method: the game of its queries, and a run over DATA with canaries in it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfumato.audit.attacks import answer_scores, image_scores, model_scores
+from sfumato.audit.canaries import CanaryImages, WithCanaries, toss
+from sfumato.audit.play import Attacked, play
+from sfumato.audit.verdict import Verdict, judge
+from sfumato.data import ImageSource, LabelledImages
+from sfumato.errors import UsageError
+from sfumato.methods import Method, Model
+from sfumato.privacy import Answer, Budget, Curator, ExactQuery, HistogramQuery, SumQuery
+
+LEAST_CANARIES = 10
+GAME_FACTOR = 10
+"""Canaries of the game cost no images, so there are more of them than in DATA."""
+
+RELEASED = 1000
+"""Synthetic images that are drawn to be attacked."""
+
+QUICK: dict[str, dict[str, Any]] = {
+    "mepf": {"steps": 20, "batch": 50},
+    "dpdm": {"steps": 10, "batch": 64, "multiplicity": 1, "width": 8, "blocks": 1, "patch": 4},
+    "dpgan": {"steps": 10, "batch": 64, "critic_steps": 1},
+    "dpaf": {"steps": 10, "batch": 64},
+    "datalens": {"steps": 5, "teachers": 50},
+}
+"""Settings that keep a method's training short: what costs privacy is asked all the same."""
+
+
+class OverheardCurator(Curator):
+    """A curator whose answers are noted as they leave; they are public."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.answers: list[tuple[ExactQuery, Answer]] = []
+
+    def sum(self, query: SumQuery) -> Answer:
+        """Answer, and note it."""
+        answer = super().sum(query)
+        self.answers.append((query, answer))
+        return answer
+
+    def histogram(self, query: HistogramQuery) -> Answer:
+        """Answer, and note it."""
+        answer = super().histogram(query)
+        self.answers.append((query, answer))
+        return answer
+
+
+def audit(
+    method: Method,
+    source: ImageSource,
+    budget: Budget,
+    *,
+    canaries: int = 1000,
+    confidence: float = 0.95,
+    quiet: bool = False,
+) -> Verdict:
+    """Attack a method's queries, and its answers, model and images after a run over ``source``.
+
+    Args:
+        canaries: records that are put into DATA or left out by fair coins; the game of the
+            queries has ten times as many.
+        confidence: probability that no lower bound of the verdict exceeds the true ε.
+
+    The user's ledger is not charged, and nothing is released: the verdict is PRIVATE unless DATA
+    are public, for it is a function of them without noise.
+
+    Raises:
+        UsageError: a value is outside its rule, or a query has no audit.
+        DataError: the data cannot be read.
+    """
+    if canaries < LEAST_CANARIES:
+        raise UsageError(f"canaries={canaries} must be at least {LEAST_CANARIES}; 1000 is usual.")
+    if not 0.5 <= confidence < 1:
+        raise UsageError(f"confidence={confidence} must lie in [0.5, 1); 0.95 is usual.")
+    queries, classes = method.queries(source.spec), source.spec.classes
+    game, plan = play(queries, budget, GAME_FACTOR * canaries, classes)
+    return judge(plan, [game, *run(method, source, budget, canaries, quiet)], confidence)
+
+
+def run(
+    method: Method, source: ImageSource, budget: Budget, canaries: int, quiet: bool = False
+) -> list[Attacked]:
+    """Run the method once over DATA with canaries, in a folder that is thrown away, and attack."""
+    relation = budget.relation
+    images, present = CanaryImages.draw(source.spec, canaries), toss(canaries)
+    mixed = WithCanaries(source, images, present, relation)
+    with tempfile.TemporaryDirectory() as state:
+        curator = OverheardCurator(mixed, budget, state=Path(state), quiet=quiet)
+        with curator:
+            model = method.fit(curator)
+            curator.close()
+    attacks = []
+    if curator.answers:
+        scores = answer_scores(curator.answers, source, images, relation)
+        names = ", ".join(query.name for query, _ in curator.answers)
+        attacks.append(Attacked("answers", f"noisy answers to {names} on DATA", scores, present))
+    losses = model_scores(model, images, relation)
+    if losses is not None:
+        attacks.append(Attacked("model", "denoising losses of the model", losses, present))
+    nearness = image_scores(_drawn(model), images, relation)
+    attacks.append(Attacked("images", f"{RELEASED:,} synthetic images", nearness, present))
+    return attacks
+
+
+def _drawn(model: Model) -> LabelledImages:
+    batches = list(model.sample(RELEASED))
+    images = np.concatenate([part for part, _ in batches])
+    return LabelledImages(images, np.concatenate([part for _, part in batches]), model.spec.classes)

@@ -1,0 +1,123 @@
+"""``sfumato audit``: attack a method on purpose, and hold what that proves against the claim."""
+
+from __future__ import annotations
+
+import json as text
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sfumato.cli import parameters as p
+from sfumato.cli import show
+
+if TYPE_CHECKING:
+    from sfumato.audit import Finding
+
+REFUTED = 6
+PRIVATE = (
+    "PRIVATE unless DATA are public: these figures come from the images without noise. "
+    "Share them with nobody."
+)
+MEANING = (
+    "A lower bound above the claim refutes it. A low one proves nothing: a better attack may exist."
+)
+BOUNDS = (
+    "one run: arXiv 2305.08846. f-DP: arXiv 2410.22235. independent: Clopper and Pearson, for the "
+    "worst case of the queries, where a right curator treats every canary apart."
+)
+
+
+def audit(
+    data: p.Data,
+    epsilon: p.Epsilon,
+    delta: p.Delta = 1e-5,
+    relation: p.Relation = "add-or-remove-one",
+    method: p.MethodName = "mepf",
+    preset: p.Preset = None,
+    set_: p.Set = None,
+    public: p.Public = None,
+    canaries: Annotated[
+        int,
+        typer.Option(help="Canary images put into DATA by fair coins; 1000 or more say something."),
+    ] = 1000,
+    confidence: Annotated[
+        float, typer.Option(help="Probability that all lower bounds together hold.")
+    ] = 0.95,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the figures as JSON too.", metavar="FILE")
+    ] = None,
+    image_size: p.ImageSize = None,
+    channels: p.Channels = None,
+    classes: p.Classes = None,
+    declared_size: p.DeclaredSize = None,
+    split: p.Split = None,
+    seed_public: p.SeedPublic = 0,
+    quiet: p.Quiet = False,
+    json: p.Json = False,
+) -> None:
+    """Attack a method with canaries and print what ε it betrays, beside what it claims.
+
+    Plays the worst case of the method's queries through the real curator, then runs the method
+    once over DATA with canaries and attacks its answers, its model and its images. No ledger is
+    charged and nothing is released. The method's training is kept short unless --set says
+    otherwise; what costs privacy is asked all the same. Exit code 6 where a bound is above the
+    claim.
+
+    \b
+    Examples:
+      sfumato audit digits --method moments --epsilon 1
+      sfumato audit digits --method dpdm --declared-size 2000 --epsilon 4 --set steps=50
+    """
+    from sfumato.audit.method import QUICK
+    from sfumato.audit.method import audit as audited
+    from sfumato.data import open_images
+    from sfumato.privacy import Budget
+    from sfumato.synthesis import make_method
+
+    source = open_images(
+        data,
+        image_size=image_size,
+        channels=channels,
+        classes=p.parse_classes(classes),
+        declared_size=declared_size,
+        split=split,
+    )
+    settings = p.parse_settings(set_)
+    if preset is None:
+        settings = {**QUICK.get(method, {}), **settings}
+    chosen = make_method(method, source.spec, settings, public, seed_public, preset)
+    budget = Budget(epsilon, delta, p.parse_relation(relation))
+    verdict = audited(chosen, source, budget, canaries=canaries, confidence=confidence, quiet=quiet)
+    result = {"note": f"{PRIVATE} {MEANING}", "method": method, **verdict.to_dict()}
+    if out is not None:
+        out.write_text(text.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if json:
+        show.as_json(result)
+    else:
+        show.line(PRIVATE)
+        show.table(
+            ["attack", "sees", "right guesses", "ε ≥ one run", "ε ≥ f-DP", "ε ≥ independent"],
+            [_row(finding) for finding in verdict.findings],
+        )
+        show.line(
+            f"claimed: ε = {verdict.claimed:.4g} ({verdict.relation}) at δ = {verdict.delta:g}   "
+            f"all bounds hold together with confidence {verdict.confidence:g}"
+        )
+        show.line(BOUNDS)
+        show.line(MEANING)
+        show.line("REFUTED: a bound is above the claim." if verdict.refuted else "not refuted")
+    if verdict.refuted:
+        raise typer.Exit(REFUTED)
+
+
+def _row(finding: Finding) -> list[str]:
+    guesses = finding.guesses
+    return [
+        finding.attack,
+        finding.sees,
+        f"{guesses.correct:,} of {guesses.made:,} ({guesses.canaries:,} canaries)",
+        f"{finding.epsilon_one_run:.3g}",
+        f"{finding.epsilon_f_dp:.3g}",
+        "" if finding.epsilon_independent is None else f"{finding.epsilon_independent:.3g}",
+    ]

@@ -1,0 +1,82 @@
+"""``sfumato check``: does what the guarantee protects fit the data? For the custodian's eyes."""
+
+from __future__ import annotations
+
+from sfumato.cli import parameters as p
+from sfumato.cli import show
+
+PRIVATE = (
+    "PRIVATE OUTPUT: these are exact counts of private records, without noise. Keep them with the "
+    "data; they are not for a release, a log or a report."
+)
+MOST_GROUPS = 5
+MOST_NAMES = 4
+
+
+def check(
+    data: p.Data,
+    image_size: p.ImageSize = None,
+    channels: p.Channels = None,
+    classes: p.Classes = None,
+    split: p.Split = None,
+    json: p.Json = False,
+) -> None:
+    """Warn of repeated and unusable images. PRIVATE output.
+
+    Reads every record of DATA, charges nothing, and prints exact counts on the terminal alone: its
+    output is private and belongs into no release. The guarantee covers one record; an image that
+    occurs k times, under whatever names, is protected with about k times ε only. Where
+    several records belong to one person, make that person the unit: synthesize --unit.
+
+    Ends with 0 where there are warnings too. That none are found proves nothing: two photographs of
+    one person need not look alike.
+
+    \b
+    Example:
+      sfumato check xrays/
+    """
+    from sfumato.data import open_images
+    from sfumato.data.duplicates import find_repetition
+
+    source = open_images(
+        data,
+        image_size=image_size,
+        channels=channels,
+        classes=p.parse_classes(classes),
+        split=split,
+    )
+    found = find_repetition(source)
+    if json:
+        show.as_json({"note": PRIVATE, "data": data, **found.to_dict()})
+        return
+    show.line(PRIVATE)
+    show.line(f"{data}: {found.records} records, {found.unusable} of them unusable.")
+    if found.unusable:
+        show.line(
+            "WARNING: unusable records (undecodable, or with a label outside the classes) take "
+            "part as if they were not there. Mend or remove them."
+        )
+    _describe("equal", found.exact)
+    _describe("that look alike", found.near)
+    if found.exact or found.near:
+        show.line(
+            "WARNING: the guarantee covers one record. What k records repeat is protected with "
+            "about k times ε. Remove the repetitions, or make whatever they have in common (a "
+            "person, a patient) the unit of privacy: synthesize --unit or --unit-pattern."
+        )
+    else:
+        show.line("No repeated images found. That is no proof: one person's need not look alike.")
+
+
+def _describe(how: str, groups: list[list[str]]) -> None:
+    if not groups:
+        return
+    largest = max(len(group) for group in groups)
+    records = sum(len(group) for group in groups)
+    show.line(
+        f"WARNING: {records} records in {len(groups)} groups of images {how}; the largest group "
+        f"has {largest}."
+    )
+    for group in sorted(groups, key=len, reverse=True)[:MOST_GROUPS]:
+        more = f" and {len(group) - MOST_NAMES} more" if len(group) > MOST_NAMES else ""
+        show.line(f"  {', '.join(group[:MOST_NAMES])}{more}")

@@ -1,0 +1,116 @@
+"""A discriminator in two parts, cut where the features of a batch are added up (DPAF).
+
+Lin et al., arXiv 2304.12185: convolutions and instance normalisation below the sum over the batch;
+a convolution and a linear layer above it, which see class means only.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.networks.gan import COARSEST, LEAK, levels
+
+CUT = 8
+"""Side of the feature maps that are added up, unless told otherwise."""
+
+
+class FixedConvolution(nn.Module):
+    """A stride-two convolution whose weights are not trained."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        layer = nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)
+        self.register_buffer("weight", nn.init.normal_(layer.weight.detach(), std=inputs**-0.5 / 4))
+        self.register_buffer("bias", nn.init.uniform_(torch.empty(outputs), -0.5, 0.5))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Half the side, ``outputs`` channels."""
+        weight, bias = self.get_buffer("weight"), self.get_buffer("bias")
+        return F.conv2d(images, weight, bias, stride=2, padding=1)
+
+
+class Lower(nn.Module):
+    """The layers below the sum; none mixes the rows of a batch.
+
+    Args:
+        size: image height and width in pixels.
+        channels: 1 or 3.
+        width: channels of the first, fixed convolution.
+        maps: m, channels of the feature maps that are added up.
+        position: convolutions below the sum; by default as many as leave maps of 8 pixels a side.
+        normalised: whether each map of each image is brought to mean 0 and variance 1.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        channels: int,
+        width: int,
+        maps: int,
+        position: int | None = None,
+        normalised: bool = True,
+    ) -> None:
+        super().__init__()
+        deepest = len(levels(size, width))
+        padded = COARSEST * 2**deepest
+        if position is None:
+            position = max(1, deepest - 1)
+        self.missing, self.normalised, self.maps = padded - size, normalised, maps
+        self.side = padded // 2**position
+        inner = [width * min(2**level, 2) for level in range(position - 1)]
+        sizes = [channels, *inner, maps]
+        blocks: list[nn.Module] = []
+        for level, (inputs, outputs) in enumerate(pairwise(sizes)):
+            if level == 0:
+                blocks.append(FixedConvolution(inputs, outputs))
+            else:
+                blocks.append(nn.Conv2d(inputs, outputs, 4, stride=2, padding=1))
+            blocks.append(nn.LeakyReLU(LEAK))
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Feature maps ``[b, maps, side, side]`` of images in [-1, 1]."""
+        edge = self.missing // 2
+        maps: Tensor = self.blocks(F.pad(images, (edge, self.missing - edge) * 2, value=-1.0))
+        return F.instance_norm(maps) if self.normalised else maps
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; the first layer is a buffer, and may be the only one."""
+        return next(self.buffers()).device
+
+    @property
+    def norm(self) -> float:
+        """√m · side, the norm of an image's normalised maps."""
+        return float(self.maps**0.5 * self.side)
+
+
+class Upper(nn.Module):
+    """The layers above the sum: how real the mean feature maps of a class look, as a logit.
+
+    Args:
+        lower: what computes the maps.
+        classes: number of classes, at least 1.
+        width: channels of its convolution.
+    """
+
+    def __init__(self, lower: Lower, classes: int, width: int) -> None:
+        super().__init__()
+        self.shape = (lower.maps, lower.side, lower.side)
+        self.blocks = nn.Sequential(
+            nn.Conv2d(lower.maps, width, 4, stride=2, padding=1), nn.LeakyReLU(LEAK), nn.Flatten()
+        )
+        features = width * (lower.side // 2) ** 2
+        self.score = nn.Linear(features, 1)
+        self.label = nn.Embedding(classes, features)
+        nn.init.normal_(self.label.weight, std=features**-0.5)
+
+    def forward(self, means: Tensor, labels: Tensor) -> Tensor:
+        """Logits ``[b]`` of mean maps, flat ``[b, maps · side²]``, of classes int64 ``[b]``."""
+        features = self.blocks(means.unflatten(1, self.shape))
+        logits: Tensor = self.score(features).squeeze(1)
+        return logits + (self.label(labels) * features).sum(dim=1)

@@ -1,0 +1,69 @@
+"""TopAgg's vote: the k largest entries of a vector, replaced by their signs.
+
+Wang et al., *DataLens*, CCS 2021, arXiv 2103.11109, Algorithm 1. A vote has at most k entries of +1
+or -1 and zeros elsewhere, whatever the vector was, so its L2 norm is at most √k.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sfumato.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TopSigns:
+    """How a vector becomes a vote.
+
+    Args:
+        entries: k, how many entries a vote has.
+        stochastic: draw each sign, the more surely the larger its entry; else take it as it is.
+
+    Raises:
+        UsageError: ``entries`` is not positive.
+    """
+
+    entries: int
+    stochastic: bool = True
+
+    def __post_init__(self) -> None:
+        if self.entries < 1:
+            raise UsageError(f"entries={self.entries} must be at least 1.")
+
+    @property
+    def norm(self) -> float:
+        """√k, the largest L2 norm of a vote."""
+        return math.sqrt(self.entries)
+
+
+def top_signs(rows: Tensor, k: int, uniform: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Where the k largest entries of each row are, and their signs.
+
+    Args:
+        rows: float ``[u, d]``; a row that holds a NaN or an infinity votes nothing.
+        k: entries kept of each row, at most d.
+        uniform: float ``[u, k]`` in [0, 1), the randomness of stochastic signs: +1 with probability
+            ½ + g / 2b, b being the row's largest magnitude; None takes plain signs.
+
+    Returns:
+        int64 ``[u, k]`` of different indices a row, and int8 ``[u, k]`` in {-1, 0, 1}; 0 where the
+        entry is 0.
+    """
+    sizes = rows.abs()
+    largest = sizes.amax(dim=1, keepdim=True)  # NaN if there is one, else infinite
+    index = sizes.topk(k, dim=1, sorted=False).indices
+    kept = rows.gather(1, index)
+    signs = kept.sign()
+    if uniform is not None:
+        chance = 0.5 + 0.5 * kept / largest.clamp(min=torch.finfo(rows.dtype).tiny)
+        signs = torch.where(kept == 0, 0.0, torch.where(uniform < chance, 1.0, -1.0))
+    return index, torch.where(torch.isfinite(largest), signs, 0.0).to(torch.int8)
+
+
+def add_votes(total: Tensor, index: Tensor, signs: Tensor) -> None:
+    """Add votes to ``total``, int64 ``[d]``, in place; exact in any order."""
+    total.index_add_(0, index.reshape(-1), signs.reshape(-1).to(torch.int64))
