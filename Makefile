@@ -14,7 +14,7 @@ demo: .venv/stamp-run ## synthesize digits that ship with scikit-learn, and say 
 	$(BIN)/sfumato demo
 
 test: .venv/stamp-test ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: .venv/stamp-dev ## check style, types and the direction of imports
 	$(BIN)/ruff check .
