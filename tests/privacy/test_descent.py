@@ -177,7 +177,7 @@ def test_a_run_with_a_secret_key_goes_on_with_it(
     for until in (3, STEPS, STEPS):
         with Curator(digits, BUDGET, state=tmp_path, quiet=True) as curator:
             ends.append(train(curator, plan, until))
-            assert (curator.run_folder / "key").stat().st_size == KEY_BYTES
+            assert (curator.run_folder / "key").stat().st_size == 2 * KEY_BYTES
     assert torch.equal(ends[1], ends[2])
     with Curator(digits, BUDGET, state=tmp_path / "other", quiet=True) as curator:
         assert not torch.equal(train(curator, plan, 3), ends[0])

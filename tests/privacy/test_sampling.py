@@ -151,7 +151,7 @@ def test_key_is_stored_once_and_for_its_owner_only(tmp_path: Path) -> None:
         os.umask(before)
     path = tmp_path / "key"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert len(path.read_bytes()) == KEY_BYTES == 32
+    assert len(path.read_bytes()) == 2 * KEY_BYTES == 64
     assert len(set(path.read_bytes())) > 10
     again = Key.of_run(tmp_path)
     assert first.stream("x", 0).bytes(16) == again.stream("x", 0).bytes(16)
@@ -160,7 +160,7 @@ def test_key_is_stored_once_and_for_its_owner_only(tmp_path: Path) -> None:
     assert first.stream("x", 0).bytes(16) != other.stream("x", 0).bytes(16)
 
 
-@pytest.mark.parametrize("content", [b"", b"short", bytes(KEY_BYTES - 1), bytes(KEY_BYTES + 1)])
+@pytest.mark.parametrize("content", [b"", b"short", bytes(KEY_BYTES), bytes(2 * KEY_BYTES)])
 def test_a_damaged_key_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "key").write_bytes(content)
     with pytest.raises(LedgerError, match="damaged"):
@@ -188,7 +188,7 @@ def test_destroying_overwrites_and_removes(tmp_path: Path) -> None:
     assert any(kept.read_bytes())
     Key.destroy(tmp_path)
     assert not path.exists()
-    assert kept.read_bytes() == bytes(KEY_BYTES)
+    assert kept.read_bytes() == bytes(2 * KEY_BYTES)
     kept.unlink()
     Key.destroy(tmp_path)  # nothing left: nothing to do
 

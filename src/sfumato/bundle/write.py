@@ -31,6 +31,7 @@ from sfumato.bundle.files import (
     list_files,
 )
 from sfumato.bundle.grid import SampleGrid
+from sfumato.bundle.swap import exchange
 from sfumato.bundle.verification import problems
 from sfumato.data.writers import write_images
 from sfumato.errors import CertificateError, UsageError
@@ -109,13 +110,13 @@ def _replacing(out: Path) -> Iterator[Path]:
     try:
         yield part
         _make_durable()
-        if out.exists():
+        if not out.exists():
+            part.rename(out)
+        elif not exchange(part, out):  # else the old one is removed below
             old = out.with_name(f".{out.name}.{mark}.old")
             out.rename(old)
             part.rename(out)
             shutil.rmtree(old)
-        else:
-            part.rename(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -102,9 +102,16 @@ def _torchvision(name: str) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     models = _optional("torchvision.models")
     try:
         weights = models.get_model_weights(name).DEFAULT
+    except ValueError as error:
+        raise UsageError(f"torchvision model {name!r} is not known: {error}") from error
+    try:
         model = models.get_model(name, weights=weights)
-    except (ValueError, OSError) as error:
-        raise UsageError(f"torchvision model {name!r} cannot be loaded: {error}") from error
+    except (RuntimeError, OSError) as error:
+        raise UsageError(
+            f"torchvision model {name!r}: its weights cannot be loaded ({error}). Without a "
+            f"network, fetch {weights.url} elsewhere and put it into "
+            f"{Path(torch.hub.get_dir()) / 'checkpoints'}."
+        ) from error
     linear = [path for path, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     if linear:
         model.set_submodule(linear[-1], nn.Identity())
@@ -117,7 +124,11 @@ def _timm(name: str) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0)
     except (RuntimeError, ValueError, OSError) as error:
-        raise UsageError(f"timm model {name!r} cannot be loaded: {error}") from error
+        raise UsageError(
+            f"timm model {name!r} cannot be loaded: {error}. If it exists and there is no network, "
+            f"call timm.create_model({name!r}, pretrained=True) on a machine with one, and copy "
+            "Hugging Face's cache from there ($HF_HOME, by default ~/.cache/huggingface)."
+        ) from error
     config = timm.data.resolve_model_data_config(model)
     mean, std = (torch.tensor(config[part])[:, None, None] for part in ("mean", "std"))
 

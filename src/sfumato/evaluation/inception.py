@@ -19,6 +19,10 @@ from torch.nn import functional as F
 from sfumato.errors import DataError
 
 SIZE = 299
+PUBLISHED = (
+    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    "pt_inception-2015-12-05-6726825d.pth"
+)
 
 Chain = tuple[tuple[str, int, tuple[int, int]], ...]
 """Convolutions of one branch in order: name, channels out, kernel (height, width)."""
@@ -209,7 +213,10 @@ def load_inception(path: Path) -> InceptionV3:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise DataError(f"Inception weights {path} cannot be read: {error.strerror}.") from error
+        raise DataError(
+            f"Inception weights {path} cannot be read: {error.strerror}. {expected} Neither is "
+            f"downloaded: fetch {PUBLISHED}, or the other, and name its path."
+        ) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise DataError(f"Inception weights {path}: not a file of tensors. {expected}") from error
     if not isinstance(state, dict):

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from sfumato.privacy.ledger import write_atomically
+from sfumato.privacy.runs import store
+from sfumato.privacy.sealed import sealed, unsealed
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,26 @@ class Training:
     tensors: Mapping[str, Tensor]
 
     def save(self, path: Path, step: int) -> None:
-        """Replace the file at ``path`` by the state after ``step`` steps, whole or not at all."""
+        """Replace the file at ``path`` by the state after ``step`` steps, whole or not at all.
+
+        Raises:
+            LedgerError: the disk refuses.
+        """
         state = {"step": torch.tensor(step), "generator": self.generator.get_state()}
         for name, network in self.networks.items():
             state |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
         state |= {f"tensors.{key}": value for key, value in self.tensors.items()}
-        write_atomically(path, save({key: v.contiguous().clone() for key, v in state.items()}))
+        store(path, sealed({key: value.clone() for key, value in state.items()}))
 
     def restore(self, path: Path) -> int:
-        """Take the state from ``path`` and return the number of steps done."""
-        state = load_file(path)
+        """Take the state from ``path`` and return the number of steps done.
+
+        Raises:
+            LedgerError: the file is damaged.
+        """
+        state = unsealed(path, "Restore the file, or pass --fresh to charge a new run.")
         self.generator.set_state(state["generator"])
         for name, network in self.networks.items():
             network.load_state_dict(below(state, f"{name}."))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,7 @@ from sfumato.privacy.queries import (
 )
 from sfumato.privacy.runs import Run, answer_digest, data_set_folder, default_state
 from sfumato.privacy.sampling import Key
-from sfumato.privacy.steps import Stepwise, steps_folder
+from sfumato.privacy.steps import Stepwise, forget_secrets
 from sfumato.privacy.vote_query import VoteQuery
 from sfumato.privacy.voting import Ballot, Question, Teachers
 from sfumato.progress import stage
@@ -138,21 +137,30 @@ class Curator:
             raise UsageError("this curator has a run open already; make a curator for each run.")
         insecure = self._insecure_seed is not None
         first = world.is_first()
-        run_id = world.from_first(
-            charged_run(self._ledger, plan, insecure, self._fresh) if first else None
-        )
-        self._plan, self._run = plan, Run(self._folder, run_id, hold=first)
+        run = self._taken(plan, insecure) if first else None
+        run_id = world.from_first(None if run is None else run.id)
+        self._plan, self._run = plan, run or Run(self._folder, run_id, hold=False)
+
+    def _taken(self, plan: Plan, insecure: bool) -> Run:
+        # In one turn: a run that another process closed in between would answer once more.
+        with self._ledger.locked():
+            run = Run(self._folder, charged_run(self._ledger, plan, insecure, self._fresh))
+            self._forget_closed()
+            return run
+
+    def _forget_closed(self) -> None:
+        """Remove the secrets of closed runs, also of those that were killed while closing."""
+        for entry in self._ledger.entries():
+            if entry["kind"] == "closed":
+                forget_secrets(self._folder / "runs" / entry["run"])
 
     def close(self) -> None:
         """End the run and destroy its key: the same command afterwards charges a new one."""
-        plan, run = self._opened()
+        _, run = self._opened()
         if world.is_first():
             with self._ledger.locked():
                 self._ledger.append("closed", run=run.id)
-            Key.destroy(run.folder)
-            for query in plan.queries:
-                if isinstance(query, StepQuery):
-                    shutil.rmtree(steps_folder(run.folder, query), ignore_errors=True)
+                self._forget_closed()
         run.release()
         self._run = None
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfumato.errors import LedgerError
 from sfumato.privacy import world
 from sfumato.privacy.runs import store
+from sfumato.privacy.sealed import sealed, unsealed
 
 
 class Memory:
@@ -45,7 +45,7 @@ class Memory:
         Raises:
             LedgerError: the disk refuses.
         """
-        store(self._path(self.step), self._values.tobytes())
+        store(self._path(self.step), sealed({"memory": torch.from_numpy(self._values)}))
 
     def restore(self, step: int) -> bool:
         """Take back what was stored after ``step`` steps; False where nothing was.
@@ -59,12 +59,8 @@ class Memory:
             return True
         if not path.exists():
             return False
-        content = np.frombuffer(path.read_bytes(), np.float32)
-        if content.size != self._values.size:
-            raise LedgerError(
-                f"{path} is damaged. Restore it, or pass --fresh to charge a new run."
-            )
-        self._values[:] = content.reshape(self._values.shape)
+        kept = unsealed(path, "Restore it, or pass --fresh to charge a new run.")
+        self._values[:] = kept["memory"].numpy()
         self.step = step
         return True
 
@@ -76,4 +72,4 @@ class Memory:
 
     def _path(self, step: int) -> Path:
         # Each rank has memories of its own teachers only.
-        return self._folder / f"memory-{step:08d}-{world.rank()}-{world.size()}.bin"
+        return self._folder / f"memory-{step:08d}-{world.rank()}-{world.size()}.safetensors"

@@ -95,10 +95,12 @@ class Run:
         """Whether the data set has not changed since the run's first query was computed.
 
         Raises:
-            LedgerError: the disk refuses to store the first fingerprint.
+            LedgerError: the disk refuses to store the first fingerprint, or it was lost.
         """
         path = self.folder / "fingerprint"
         if not path.exists():
+            if any(self.folder.glob("answer-*")) or any(self.folder.glob("steps-*/[0-9]*")):
+                raise self._damaged(path)
             store(path, fingerprint.encode())
         return path.read_bytes() == fingerprint.encode()
 
@@ -113,8 +115,8 @@ class Run:
 
     def _damaged(self, path: Path) -> LedgerError:
         return LedgerError(
-            f"{path} is missing or damaged, but it was answered; a query is never answered twice. "
-            "Restore the file, or pass --fresh to charge a new run."
+            f"{path} is missing or damaged, but this run has answered; a query is never answered "
+            "twice. Restore the file, or pass --fresh to charge a new run."
         )
 
 

@@ -22,6 +22,7 @@ from sfumato.errors import LedgerError
 from sfumato.privacy.ledger import write_atomically
 
 KEY_BYTES = 32
+CHECK_BYTES = 32
 STREAM_NOISE_PATH = "Gaussian in float64, ChaCha20 keyed by the operating system (randomgen)"
 
 
@@ -48,15 +49,25 @@ class Key:
         path = folder / "key"
         try:
             if not path.exists():
-                write_atomically(path, secrets.token_bytes(KEY_BYTES))
+                if any(folder.glob("steps-*/[0-9]*")):
+                    # Another key would draw other shards and samples for the same query.
+                    raise LedgerError(
+                        f"{path} is missing, but steps were answered with it. Restore it, or pass "
+                        "--fresh to charge a new run."
+                    )
+                drawn = secrets.token_bytes(KEY_BYTES)
+                write_atomically(path, drawn + hashlib.sha256(drawn).digest())
                 path.chmod(0o600)
-            secret = path.read_bytes()
+            content = path.read_bytes()
         except OSError as error:
             raise LedgerError(
                 f"the run's key {path} cannot be stored ({error.strerror}), so nothing is answered."
             ) from error
-        if len(secret) != KEY_BYTES:
-            raise LedgerError(f"{path} is damaged. Pass --fresh to charge a new run.")
+        secret = content[:KEY_BYTES]
+        if content[KEY_BYTES:] != hashlib.sha256(secret).digest():
+            raise LedgerError(
+                f"{path} is damaged. Restore it, or pass --fresh to charge a new run."
+            )
         return cls(secret)
 
     @staticmethod
@@ -65,7 +76,7 @@ class Key:
         path = folder / "key"
         if path.exists():
             with open(path, "r+b") as file:
-                file.write(bytes(KEY_BYTES))
+                file.write(bytes(KEY_BYTES + CHECK_BYTES))
                 file.flush()
                 os.fsync(file.fileno())
             path.unlink()

@@ -5,15 +5,17 @@ A killed run is given the same answers again, whatever it asks with; ``docs/proo
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from safetensors.torch import load, save
 from torch import Tensor
 
-from sfumato.errors import LedgerError, UsageError
+from sfumato.errors import UsageError
 from sfumato.privacy.queries import StepQuery
 from sfumato.privacy.runs import store
+from sfumato.privacy.sampling import Key
+from sfumato.privacy.sealed import sealed, unsealed
 
 
 @runtime_checkable
@@ -40,13 +42,11 @@ class StepAnswers:
         """
         path = self._path(step)
         if path.exists():
-            try:
-                return load(path.read_bytes())
-            except Exception as error:
-                raise LedgerError(
-                    f"{path} is damaged, but it was answered; a step is never answered twice. "
-                    "Restore the file, or pass --fresh to charge a new run."
-                ) from error
+            return unsealed(
+                path,
+                "It was answered, and a step is never answered twice: restore the file, or pass "
+                "--fresh to charge a new run.",
+            )
         newest = self.newest()
         if step != newest + 1 or step >= self.query.steps:
             raise UsageError(
@@ -65,7 +65,7 @@ class StepAnswers:
         Raises:
             LedgerError: the disk refuses.
         """
-        store(self._path(step), save(answer))
+        store(self._path(step), sealed(answer))
 
     def forget(self, before: int) -> None:
         """Drop the answers of steps before ``before``; the newest is always kept."""
@@ -78,6 +78,13 @@ class StepAnswers:
 
     def _path(self, step: int) -> Path:
         return self.folder / f"{step:08d}.safetensors"
+
+
+def forget_secrets(run_folder: Path) -> None:
+    """Destroy a closed run's key and remove what was stored for its steps, if anything is left."""
+    Key.destroy(run_folder)
+    for folder in run_folder.glob("steps-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def steps_folder(run_folder: Path, query: StepQuery) -> Path:

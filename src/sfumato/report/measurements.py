@@ -102,7 +102,7 @@ def read_measurements(path: Path, certificate: Mapping[str, Any]) -> Measurement
         return _measurements(value)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
         raise DataError(
             f"{path}: is no evaluation. Give the JSON file that sfumato evaluate wrote."
         ) from None
