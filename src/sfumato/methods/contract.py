@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -54,6 +54,17 @@ def plan_of(method: Method, curator: Curator) -> Plan:
     """Calibrate the method's queries to the curator's budget; reads no private byte."""
     description = {"name": method.name, "config": method.config()}
     return make_plan(description, method.queries(curator.spec), curator.budget, curator.spec)
+
+
+def check_rules(method: Method, rules: Mapping[str, bool]) -> None:
+    """Raise UsageError for the first setting of ``method`` whose rule does not hold."""
+    for name, holds in rules.items():
+        if not holds:
+            value = getattr(method, name)
+            raise UsageError(
+                f"{method.name}: {name}={value!r} is outside its rule; "
+                f"see help({type(method).__name__})."
+            )
 
 
 def poisson_rate(method: str, batch: int, spec: PublicSpec) -> float:

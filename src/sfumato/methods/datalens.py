@@ -17,7 +17,7 @@ from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.features.basis import dct_basis
 from sfumato.methods.checkpoint import Training
-from sfumato.methods.contract import plan_of
+from sfumato.methods.contract import check_rules, plan_of
 from sfumato.methods.estimate import seconds_of
 from sfumato.methods.student import StudentModel, student_network
 from sfumato.methods.teachers import NearestTeachers, NetworkTeachers
@@ -109,12 +109,7 @@ class DataLens:
             "width": self.width >= 4 and self.width % 4 == 0,
             "blend": 0 <= self.blend <= 1,
         }
-        for name, holds in rules.items():
-            if not holds:
-                value = getattr(self, name)
-                raise UsageError(
-                    f"datalens: {name}={value!r} is outside its rule; see help(DataLens)."
-                )
+        check_rules(self, rules)
 
     @classmethod
     def preset(cls, name: str, spec: PublicSpec) -> dict[str, Any]:

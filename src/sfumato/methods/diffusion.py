@@ -57,6 +57,11 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.to(torch.float32) / 127.5 - 1
 
 
+def to_bytes(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as uint8, on their device."""
+    return ((images + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+
+
 @dataclass(frozen=True)
 class Denoiser:
     """F and its parameterisation; ``bfloat16`` says whether the network's part runs in it."""
@@ -165,7 +170,7 @@ class DiffusionModel:
             images = sampler.sample(
                 guided(self.denoiser, labels, preset.guidance), noise, generator
             )
-            pixels = ((images + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+            pixels = to_bytes(images)
             yield pixels.cpu().numpy(), part
 
     def tensors(self) -> dict[str, NDArray[Any]]:

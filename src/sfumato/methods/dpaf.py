@@ -18,7 +18,7 @@ import torch
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.methods.contest import Contest, Loss, Play
-from sfumato.methods.contract import plan_of, poisson_rate
+from sfumato.methods.contract import check_rules, plan_of, poisson_rate
 from sfumato.methods.dpgan import GANModel, make_generator
 from sfumato.methods.estimate import seconds_of
 from sfumato.methods.first_layer import Classifier, learn_first_layer
@@ -138,10 +138,7 @@ class DPAF:
             "average": 0 <= self.average < 1,
             "warm_up": self.warm_up in get_args(WarmUp),
         }
-        for name, holds in rules.items():
-            if not holds:
-                value = getattr(self, name)
-                raise UsageError(f"dpaf: {name}={value!r} is outside its rule; see help(DPAF).")
+        check_rules(self, rules)
 
     @classmethod
     def preset(cls, name: str, spec: PublicSpec) -> dict[str, Any]:

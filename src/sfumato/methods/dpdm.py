@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.methods.contract import plan_of, poisson_rate
+from sfumato.methods.contract import check_rules, plan_of, poisson_rate
 from sfumato.methods.denoising import PARAMETERISATIONS
 from sfumato.methods.diffusion import (
     Denoiser,
@@ -117,10 +117,7 @@ class DPDM:
             "public_steps": self.public_steps >= 0,
             "plain_learning_rate": self.plain_learning_rate > 0,
         }
-        for name, holds in rules.items():
-            if not holds:
-                value = getattr(self, name)
-                raise UsageError(f"dpdm: {name}={value!r} is outside its rule; see help(DPDM).")
+        check_rules(self, rules)
         check_sampler(self.sampler, self.sampling_steps)
         if self.public_steps and self.public is None:
             raise UsageError(

@@ -20,8 +20,8 @@ from torch import Tensor
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.methods.adversarial import Game, PairLoss, Rates
-from sfumato.methods.contract import Batch, labels_in_proportion, plan_of, poisson_rate
-from sfumato.methods.diffusion import device_of
+from sfumato.methods.contract import Batch, check_rules, labels_in_proportion, plan_of, poisson_rate
+from sfumato.methods.diffusion import device_of, to_bytes
 from sfumato.methods.estimate import seconds_of
 from sfumato.methods.shapes import check_tensors, checked_counts
 from sfumato.methods.warmup import WarmUp, warm_images
@@ -96,10 +96,7 @@ class DPGAN:
             "warm_up_steps": self.warm_up_steps >= self.critic_steps,
             "warm_up_noise": self.warm_up_noise > 0,
         }
-        for name, holds in rules.items():
-            if not holds:
-                value = getattr(self, name)
-                raise UsageError(f"dpgan: {name}={value!r} is outside its rule; see help(DPGAN).")
+        check_rules(self, rules)
 
     @classmethod
     def preset(cls, name: str, spec: PublicSpec) -> dict[str, Any]:
@@ -215,8 +212,7 @@ class GANModel:
             shape = (len(part), self.generator.latent)
             z = torch.randn(shape, generator=noise, device=device)
             images = self.generator(z, torch.from_numpy(part).to(device))
-            pixels = ((images + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
-            yield pixels.cpu().numpy(), part
+            yield to_bytes(images).cpu().numpy(), part
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The model's arrays by name."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.features.perceptual import Bound
-from sfumato.methods.contract import Batch, labels_in_proportion, plan_of
+from sfumato.methods.contract import Batch, check_rules, labels_in_proportion, plan_of
 from sfumato.methods.embedding import Embedding, joint_embedding
 from sfumato.methods.estimate import reading, seconds_of
 from sfumato.methods.gaussian import loaded_gaussians
@@ -106,10 +106,7 @@ class DPMEPF:
             "labeller_weight": self.labeller_weight > 0,
             "count_weight": self.count_weight > 0,
         }
-        for name, holds in rules.items():
-            if not holds:
-                value = getattr(self, name)
-                raise UsageError(f"mepf: {name}={value!r} is outside its rule; see help(DPMEPF).")
+        check_rules(self, rules)
         if self.public is not None and not self.public_digest:
             digest = hashlib.sha256(np.ascontiguousarray(self.public).tobytes()).hexdigest()
             object.__setattr__(self, "public_digest", digest)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.methods.contract import Batch
+from sfumato.methods.diffusion import to_bytes
 from sfumato.methods.shapes import check_tensors
 from sfumato.networks.gan import Generator
 
@@ -42,7 +42,7 @@ class StudentModel:
         for labels in every.split(SAMPLE_BATCH):
             with torch.inference_mode():
                 images = self.network(self.blended(labels, generator), labels)
-            yield to_bytes(images), labels.numpy()
+            yield to_bytes(images).numpy(), labels.numpy()
 
     def blended(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         """For each label a random code of its class, moved by up to ``blend`` towards another."""
@@ -87,8 +87,3 @@ class StudentModel:
 def student_network(spec: PublicSpec, width: int, latent: int) -> Generator:
     """An untrained student for images of ``spec``."""
     return Generator(spec.height, spec.channels, max(len(spec.classes), 1), width, latent)
-
-
-def to_bytes(images: Tensor) -> NDArray[np.uint8]:
-    """Images in (-1, 1) as uint8."""
-    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()

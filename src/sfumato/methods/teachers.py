@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sfumato.methods.diffusion import to_pixels
 from sfumato.privacy import Opinions, Question, ShardBatch
 
 LEAK = 0.2
@@ -154,7 +155,7 @@ class NetworkTeachers:
         self, memory: Tensor, shard: ShardBatch, question: Question, generator: torch.Generator
     ) -> tuple[Tensor, Opinions]:
         """Train on the records against the generated images, then differentiate at the latter."""
-        images, asked = shard.images.to(torch.float32) / 127.5 - 1, question.images * 2 - 1
+        images, asked = to_pixels(shard.images), question.images * 2 - 1
         for _ in range(self.training_steps):
             memory = self._trained(memory, images, shard, asked, question.labels)
         weights = self._unpacked(memory[:, : self.weights])
