@@ -32,9 +32,7 @@ from sklearn.datasets import load_digits
 
 from sfumato.bundle import verify
 from sfumato.errors import SfumatoError, UsageError
-from sfumato.methods import DPDM, DataLens, Method, Moments
-from sfumato.methods import datalens as datalens_module
-from sfumato.methods import phases as phases_module
+from sfumato.methods import DPDM, DataLens, Method, Moments, checkpoint
 from sfumato.privacy import Curator, descent, voting
 from sfumato.privacy.ledger import Entry, Ledger
 from sfumato.synthesis import synthesize
@@ -244,9 +242,8 @@ def killed(case: Case, kill: Callable[[], int]) -> dict[str, Any]:
 def prepare(*methods: str) -> None:
     """Import and warm up what all forks share; checkpoints every few steps."""
     torch.set_num_threads(1)
-    for module in (voting, datalens_module):
+    for module in (voting, checkpoint):
         module.SAVED_EVERY = SAVED_EVERY
-    phases_module.CHECKPOINT_EVERY = SAVED_EVERY
     descent.fastest_way = lambda *_: "layers"  # so that the number of changes is always the same
     for method in methods:
         with tempfile.TemporaryDirectory() as place:

@@ -82,8 +82,10 @@ def main() -> None:
         matching.generator.zero_grad(set_to_none=True)
 
     bare_step()
-    matching.advance()
-    step_turns = [(seconds(bare_step), seconds(matching.advance)) for _ in range(options.steps)]
+    matching.advance(0)
+    step_turns = [
+        (seconds(bare_step), seconds(lambda: matching.advance(1))) for _ in range(options.steps)
+    ]
 
     def summary(bare: tuple[float, ...], ours: tuple[float, ...]) -> dict[str, float]:
         medians = statistics.median(bare), statistics.median(ours)

@@ -28,7 +28,7 @@ KINDS = [pytest.param({}, id="nearest"), pytest.param(NETWORK, id="network")]
 @pytest.fixture
 def save_often(monkeypatch):
     """Teachers' memories and the student are stored after every second step."""
-    monkeypatch.setattr("sfumato.methods.datalens.SAVED_EVERY", 2)
+    monkeypatch.setattr("sfumato.methods.checkpoint.SAVED_EVERY", 2)
     monkeypatch.setattr("sfumato.privacy.voting.SAVED_EVERY", 2)
 
 
@@ -86,7 +86,7 @@ def test_checkpoints_hold_the_student_and_nothing_else(
     """No teacher: all tensors are the student's, Adam's two moments of them, and public draws."""
     method = small_datalens(**NETWORK)
     assert fitted(method, digits, tmp_path, stop=2) is None
-    (path,) = tmp_path.rglob("checkpoint.safetensors")
+    (path,) = tmp_path.rglob("checkpoint-training.safetensors")
     stored = {name: value.shape for name, value in load_file(path).items()}
     student = student_network(digits.spec, method.width, 16)
     expected = {f"student.{name}": value.shape for name, value in student.state_dict().items()}

@@ -187,8 +187,7 @@ def fitted(method, source, state, stop=None, part="aggregate"):
 def test_a_killed_run_ends_as_an_unbroken_one(
     small_dpaf, digits, tmp_path, monkeypatch, part, stop
 ):
-    monkeypatch.setattr("sfumato.methods.contest.CHECKPOINT_EVERY", 2)
-    monkeypatch.setattr("sfumato.methods.first_layer.CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr("sfumato.methods.checkpoint.SAVED_EVERY", 2)
     method = small_dpaf(steps=5, first_layer="private", warm_up="moments")
     whole, _ = fitted(method, digits, tmp_path / "whole")
     assert fitted(method, digits, tmp_path / "killed", stop, part) is None

@@ -150,7 +150,7 @@ def fitted(method, source, state, stop=None):
 
 @pytest.mark.parametrize("stop", [0, 1, 4])
 def test_a_killed_run_ends_as_an_unbroken_one(small_dpgan, digits, tmp_path, monkeypatch, stop):
-    monkeypatch.setattr("sfumato.methods.adversarial.CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr("sfumato.methods.checkpoint.SAVED_EVERY", 2)
     method = small_dpgan(steps=6, warm_up="moments")
     whole, _ = fitted(method, digits, tmp_path / "whole")
     assert fitted(method, digits, tmp_path / "killed", stop) is None
@@ -162,7 +162,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(small_dpgan, digits, tmp_path, mon
 
 
 def test_a_killed_warm_up_ends_as_an_unbroken_one(small_dpgan, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("sfumato.methods.adversarial.CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr("sfumato.methods.checkpoint.SAVED_EVERY", 1)
     method = small_dpgan(steps=2, warm_up="moments", warm_up_steps=5)
     whole, _ = fitted(method, digits, tmp_path / "whole")
     true, calls = PairLoss.draws, []

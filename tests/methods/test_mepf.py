@@ -127,15 +127,15 @@ def test_a_killed_training_goes_on_to_the_same_generator(joint, tmp_path, monkey
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (30, 1, 28, 28), dtype=np.uint8)
     targets = joint.targets(noiseless(joint, images, rng.integers(0, 3, 30)))
-    monkeypatch.setattr("sfumato.methods.matching.CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr("sfumato.methods.checkpoint.SAVED_EVERY", 1)
     unbroken = Matching(joint, targets, seed=5).run(None, quiet=True)
     killed = Matching(joint, targets, seed=5)
     advance = killed.advance
 
-    def until_two():
-        if killed.step == 2:
+    def until_two(step):
+        if step == 2:
             raise KilledError
-        advance()
+        advance(step)
 
     monkeypatch.setattr(killed, "advance", until_two)
     with pytest.raises(KilledError):

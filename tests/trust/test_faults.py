@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from sfumato.bundle import verify, write
 from sfumato.bundle.swap import exchange
 from sfumato.errors import LedgerError
-from sfumato.methods import datalens, phases
+from sfumato.methods import checkpoint
 from sfumato.methods.checkpoint import Training
 from sfumato.privacy import Curator, descent, ledger, voting
 from sfumato.privacy.memory import Memory
@@ -47,8 +47,7 @@ def faults() -> Iterator[Any]:
 
         for module, name in (
             (voting, "SAVED_EVERY"),
-            (datalens, "SAVED_EVERY"),
-            (phases, "CHECKPOINT_EVERY"),
+            (checkpoint, "SAVED_EVERY"),
             (descent, "fastest_way"),
         ):
             patch.setattr(module, name, getattr(module, name))  # put back at the end
@@ -271,7 +270,7 @@ def half_done(faults: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("ledger.head", (flip,)),
         ("key", (flip, gone)),
         ("fingerprint", (cut, gone)),
-        ("checkpoint.safetensors", (flip,)),
+        ("checkpoint-training.safetensors", (flip,)),
         ("steps-*/00000002.safetensors", (flip,)),
         ("steps-*/memory-00000002-*", (flip,)),
     ],

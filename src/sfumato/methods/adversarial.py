@@ -13,10 +13,7 @@ from torch.nn import functional as F
 from sfumato.methods.checkpoint import Training
 from sfumato.methods.diffusion import device_of, to_pixels
 from sfumato.networks import Average, Discriminator, Generator
-from sfumato.privacy import world
-from sfumato.progress import stage
 
-CHECKPOINT_EVERY = 50
 PLAIN_BATCH = 64
 BETAS = (0.5, 0.999)
 LEAST_DISTANCE = 1e-3
@@ -145,23 +142,15 @@ class Game:
             "average": average.network,
         }
         training = Training(networks, optimizer, generator, {})
-        path = self.folder / f"checkpoint-{what.replace(' ', '-')}.safetensors"
-        step = training.restore(path) if path.exists() else 0
-        for parameter in ours + theirs:
-            world.tensor_from_first(parameter.data)  # ranks on other machines round otherwise
-        with stage(what, self.quiet) as report:
-            while step < steps:
-                _advance(optimizer, ours, gradient(step, generator))
-                step += 1
-                if step % rates.critic_steps == 0:
-                    _advance(optimizer, theirs, self._generator_gradient(generator))
-                    average.update(self.generator, step // rates.critic_steps - 1)
-                report(step / steps)
-                if step % CHECKPOINT_EVERY == 0 or step == steps:
-                    if world.is_first():
-                        training.save(path, step)
-                    if saved is not None:
-                        saved(step)
+
+        def advance(step: int) -> None:
+            _advance(optimizer, ours, gradient(step, generator))
+            turn, last = divmod(step + 1, rates.critic_steps)
+            if last == 0:
+                _advance(optimizer, theirs, self._generator_gradient(generator))
+                average.update(self.generator, turn - 1)
+
+        training.run(what, steps, advance, self.folder, self.quiet, saved)
         return average.network
 
     def _generator_gradient(self, generator: torch.Generator) -> Sequence[Tensor]:

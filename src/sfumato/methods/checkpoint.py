@@ -1,8 +1,8 @@
-"""The state of a training run as one file of tensors, and back: nothing in it is executed."""
+"""Training that goes on where it was stopped; its state is a file of tensors, nothing executed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sfumato.privacy import SAVED_EVERY, world
 from sfumato.privacy.runs import store
 from sfumato.privacy.sealed import sealed, unsealed
+from sfumato.progress import stage
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,44 @@ class Training:
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     tensors: Mapping[str, Tensor]
+
+    def run(
+        self,
+        what: str,
+        steps: int,
+        advance: Callable[[int], None],
+        folder: Path | None,
+        quiet: bool,
+        saved: Callable[[int], None] | None = None,
+    ) -> None:
+        """Let ``advance`` take each step up to ``steps`` that a stopped run has not taken.
+
+        Args:
+            what: names the phase, on the screen and in its checkpoint.
+            steps: number of steps in all.
+            advance: takes the step of a number.
+            folder: where the checkpoint is kept; None keeps none.
+            quiet: show no progress.
+            saved: told after how many steps a checkpoint was written.
+
+        Raises:
+            LedgerError: the checkpoint is damaged, or the disk refuses.
+        """
+        path = folder / f"checkpoint-{what.replace(' ', '-')}.safetensors" if folder else None
+        step = self.restore(path) if path and path.exists() else 0
+        for network in self.networks.values():
+            for parameter in network.parameters():
+                world.tensor_from_first(parameter.data)  # ranks on other machines round otherwise
+        with stage(what, quiet) as report:
+            while step < steps:
+                advance(step)
+                step += 1
+                report(step / steps)
+                if path and (step % SAVED_EVERY == 0 or step == steps):
+                    if world.is_first():
+                        self.save(path, step)
+                    if saved is not None:
+                        saved(step)
 
     def save(self, path: Path, step: int) -> None:
         """Replace the file at ``path`` by the state after ``step`` steps, whole or not at all.

@@ -19,10 +19,7 @@ from sfumato.methods.checkpoint import Training
 from sfumato.methods.releases import ClassMaps, Releases
 from sfumato.networks import Average, Generator
 from sfumato.networks.aggregating import Lower, Upper
-from sfumato.privacy import world
-from sfumato.progress import stage
 
-CHECKPOINT_EVERY = 20
 BETAS = (0.5, 0.999)
 
 Loss = Literal["hinge", "non-saturating"]
@@ -134,32 +131,22 @@ class Contest:
         memory, deviations = torch.zeros(shape), torch.zeros(shape[:2])
         tensors = {"memory": memory, "deviations": deviations, "tally": tally}
         training = Training(networks, optimizer, random, tensors)
-        path = self.folder / f"checkpoint-{what.replace(' ', '-')}.safetensors"
-        step = training.restore(path) if path.exists() else 0
-        for network in (self.generator, self.upper, self.lower):
-            for parameter in network.parameters():
-                world.tensor_from_first(parameter.data)  # ranks on other machines round otherwise
-        with stage(what, self.quiet) as report:
-            while step < steps:
-                place = step % play.memory
-                mean, noise = releases.means(step, random)
-                memory[place], deviations[place] = mean.cpu(), noise.cpu()
-                kept = min(step + 1, play.memory)
-                target = memory[:kept].mean(dim=0).to(mean.device)
-                for turn in range(play.generator_steps):
-                    chosen = place if turn == 0 else int(torch.randint(kept, (), generator=random))
-                    self._upper_step(optimizer, memory[chosen], deviations[chosen], random)
-                    self._generator_step(optimizer, target, noise, random)
-                    average.update(self.generator, step * play.generator_steps + turn)
-                if play.every and (step + 1) % play.every == 0:
-                    self._lower_step(optimizer, step, mean, noise, releases, random)
-                step += 1
-                report(step / steps)
-                if step % CHECKPOINT_EVERY == 0 or step == steps:
-                    if world.is_first():
-                        training.save(path, step)
-                    if saved is not None:
-                        saved(step)
+
+        def advance(step: int) -> None:
+            place = step % play.memory
+            mean, noise = releases.means(step, random)
+            memory[place], deviations[place] = mean.cpu(), noise.cpu()
+            kept = min(step + 1, play.memory)
+            target = memory[:kept].mean(dim=0).to(mean.device)
+            for turn in range(play.generator_steps):
+                chosen = place if turn == 0 else int(torch.randint(kept, (), generator=random))
+                self._upper_step(optimizer, memory[chosen], deviations[chosen], random)
+                self._generator_step(optimizer, target, noise, random)
+                average.update(self.generator, step * play.generator_steps + turn)
+            if play.every and (step + 1) % play.every == 0:
+                self._lower_step(optimizer, step, mean, noise, releases, random)
+
+        training.run(what, steps, advance, self.folder, self.quiet, saved)
         return average.network
 
     def _generated(self, random: torch.Generator, learns: bool = False) -> Tensor:

@@ -22,7 +22,6 @@ from sfumato.methods.estimate import seconds_of
 from sfumato.methods.student import StudentModel, student_network
 from sfumato.methods.teachers import NearestTeachers, NetworkTeachers
 from sfumato.privacy import (
-    SAVED_EVERY,
     Curator,
     Query,
     Question,
@@ -30,7 +29,6 @@ from sfumato.privacy import (
     Teachers,
     VoteQuery,
 )
-from sfumato.progress import stage
 
 Kind = Literal["nearest", "network"]
 Coordinates = Literal["cosine", "pixels", "random"]
@@ -222,24 +220,25 @@ class DataLens:
         codes = torch.randn(len(labels), LATENT, generator=draws)
         optimizer = torch.optim.Adam(student.parameters(), self.student_rate, (0.9, 0.99))
         training = Training({"student": student}, optimizer, draws, {})
-        path = curator.run_folder / "checkpoint.safetensors"
-        step = training.restore(path) if path.exists() else 0
-        with stage("training", curator.quiet) as report:
-            while step < self.steps:
-                with torch.no_grad():
-                    images = (student(codes, labels) + 1) / 2
-                question = Question(images, labels, step / self.steps)
-                total = curator.vote(query, step, teachers, question)
-                share = 1 - step / self.steps
-                ways = self.direction(total.to(torch.float32), spec) * (self.step_size * share)
-                moved = ways if basis is None else ways @ basis
-                target = (images + moved.view_as(images)).clamp(0, 1) * 2 - 1
-                self._learn(student, optimizer, codes, labels, target, draws)
-                step += 1
-                report(step / self.steps)
-                if step % SAVED_EVERY == 0 or step == self.steps:
-                    training.save(path, step)
-                    curator.forget(query, step)
+
+        def advance(step: int) -> None:
+            with torch.no_grad():
+                images = (student(codes, labels) + 1) / 2
+            total = curator.vote(query, step, teachers, Question(images, labels, step / self.steps))
+            share = 1 - step / self.steps
+            ways = self.direction(total.to(torch.float32), spec) * (self.step_size * share)
+            moved = ways if basis is None else ways @ basis
+            target = (images + moved.view_as(images)).clamp(0, 1) * 2 - 1
+            self._learn(student, optimizer, codes, labels, target, draws)
+
+        training.run(
+            "training",
+            self.steps,
+            advance,
+            curator.run_folder,
+            curator.quiet,
+            lambda done: curator.forget(query, done),
+        )
         return StudentModel(spec, student.eval(), codes, labels, self.width, self.blend)
 
     def direction(self, total: Tensor, spec: PublicSpec) -> Tensor:

@@ -283,9 +283,7 @@ class DPAF:
         assert isinstance(query, GradientQuery)
         spec = curator.spec
         classifier = Classifier(spec.channels, self.width, len(spec.classes)).to(lower.device)
-        learned = learn_first_layer(
-            classifier, query, self.batch, 1e-3, curator, lambda done: curator.forget(query, done)
-        )
+        learned = learn_first_layer(classifier, query, self.batch, 1e-3, curator)
         first = lower.blocks[0]
         assert isinstance(first, FixedConvolution)
         first.load_state_dict({k: v.detach() for k, v in learned.state_dict().items()})

@@ -6,9 +6,6 @@ Here each unit has a loss of its own and every layer is trained with noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,12 +13,10 @@ from torch.nn import functional as F
 from sfumato.methods.checkpoint import Training
 from sfumato.methods.diffusion import device_of, to_pixels
 from sfumato.networks.gan import LEAK
-from sfumato.privacy import Curator, GradientQuery, world
+from sfumato.privacy import Curator, GradientQuery
 from sfumato.privacy.layers import unflatten
-from sfumato.progress import stage
 
 POOLED = 4
-CHECKPOINT_EVERY = 20
 
 
 class Classifier(nn.Module):
@@ -61,29 +56,25 @@ def learn_first_layer(
     batch: int,
     rate: float,
     curator: Curator,
-    saved: Callable[[int], None],
 ) -> nn.Conv2d:
     """Train ``classifier`` by the query's steps of DP-SGD; returns its convolution."""
     optimizer = torch.optim.Adam(classifier.parameters(), lr=rate)
     training = Training({"classifier": classifier}, optimizer, torch.Generator(), {})
-    path = Path(curator.run_folder) / "checkpoint-first-layer.safetensors"
-    step = training.restore(path) if path.exists() else 0
     parameters, loss = list(classifier.parameters()), CrossEntropy()
-    for parameter in parameters:
-        world.tensor_from_first(parameter.data)
-    with stage("learning the first layer", curator.quiet) as report:
-        while step < query.steps:
-            total = curator.gradient(query, step, classifier, loss)
-            optimizer.zero_grad(set_to_none=True)
-            for parameter, value in zip(
-                parameters, unflatten(total / batch, parameters), strict=True
-            ):
-                parameter.grad = value.clone()
-            optimizer.step()
-            step += 1
-            report(step / query.steps)
-            if step % CHECKPOINT_EVERY == 0 or step == query.steps:
-                if world.is_first():
-                    training.save(path, step)
-                saved(step)
+
+    def advance(step: int) -> None:
+        mean = unflatten(curator.gradient(query, step, classifier, loss) / batch, parameters)
+        optimizer.zero_grad(set_to_none=True)
+        for parameter, value in zip(parameters, mean, strict=True):
+            parameter.grad = value.clone()
+        optimizer.step()
+
+    training.run(
+        "learning the first layer",
+        query.steps,
+        advance,
+        curator.run_folder,
+        curator.quiet,
+        lambda done: curator.forget(query, done),
+    )
     return classifier.first.to(device_of(classifier))

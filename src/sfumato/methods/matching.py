@@ -20,17 +20,15 @@ from sfumato.methods.checkpoint import Training
 from sfumato.methods.embedding import JointEmbedding, Targets
 from sfumato.methods.generator import Generator
 from sfumato.networks import Average
-from sfumato.progress import stage
 
 WARM_UP = 50
 LARGEST_GRADIENT = 1.0
 CHANGE_PENALTY = 0.01
-CHECKPOINT_EVERY = 200
 LAST_RATE = 0.05
 
 
 class Matching:
-    """The state of a training run: generator, optimiser, averages, step and public random state.
+    """The state of a training run: generator, optimiser, averages and public random state.
 
     Args:
         joint: what turns images into moments.
@@ -51,7 +49,6 @@ class Matching:
         per_class = max(2, self.method.batch // classes)
         self.labels = torch.arange(classes).repeat_interleave(per_class)
         self.running = [torch.zeros_like(target) for target in self._moments_wanted()]
-        self.step = 0
         self.training = Training(
             {"generator": self.generator, "average": self.average.network},
             self.optimizer,
@@ -68,27 +65,19 @@ class Matching:
 
         ``folder`` holds the checkpoint that an interrupted run goes on from.
         """
-        checkpoint = folder / "checkpoint.safetensors" if folder else None
-        if checkpoint and checkpoint.exists():
-            self.step = self.training.restore(checkpoint)
-        with stage("matching the generator", quiet) as report:
-            while self.step < self.method.steps:
-                self.advance()
-                report(self.step / self.method.steps)
-                if checkpoint and self.step % CHECKPOINT_EVERY == 0:
-                    self.training.save(checkpoint, self.step)
+        self.training.run("matching the generator", self.method.steps, self.advance, folder, quiet)
         return self.average.network.eval()
 
-    def rate(self) -> float:
+    def rate(self, step: int) -> float:
         """Learning rate relative to the first: linear warm-up, then a cosine down to 5 %."""
-        progress = self.step / self.method.steps
+        progress = step / self.method.steps
         cosine = 0.5 * (1 + math.cos(math.pi * progress))
-        return min(1.0, (self.step + 1) / WARM_UP) * (cosine * (1 - LAST_RATE) + LAST_RATE)
+        return min(1.0, (step + 1) / WARM_UP) * (cosine * (1 - LAST_RATE) + LAST_RATE)
 
-    def advance(self) -> None:
+    def advance(self, step: int) -> None:
         """One optimisation step."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.method.learning_rate * self.rate()
+            group["lr"] = self.method.learning_rate * self.rate(step)
         images, change = self.generator.draw_with_change(self.labels, self.noise)
         moments = self.joint.moments(self.joint.features.activations(images))
         # The matching loss pushes linearly; where pixels saturate, only this brings them back.
@@ -100,18 +89,20 @@ class Matching:
                 first, other = by_class[:, :half].mean(dim=1), by_class[:, half:].mean(dim=1)
                 loss = loss + ((wanted - first) * (wanted - other)).sum()
             else:
-                loss = loss - 2 * (self._gap(index, wanted, by_class) * by_class.mean(dim=1)).sum()
+                loss = (
+                    loss
+                    - 2 * (self._gap(index, wanted, by_class, step) * by_class.mean(dim=1)).sum()
+                )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         # One wild batch must not push the generator to where every image is the same.
         torch.nn.utils.clip_grad_norm_(self.generator.parameters(), LARGEST_GRADIENT)
         self.optimizer.step()
-        self.average.update(self.generator, self.step)
-        self.step += 1
+        self.average.update(self.generator, step)
 
     @torch.no_grad()
-    def _gap(self, index: int, wanted: Tensor, by_class: Tensor) -> Tensor:
+    def _gap(self, index: int, wanted: Tensor, by_class: Tensor, step: int) -> Tensor:
         # A short memory at first, while the generator moves fast.
-        decay = min(self.method.moving_average, self.step / (self.step + 9))
+        decay = min(self.method.moving_average, step / (step + 9))
         self.running[index].lerp_(by_class.detach().mean(dim=1), 1 - decay)
         return wanted - self.running[index]

@@ -12,10 +12,7 @@ from torch import Tensor
 from sfumato.methods.checkpoint import Training
 from sfumato.methods.diffusion import DenoisingLoss, device_of
 from sfumato.networks import Average, UNet
-from sfumato.privacy import world
-from sfumato.progress import stage
 
-CHECKPOINT_EVERY = 20
 WARM_UP = 20
 PLAIN_BATCH = 64
 HASTE = 3.0
@@ -81,23 +78,14 @@ class Phases:
         average = Average(self.network, self.average, HASTE)
         networks = {"network": self.network, "average": average.network}
         training = Training(networks, optimizer, generator or torch.Generator(), {})
-        path = self.folder / f"checkpoint-{what.replace(' ', '-')}.safetensors"
-        step = training.restore(path) if path.exists() else 0
-        for parameter in self.network.parameters():
-            world.tensor_from_first(parameter.data)  # ranks on other machines round otherwise
-        with stage(what, self.quiet) as report:
-            while step < steps:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * min(1.0, (step + 1) / WARM_UP)
-                optimizer.zero_grad(set_to_none=True)
-                advance(step)
-                optimizer.step()
-                average.update(self.network, step)
-                step += 1
-                report(step / steps)
-                if step % CHECKPOINT_EVERY == 0 or step == steps:
-                    if world.is_first():
-                        training.save(path, step)
-                    if saved is not None:
-                        saved(step)
+
+        def whole(step: int) -> None:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, (step + 1) / WARM_UP)
+            optimizer.zero_grad(set_to_none=True)
+            advance(step)
+            optimizer.step()
+            average.update(self.network, step)
+
+        training.run(what, steps, whole, self.folder, self.quiet, saved)
         self.network.load_state_dict(average.network.state_dict())
