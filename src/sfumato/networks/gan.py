@@ -47,7 +47,7 @@ class Generator(nn.Module):
             blocks += [
                 nn.GroupNorm(GROUPS, inputs),
                 nn.LeakyReLU(LEAK),
-                nn.Upsample(scale_factor=2),
+                nn.Upsample(scale_factor=2, mode="bilinear"),
                 nn.Conv2d(inputs, outputs, 3, padding=1),
             ]
         self.blocks = nn.Sequential(*blocks)
