@@ -149,10 +149,11 @@ class DPAF:
         """
         if name != "cpu":
             raise UsageError(f"preset={name!r} must be cpu.")
-        # Small data sets in eighths; larger images take longer, so there are fewer steps of them.
+        # Small data sets in eighths; larger images take longer, so fewer are generated.
         batch = max(1, min(cls.batch, (spec.declared_size or 8 * cls.batch) // 8))
-        side = max(spec.height, spec.width)
-        return {"batch": batch, "steps": max(1, round(cls.steps * min(1.0, 28 / side)))}
+        share = min(1.0, 28 / max(spec.height, spec.width))
+        steps, generated = round(cls.steps * share), round(cls.generated * share)
+        return {"batch": batch, "steps": max(1, steps), "generated": max(1, generated)}
 
     def config(self) -> dict[str, Any]:
         """The configuration as plain JSON values."""
