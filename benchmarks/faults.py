@@ -211,6 +211,7 @@ class Case:
         verify(self.out)
         left = [path.name for path in self.state.rglob("*") if path.name in SECRETS]
         left += [path.name for path in self.state.rglob("steps-*")]
+        left += [path.name for path in self.out.parent.glob(".*")]
         if left and not killed_after:
             yield f"{left} outlive the run"
 

@@ -87,6 +87,11 @@ def address_space() -> int:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def limit_memory() -> None:
+    """From here on this process may have as much as now, and ``MEMORY``."""
+    resource.setrlimit(resource.RLIMIT_AS, (address_space() + MEMORY, resource.RLIM_INFINITY))
+
+
 def peak() -> float:
     """Peak resident memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -94,7 +99,7 @@ def peak() -> float:
 
 def work(name: str, first: int, last: int, seed: int, pipe: Connection) -> None:
     """Read the inputs of one target and report after each."""
-    from fuzz_targets import TARGETS, forget, inputs, prepare
+    from fuzz_targets import TARGETS, inputs
 
     from sfumato.errors import SfumatoError
 
@@ -107,14 +112,14 @@ def work(name: str, first: int, last: int, seed: int, pipe: Connection) -> None:
         scratch.mkdir()
         watch = Watch(scratch)
         folder, errors = scratch / "input", scratch / "stderr"
-        prepare()
-        for number in range(3):  # everything is imported before the limits hold
+        limit_memory()
+        for number in range(3):  # what these import and keep is not held against the inputs
             folder.mkdir()
             attempt(target.read, folder, random.Random(number), SfumatoError)
             shutil.rmtree(folder)
         folder.mkdir()
         os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-        resource.setrlimit(resource.RLIMIT_AS, (address_space() + MEMORY, resource.RLIM_INFINITY))
+        limit_memory()
         before = peak()
         for number, rng in inputs(target, first, seed):
             if number >= last:
@@ -134,7 +139,6 @@ def work(name: str, first: int, last: int, seed: int, pipe: Connection) -> None:
                 os.truncate(errors, 0)
             watch.seen.clear()
             pipe.send((number, outcome, note, took, peak() - before))
-        forget()
     pipe.send(None)
 
 
@@ -152,9 +156,12 @@ def attempt(read: Any, folder: Path, rng: random.Random, clear: type[Exception])
 
 
 def fuzz(name: str, count: int, seconds: float, seed: int = 0) -> Figures:
-    """Give ``count`` inputs to a target, or as many as ``seconds`` allow."""
+    """Give ``count`` inputs to a target, or as many as ``seconds`` allow.
+
+    What ``fuzz_targets.prepare`` makes must have been made.
+    """
     figures, number, until = Figures(), 0, float("inf")
-    context = multiprocessing.get_context("fork")  # what the parent has imported is there
+    context = multiprocessing.get_context("fork")  # what the parent has made is there
     while number < count and time.monotonic() < until:
         mine, other = context.Pipe(duplex=False)
         process = context.Process(target=work, args=(name, number, count, seed, other))
@@ -196,7 +203,8 @@ def fuzz(name: str, count: int, seconds: float, seed: int = 0) -> Figures:
 
 def main() -> None:
     """Fuzz all targets, or those that are named, and print the figures."""
-    from fuzz_targets import TARGETS
+    import torch
+    from fuzz_targets import TARGETS, forget, prepare
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--inputs", type=int, default=100_000, help="over all targets")
@@ -213,18 +221,23 @@ def main() -> None:
     shares = sum(target.share for target in chosen)
     found: dict[str, Figures] = {}
     started = time.monotonic()
-    for place, target in enumerate(chosen):
-        count = -(-options.inputs * target.share // shares)
-        # What one target does not need, the others may have.
-        left = options.seconds - (time.monotonic() - started)
-        fair = left / (len(chosen) - place)
-        found[target.name] = fuzz(target.name, int(count), max(fair, 1.0), options.seed)
-        shown = asdict(found[target.name])
-        shown["failures"] = shown["failures"][:5]
-        print(json.dumps({"target": target.name, **shown}), flush=True)
-        report = summary(found, options.seed, time.monotonic() - started)
-        if options.json:
-            options.json.write_text(json.dumps(report, indent=1) + "\n")
+    torch.set_num_threads(1)  # a fork has none of its parent's threads
+    try:
+        prepare()
+        for place, target in enumerate(chosen):
+            count = -(-options.inputs * target.share // shares)
+            # What one target does not need, the others may have.
+            left = options.seconds - (time.monotonic() - started)
+            fair = left / (len(chosen) - place)
+            found[target.name] = fuzz(target.name, int(count), max(fair, 1.0), options.seed)
+            shown = asdict(found[target.name])
+            shown["failures"] = shown["failures"][:5]
+            print(json.dumps({"target": target.name, **shown}), flush=True)
+            report = summary(found, options.seed, time.monotonic() - started)
+            if options.json:
+                options.json.write_text(json.dumps(report, indent=1) + "\n")
+    finally:
+        forget()
     print(json.dumps(report["total"]))
     sys.exit(1 if report["total"]["crashes"] else 0)
 

@@ -14,14 +14,17 @@ from fuzz_seeds import (
     CANARY,
     CLASSES,
     SPEC,
+    STEPWISE,
     certificate_of_moments,
     core_of_steps,
+    ledgers,
+    models,
     records,
     release,
     shard,
 )
 
-from sfumato.bundle import claim, leaks, read_certificate, verify
+from sfumato.bundle import claim, leaks, read_certificate, strict_json, verify
 from sfumato.bundle.certificate import own_digest
 from sfumato.bundle.files import digests, list_files
 from sfumato.bundle.pictures import png_problem
@@ -47,9 +50,9 @@ def certificate(folder: Path, rng: random.Random) -> bool:
 
 
 def certificate_of_steps(folder: Path, rng: random.Random) -> bool:
-    """The same where units are sampled, which takes the slower accountant."""
+    """The same for queries of many steps; where units are sampled, by the slower accountant."""
     numbers = (1e-13, 0.06, 0.3, 1.0, 30.0, 1e5, 1e11)
-    value = mutate.json_of(core_of_steps(), rng)
+    value = mutate.json_of(core_of_steps(rng.choice(list(STEPWISE))), rng)
     with contextlib.suppress(TypeError, LookupError, AttributeError, OverflowError):
         event = rng.choice(value["events"])
         if rng.random() < 0.4:
@@ -60,7 +63,7 @@ def certificate_of_steps(folder: Path, rng: random.Random) -> bool:
             event["count"] = rng.choice((1, 1000, 10**6, 10**7))
         if rng.random() < 0.1:
             value["delta"] = value["budget"]["delta"] = rng.choice((1e-300, 1e-12, 0.5, 0.999))
-    return _judge(value)
+    return _judge(strict_json.parse(mutate.json_text(value, rng), "certificate.json"))
 
 
 def own_digest_or_none(value: dict[str, Any]) -> str | None:
@@ -123,9 +126,8 @@ def released_images(folder: Path, rng: random.Random) -> bool:
 
 def model(folder: Path, rng: random.Random) -> bool:
     """A model: what it loads must also be able to draw, or say clearly that it cannot."""
-    data = (release() / "model.safetensors").read_bytes()
     path = folder / "model.safetensors"
-    path.write_bytes(mutate.safetensors_of(data, rng, "sfumato"))
+    path.write_bytes(mutate.safetensors_of(rng.choice(models()), rng, "sfumato"))
     list(leaks.tensor_leaks(path, path.name))
     for _ in load_model(path).sample(3):
         pass
@@ -164,13 +166,13 @@ def evaluation(folder: Path, rng: random.Random) -> bool:
 
 def ledger(folder: Path, rng: random.Random) -> bool:
     """A ledger, half of the time with a chain that was made to fit."""
-    place = release().parent
-    raw, head = (place / "ledger.jsonl").read_bytes(), (place / "ledger.head").read_bytes()
+    seed = rng.choice(ledgers())
     if rng.random() < 0.5:
-        raw = mutate.bytes_of(raw, rng)
+        raw = mutate.bytes_of("".join(json.dumps(entry) + "\n" for entry in seed).encode(), rng)
+        head = seed[-1]["hash"].encode()
     else:
         entries, previous = [], GENESIS
-        for entry in mutate.json_of([json.loads(line) for line in raw.splitlines()], rng):
+        for entry in mutate.json_of(seed, rng):
             if isinstance(entry, dict):
                 with contextlib.suppress(ValueError):
                     entry = seal({**entry, "prev": previous})

@@ -14,6 +14,7 @@ import tarfile
 import warnings
 import zipfile
 import zlib
+from copy import deepcopy
 from functools import lru_cache
 from typing import Any
 
@@ -89,7 +90,7 @@ def json_of(value: Any, rng: random.Random, most: int = 3) -> Any:
         parent, key = rng.choice(places)
         deed = rng.randrange(6)
         if deed <= 1:
-            parent[key] = rng.choice(VALUES)
+            parent[key] = deepcopy(rng.choice(VALUES))
         elif deed == 2:
             old = parent[key]
             plain = isinstance(old, (int, float)) and not isinstance(old, bool)
@@ -110,7 +111,7 @@ def json_of(value: Any, rng: random.Random, most: int = 3) -> Any:
 
 def json_text(value: Any, rng: random.Random) -> bytes:
     """JSON as a stranger might write it: often sound, sometimes twice, too deep, or cut."""
-    text = json.dumps(value).encode()
+    text = json.dumps(value).replace("Infinity", rng.choice(("Infinity", "1e999"))).encode()
     deed = rng.randrange(12)
     if deed == 0:
         return bytes_of(text, rng)

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from fuzz_models import MODELS
 from PIL import Image
+from safetensors.numpy import save
 
 from sfumato.bundle import claim, make_core, read_certificate
 from sfumato.data import PublicSpec, write_images
 from sfumato.methods import Moments
 from sfumato.methods.embedding import Embedding
-from sfumato.privacy import Budget, GradientQuery, HistogramQuery, make_plan
+from sfumato.privacy import (
+    AggregateQuery,
+    Budget,
+    GradientQuery,
+    HistogramQuery,
+    Query,
+    TopSigns,
+    VoteQuery,
+    make_plan,
+)
 from sfumato.privacy.accounting import accountant_name
-from sfumato.privacy.ledger import GENESIS, seal
+from sfumato.privacy.ledger import GENESIS, seal, total_epsilon
 
 CLASSES = ("ant", "bee", "cat")
 SPEC = PublicSpec(28, 28, 1, CLASSES)
@@ -82,7 +95,6 @@ def release() -> Path:
     found = Embedding(np.zeros((3, 5)), np.zeros(0), 1.0, SPEC, {"width": 8, "layers": [1]})
     found.save(place / "embedding.safetensors")
     next(state.glob("*/ledger.jsonl")).rename(place / "ledger.jsonl")
-    next(state.glob("*/ledger.head")).rename(place / "ledger.head")
     return made
 
 
@@ -93,7 +105,7 @@ def bins_of(images: Any, labels: Any) -> Any:
 
 def prepare() -> None:
     """Make whatever is made once, before any input is read."""
-    certificate_of_moments(), core_of_steps(), arrays(), records()
+    certificate_of_moments(), ledgers(), models(), arrays(), records()
     for form in ("parquet", "webdataset"):
         shard(form)
 
@@ -112,12 +124,36 @@ def certificate_of_moments() -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def core_of_steps() -> dict[str, Any]:
-    """The core of a run that samples: a histogram, and 300 steps of gradient descent."""
-    queries = [HistogramQuery("sizes", bins_of, 3), GradientQuery("steps", 10, 1.0, 0.01, 300)]
+def models() -> list[bytes]:
+    """A model of each method."""
+    found = [(release() / "model.safetensors").read_bytes()]
+    torch.manual_seed(0)
+    for made in MODELS:
+        facts, tensors = made()
+        whole = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+        found.append(save(whole, {"sfumato": json.dumps(facts)}))
+    return found
+
+
+STEPWISE: dict[str, Query] = {
+    "gradient": GradientQuery("steps", 10, 1.0, 0.01, 300),
+    "compressed gradient": GradientQuery("steps", 10, None, 0.01, 300, compress=TopSigns(4)),
+    # Both parts together have noise 1, so that its price is known from the others'.
+    "aggregate": AggregateQuery(
+        "steps", 3, 10, 0.7, 0.01, 300, 5 / 4, gradient_dimension=9, backward_noise=5 / 3
+    ),
+    "vote": VoteQuery("steps", 12, 4, 20, 300, parts=2),
+}
+"""A query of each kind that is asked step by step."""
+
+
+@lru_cache
+def core_of_steps(kind: str) -> dict[str, Any]:
+    """The core of a run that asks a histogram, and 300 steps of a kind."""
+    queries = [HistogramQuery("sizes", bins_of, 3), STEPWISE[kind]]
     plan = make_plan({"name": "dpdm", "config": {}}, queries, Budget(8.0, 1e-5), SPEC)
     by_relation = plan.epsilons()
-    noise = "; ".join(sorted(claim.NOISE_PATHS[kind] for kind in ("histogram", "gradient")))
+    noise = "; ".join(sorted({claim.NOISE_PATHS[query.mechanism] for query in queries}))
     common = {"noise": noise, "accountant": accountant_name()}
     charged = {key: plan.to_dict()[key] for key in ("events", "budget", "method")}
     entries = [seal({"kind": "plan", "run": "a", "plan": plan.digest(), **charged, **common,
@@ -128,12 +164,22 @@ def core_of_steps() -> dict[str, Any]:
         entries.append(seal(answer))
     alone = {"epsilon": by_relation["add-or-remove-one"], "delta": 1e-5}
     record = {**plan.to_dict(), **common, **alone, "relation": "add-or-remove-one"}
-    total = {"epsilon": alone["epsilon"], "runs": 1}
+    total = {"epsilon": total_epsilon([plan.events], 1e-5, "add-or-remove-one"), "runs": 1}
     core = make_core(
         {**record, "epsilon_by_relation": by_relation, "ledger": entries, "data_set_total": total}
     )
     assert list(claim.problems(core)) == []
     return core
+
+
+@lru_cache(maxsize=1)
+def ledgers() -> list[list[dict[str, Any]]]:
+    """The entries of valid ledgers: of :func:`release`, and of a run of each kind of steps."""
+    lines = (release().parent / "ledger.jsonl").read_bytes().splitlines()
+    return [
+        [json.loads(line) for line in lines],
+        *(core_of_steps(kind)["ledger"] for kind in STEPWISE),
+    ]
 
 
 @lru_cache(maxsize=2)

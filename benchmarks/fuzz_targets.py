@@ -41,7 +41,7 @@ TARGETS = (
     Target("Parquet", 8, parquet),
     Target("WebDataset", 10, webdataset),
     Target("certificate", 8, certificate),
-    Target("certificate with sampling", 0.5, certificate_of_steps),
+    Target("certificate of steps", 0.5, certificate_of_steps),
     Target("released images", 8, released_images),
     Target("whole release", 0.8, bundle),
     Target("model", 6, model),

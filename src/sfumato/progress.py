@@ -45,13 +45,16 @@ def stage(what: str, quiet: bool = False) -> Iterator[Report]:
             bar.update(task, completed=1.0)
     else:
         started = last = time.monotonic()
+        first: tuple[float, float] | None = None
 
         def line(share: float) -> None:
-            nonlocal last
+            nonlocal first, last
             now = time.monotonic()
-            if share > 0 and now - last >= PLAIN_LINE_SECONDS:
+            first = first or (now, share)  # what is resumed begins in the middle
+            since, done = now - first[0], share - first[1]
+            if done > 0 and now - last >= PLAIN_LINE_SECONDS:
                 last = now
-                left = (now - started) * (1 - share) / share
+                left = since * (1 - share) / done
                 print(f"{what}: {share:.0%} done, about {left:.0f} s left", file=sys.stderr)
 
         yield line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from sfumato.audit import Attacked, judge, play
 from sfumato.audit.attacks import image_scores
-from sfumato.audit.canaries import CanaryImages, WithCanaries
+from sfumato.audit.canaries import RECORDS, CanaryImages, WithCanaries
 from sfumato.audit.method import audit, run
 from sfumato.data import ImageSource, LabelledImages, open_images
 from sfumato.errors import UsageError
@@ -17,6 +18,7 @@ from sfumato.methods import METHODS, Moments
 from sfumato.privacy import RELATIONS, Budget, Relation
 from sfumato.privacy import curator as curator_module
 from sfumato.privacy.runs import default_state
+from sfumato.privacy.units import group
 
 QUICK = Moments(coefficients=30)
 
@@ -94,6 +96,32 @@ def test_canaries_come_by_their_coins(digits: ImageSource) -> None:
     assert (
         other.fingerprint() != WithCanaries(digits, canaries, present, "replace-one").fingerprint()
     )
+
+
+@pytest.fixture
+def patients(tmp_path: Path) -> ImageSource:
+    """Thirty patients with up to four images each, of whom two are used."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (75, 28, 28), np.uint8), np.arange(75) % 3
+    np.savez(tmp_path / "scans.npz", images=images, labels=labels, patient=np.arange(75) % 30)
+    return open_images(tmp_path / "scans.npz", classes=3, unit="patient", records_per_unit=2)
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_canaries_are_units_where_data_have_units(
+    patients: ImageSource, relation: Relation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    present = np.arange(20) % 3 == 0
+    mixed = WithCanaries(patients, CanaryImages.draw(patients.spec, 20), present, relation)
+    canaries = int(present.sum()) if relation == "add-or-remove-one" else 20
+    found = group(mixed._unit_keys(), 2)
+    assert len(found) == 30 + canaries and (found.kept[30:] == 2).all()
+    assert len(found.owner) == mixed._private_length() == 75 + RECORDS * canaries
+    # An attacker who knows what a unit adds reads all coins from sums without noise.
+    monkeypatch.setattr(curator_module, "add_noise", lambda total, std, seed=None: total)
+    answers, _ = run(Moments(coefficients=60), patients, Budget(1e4, 1e-5, relation), 60, True)
+    assert answers.name == "answers"
+    assert ((answers.scores > 0) == answers.present).all()
 
 
 @pytest.mark.parametrize("wrong", [{"canaries": 3}, {"confidence": 1.0}, {"confidence": 0.1}])

@@ -15,6 +15,7 @@ import pytest
 
 from sfumato.audit import Family, epsilon_independent, play
 from sfumato.audit.games import GAMES
+from sfumato.data.units import PrivacyUnit
 from sfumato.privacy import (
     RELATIONS,
     AggregateQuery,
@@ -25,8 +26,12 @@ from sfumato.privacy import (
     Relation,
     SumQuery,
     VoteQuery,
+    aggregation,
     descent,
+    exact,
+    records,
     shards,
+    units,
 )
 from sfumato.privacy import curator as curator_module
 from sfumato.privacy import queries as queries_module
@@ -34,7 +39,7 @@ from sfumato.privacy import voting as voting_module
 from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.curator import Curator
 
-CANARIES, WRONG, CLASSES = 1500, 1e-4, ("a", "b", "c")
+CANARIES, FEW, WRONG, CLASSES = 1500, 500, 1e-4, ("a", "b", "c")
 DELTA = 1e-5
 QUERIES: dict[str, Query] = {
     "sum": SumQuery("s", lambda images, labels: images, 9, 0.7, by_class=True, shared=2),
@@ -63,11 +68,17 @@ ELSEWHERE = {
 }
 
 
-def proven(query: Query, relation: Relation = RELATIONS[0], games: Any = GAMES) -> float:
+def proven(
+    query: Query,
+    relation: Relation = RELATIONS[0],
+    games: Any = GAMES,
+    unit: PrivacyUnit | None = None,
+    canaries: int = CANARIES,
+) -> float:
     """The ε that the game proves of one query, over the claim."""
     # Canaries that meet in a shard are lost, which limits what can be proven of a large ε.
     budget = Budget(4.0 if isinstance(query, VoteQuery) else 8.0, DELTA, relation)
-    attacked, plan = play([query], budget, CANARIES, CLASSES, games)
+    attacked, plan = play([query], budget, canaries, CLASSES, games, unit)
     family = Family(plan.events, budget.delta, relation)
     bound = epsilon_independent(attacked.scores, attacked.present, family, WRONG)
     return bound / plan.epsilons()[relation]
@@ -80,6 +91,27 @@ def test_the_true_code_passes_and_something_is_proven(kind: str, relation: Relat
     if kind == "vote" and relation == "add-or-remove-one":
         least = -1.0  # a canary moves the votes half as far as is paid for: too little to see
     assert least < proven(QUERIES[kind], relation) <= 1
+
+
+def proven_of_units(query: Query, records_per_unit: int) -> float:
+    """The same where each canary is a unit of three records."""
+    unit = PrivacyUnit("patient", records_per_unit=records_per_unit)
+    return proven(query, "replace-one", unit=unit, canaries=FEW)
+
+
+@pytest.mark.parametrize("kind", QUERIES)
+def test_units_that_count_as_records(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0.1 < proven_of_units(QUERIES[kind], 2) <= 1
+    for module in (exact, records):
+        monkeypatch.setattr(module, "units_of", lambda source: None)
+    assert proven_of_units(QUERIES[kind], 2) > 1
+
+
+@pytest.mark.parametrize("kind", ["sum", "histogram"])
+def test_a_surplus_of_records_that_is_used(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert proven_of_units(QUERIES[kind], 1) <= 1
+    monkeypatch.setattr(units, "_surplus", lambda *_: [])
+    assert proven_of_units(QUERIES[kind], 1) > 1
 
 
 true_noise = curator_module.add_noise
@@ -128,14 +160,27 @@ def test_a_clip_left_out_of_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     assert proven(QUERIES["sum"]) > 1
 
 
+true_clipped_sum = descent.clipped_sum
+
+
+def unclipped_gradients(network, loss, batch, clip_norm, *rest):  # type: ignore[no-untyped-def]
+    return true_clipped_sum(network, loss, batch, 1e6, *rest)
+
+
 def test_a_clip_left_out_of_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    true = descent.clipped_sum
-    monkeypatch.setattr(
-        descent,
-        "clipped_sum",
-        lambda network, loss, batch, clip_norm, *rest: true(network, loss, batch, 1e6, *rest),
-    )
+    monkeypatch.setattr(descent, "clipped_sum", unclipped_gradients)
     assert proven(QUERIES["gradient"], "replace-one") > 1
+
+
+@pytest.mark.parametrize(
+    ("clip", "left_out"),
+    [("clip_rows", lambda rows, clip_norm: rows), ("clipped_sum", unclipped_gradients)],
+)
+def test_either_clip_left_out_of_an_aggregate(
+    clip: str, left_out: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aggregation, clip, left_out)
+    assert proven(QUERIES["aggregate"], "replace-one") > 1
 
 
 def test_sampling_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

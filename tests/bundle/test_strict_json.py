@@ -14,6 +14,7 @@ from sfumato.errors import CertificateError
         b"nonsense",
         b'{"a": NaN}',
         b'{"a": Infinity}',
+        b'{"a": -1e999}',
         b'{"a": 1, "a": 2}',
         b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"a": ' + b"[" * (DEEPEST + 1) + b"]" * (DEEPEST + 1) + b"}",

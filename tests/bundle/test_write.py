@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,28 @@ def test_a_crash_while_writing_leaves_the_old_release(tmp_path: Path, core: dict
         write_release(out, Model(), core, crash(), force=True)
     assert (out / "certificate.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX locks")
+def test_what_a_killed_writer_left_is_removed_and_what_a_live_one_writes_is_not(
+    tmp_path: Path, core: dict[str, Any]
+) -> None:
+    import fcntl
+
+    out = tmp_path / "a[b]"
+    left = tmp_path / ".a[b].01234567.part"
+    others = [tmp_path / name for name in (".ab.01234567.part", ".a[b].01234567.old", "a[b].part")]
+    for folder in (left, *others):
+        folder.mkdir()
+        (folder / "x.png").write_bytes(b"x")
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_SH)  # as another writer does
+    write(out, core)
+    assert left.exists()
+    os.close(handle)
+    write(out, core, force=True)
+    assert not left.exists() and all((folder / "x.png").exists() for folder in others)
+    assert verify(out).samples == 40
 
 
 def test_a_release_is_replaced_only_by_force(tmp_path: Path, core: dict[str, Any]) -> None:

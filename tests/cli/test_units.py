@@ -18,6 +18,7 @@ from sfumato.bundle import claim, read_certificate, verify
 from sfumato.bundle.certificate import core_of
 from sfumato.data import PublicSpec
 from sfumato.methods import load_model
+from sfumato.privacy import exact, records
 from sfumato.privacy.ledger import GENESIS, digest, seal
 
 Run = Callable[..., Result]
@@ -178,3 +179,19 @@ def test_a_wrong_rule_is_refused_before_anything_is_charged(
     assert result.exit_code == code, result.output
     assert SECRET[:3] not in result.output and not (tmp_path / "out").exists()
     assert json.loads(run("ledger", scans, "--json").stdout)["runs"] == 0
+
+
+def test_an_audit_attacks_whole_units(
+    run: Run, scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = ["audit", scans, "--epsilon", 1, "--channels", 1, *QUICK[:4], "--canaries", 100]
+    audit += ["--quiet", "--unit-pattern", PATTERN, "--records-per-unit", 2]
+    honest = run(*audit)
+    assert honest.exit_code == 0, honest.output
+    assert f"unit: all records whose names agree in `{PATTERN}`" in honest.stdout
+    assert SECRET[:3] not in honest.output
+    for module in (exact, records):
+        monkeypatch.setattr(module, "units_of", lambda source: None)
+    broken = run(*audit, "--json")
+    assert broken.exit_code == 6
+    assert json.loads(broken.stdout)["unit"] == f"all records whose names agree in `{PATTERN}`"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 from sfumato.data import PublicSpec, open_images
@@ -24,6 +26,13 @@ def test_a_specification_outside_its_rules_is_refused(changes, said):
     fields = {"height": 28, "width": 28, "channels": 1, "classes": ("a",)} | changes
     with pytest.raises(DataError, match=said.replace("(", r"\(")):
         PublicSpec(**fields)
+
+
+@pytest.mark.parametrize("values", [None, 3, "height", [["height", 28]], 2.5])
+def test_what_is_no_specification_is_refused(values):
+    unchecked = inspect.unwrap(PublicSpec.from_dict.__func__)  # types are checked in tests only
+    with pytest.raises((DataError, KeyError, TypeError)):
+        unchecked(PublicSpec, values)
 
 
 def test_a_specification_compares_by_value():

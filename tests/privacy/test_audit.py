@@ -7,13 +7,11 @@ chance in a million, and the attack finds a broken mechanism, so passing it mean
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
-from scipy.stats import beta
 
+from sfumato.audit import Family, epsilon_independent
 from sfumato.data.spec import PublicSpec
 from sfumato.privacy import RELATIONS, Budget, SumQuery, make_plan
 from sfumato.privacy.clipping import UNIT
@@ -24,20 +22,6 @@ CHANCE = 1e-6
 CANARY = 10.0  # ten clip norms
 SPEC = PublicSpec(height=2, width=2, channels=1, classes=())
 QUERY = SumQuery("q", lambda images, labels: images[:, 0, 0, :1], 1, clip_norm=1.0)
-
-
-def epsilon_at_least(absent: np.ndarray, present: np.ndarray, delta: float) -> float:
-    """Lower bound on ε by Clopper-Pearson, at thresholds set on the half that is not counted."""
-    half, bounds = GAMES // 2, []
-    middle, upper = np.quantile(absent[:half], [0.5, 0.84])
-    thresholds = middle + (upper - middle) * np.arange(0.0, 3.0, 0.5)
-    alpha = CHANCE / (2 * len(thresholds))
-    for threshold in thresholds:
-        hits, alarms = ((x[half:] > threshold).sum() for x in (present, absent))
-        least_hit = beta.ppf(alpha, hits, half - hits + 1) if hits else 0.0
-        most_alarm = beta.ppf(1 - alpha, alarms + 1, half - alarms) if alarms < half else 1.0
-        bounds.append(math.log(max((least_hit - delta) / most_alarm, 1e-300)))
-    return max(bounds)
 
 
 def audited(relation: str, noise_factor: float = 1.0, clip: bool = True) -> tuple[float, float]:
@@ -51,8 +35,11 @@ def audited(relation: str, noise_factor: float = 1.0, clip: bool = True) -> tupl
         total = np.full(GAMES, int(steps.item()), np.int64)
         return add_noise(total, noise_factor * event.noise_std / (event.clip_norm / UNIT))
 
-    other = 0.0 if relation == "add-or-remove-one" else -CANARY
-    return plan.epsilons()[relation], epsilon_at_least(answers(other), answers(CANARY), 1e-5)
+    other, middle = (0.0, UNIT / 2) if relation == "add-or-remove-one" else (-CANARY, 0.0)
+    scores = np.concatenate([answers(other), answers(CANARY)]) - middle
+    family = Family(plan.events, plan.budget.delta, relation)
+    bound = epsilon_independent(scores, np.repeat([False, True], GAMES), family, CHANCE)
+    return plan.epsilons()[relation], bound
 
 
 @pytest.mark.parametrize("relation", RELATIONS)

@@ -4,60 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import save_file
 
-from sfumato.data import PublicSpec
 from sfumato.errors import SfumatoError
-from sfumato.methods import DiffusionModel, GANModel, MEPFModel, load_model
-from sfumato.methods.diffusion import Denoiser, Shape
-from sfumato.methods.dpgan import make_generator
-from sfumato.methods.gaussian import Gaussians
-from sfumato.methods.generator import Generator
-from sfumato.methods.student import StudentModel, student_network
+from sfumato.methods import load_model
 
-SPEC = PublicSpec(28, 28, 1, ("a", "b"))
-COUNTS = np.array([3.0, 4.0])
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from fuzz_models import MODELS, datalens, dpaf, dpdm, dpgan, mepf
+
 Facts = dict[str, Any]
 Tensors = dict[str, Any]
-
-
-def mepf() -> tuple[Facts, Tensors]:
-    start = Gaussians(np.zeros((2, 5), np.float32), np.zeros((2, 5, 5), np.float32))
-    model = MEPFModel(SPEC, COUNTS, Generator(SPEC, start, 16), None)
-    return {"method": "mepf", "spec": asdict(SPEC), "config": model.config()}, model.tensors()
-
-
-def dpdm() -> tuple[Facts, Tensors]:
-    shape = Shape(width=8, multipliers=(1, 2), blocks=1, attention=8, patch=4)
-    denoiser = Denoiser.of(shape.network(SPEC).eval(), "edm")
-    model = DiffusionModel(SPEC, denoiser, shape, "edm", COUNTS, "fid", 2)
-    return {"method": "dpdm", "spec": asdict(SPEC), "config": model.config()}, model.tensors()
-
-
-def gan(method: str) -> tuple[Facts, Tensors]:
-    model = GANModel(SPEC, make_generator(SPEC, 4, 8), 4, COUNTS)
-    return {"method": method, "spec": asdict(SPEC), "config": model.config()}, model.tensors()
-
-
-def dpgan() -> tuple[Facts, Tensors]:
-    return gan("dpgan")
-
-
-def dpaf() -> tuple[Facts, Tensors]:
-    return gan("dpaf")
-
-
-def datalens() -> tuple[Facts, Tensors]:
-    codes, labels = torch.randn(6, 16), torch.arange(6) % 2
-    model = StudentModel(SPEC, student_network(SPEC, 4, 16), codes, labels, 4, 0.5)
-    return {"method": "datalens", "spec": asdict(SPEC), "config": model.config()}, model.tensors()
 
 
 def write(path: Path, facts: Facts, tensors: Tensors) -> Path:
@@ -66,7 +28,7 @@ def write(path: Path, facts: Facts, tensors: Tensors) -> Path:
     return path
 
 
-@pytest.mark.parametrize("made", [mepf, dpdm, dpgan, dpaf, datalens])
+@pytest.mark.parametrize("made", MODELS)
 def test_an_honest_model_draws(made: Callable[[], tuple[Facts, Tensors]], tmp_path: Path) -> None:
     facts, tensors = made()
     model = load_model(write(tmp_path / "model.safetensors", facts, tensors))
@@ -101,6 +63,9 @@ CLAIMS: dict[str, tuple[Callable[[], tuple[Facts, Tensors]], Change]] = {
         dpdm, lambda facts, _: facts["config"]["shape"].update(multipliers=[1] * 10**5),
     ),
     "wide patches": (dpdm, lambda facts, _: facts["config"]["shape"].update(patch=10**9)),
+    "negative patches": (dpdm, lambda facts, _: facts["config"]["shape"].update(patch=-4)),
+    "half a step": (dpdm, lambda facts, _: facts["config"].update(sampling_steps=2.5)),
+    "endless steps": (dpdm, lambda facts, _: facts["config"].update(sampling_steps=10**9)),
     "no sampler": (dpdm, lambda facts, _: facts["config"].update(sampler="os.system")),
     "no parameterisation": (dpdm, lambda facts, _: facts["config"].update(parameterisation="x")),
     "one count": (dpdm, lambda _, tensors: tensors.update(counts=np.array([1.0]))),
@@ -143,5 +108,23 @@ def test_a_false_claim_is_refused(claim: str, tmp_path: Path) -> None:
     made, change = CLAIMS[claim]
     facts, tensors = made()
     change(facts, tensors)
+    with pytest.raises(SfumatoError):
+        load_model(write(tmp_path / "model.safetensors", facts, tensors))
+
+
+@pytest.mark.parametrize(
+    ("made", "change"),
+    [
+        (mepf, lambda config: config.update(width=0)),
+        (dpdm, lambda config: config["shape"].update(multipliers=[1, 0])),
+        (dpgan, lambda config: config.update(latent=0)),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_layer_of_size_0_is_refused_without_a_word(
+    made: Callable[[], tuple[Facts, Tensors]], change: Callable[[Facts], Any], tmp_path: Path
+) -> None:
+    facts, tensors = made()
+    change(facts["config"])
     with pytest.raises(SfumatoError):
         load_model(write(tmp_path / "model.safetensors", facts, tensors))

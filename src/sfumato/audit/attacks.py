@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.audit.canaries import CanaryImages
+from sfumato.audit.canaries import CanaryImages, records_of
 from sfumato.data import ImageSource, LabelledImages
 from sfumato.methods import DiffusionModel, Model
 from sfumato.privacy import Answer, ExactQuery, Relation, SumQuery, exact
@@ -35,14 +35,14 @@ def answer_scores(
     The best linear attack: with V the canaries' contributions, r the answer less its mean and σ²
     the noise, x = ¼(σ²I + ¼VᵀV)⁻¹Vᵀr estimates the coins, each to its own precision.
     """
-    m = len(canaries)
+    m, (_, used) = len(canaries), records_of(source.spec)
     gram, along = np.zeros((m, m)), np.zeros(m)
     for query, answer in answers:
         images, labels = canaries.images, canaries.labels
-        present = _contributions(query, images, labels)
+        present = _contributions(query, images, labels, used)
         absent = np.zeros_like(present)
         if relation == "replace-one":
-            absent = _contributions(query, canaries.others, labels)
+            absent = _contributions(query, canaries.others, labels, used)
         rows = labels if query.by_class else np.zeros_like(labels)
         cut = [query.dimension - query.shared]
         rest, rest_shared = _without(query, answer, source)
@@ -72,16 +72,16 @@ def _without(
 
 @torch.no_grad()
 def _contributions(
-    query: ExactQuery, images: NDArray[np.uint8], labels: NDArray[np.int64]
+    query: ExactQuery, images: NDArray[np.uint8], labels: NDArray[np.int64], records: int
 ) -> NDArray[np.float32]:
-    """What each image adds to the answer, clipped, float32 ``[b, d]``."""
+    """What each image, held by so many records of a unit, adds to the answer, ``[b, d]``."""
     parts = [np.zeros((0, query.dimension), np.float32)]
     for start in range(0, len(images), BATCH):
         part = slice(start, start + BATCH)
         rows = query.values(torch.from_numpy(images[part]), torch.from_numpy(labels[part])).float()
         if isinstance(query, SumQuery):
             rows = rows.clamp(min=0) if query.nonnegative else rows
-            norms = rows.norm(dim=1, keepdim=True).clamp(min=query.clip_norm)
+            norms = rows.norm(dim=1, keepdim=True).clamp(min=query.clip_norm / records)
             rows = rows * (query.clip_norm / norms)
         parts.append(rows.numpy())
     return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""Records that an auditor puts in or leaves out by fair coins."""
+"""Units that an auditor puts in or leaves out by fair coins: records, where each is a unit."""
 
 from __future__ import annotations
 
@@ -13,11 +13,22 @@ from torch import Tensor
 
 from sfumato.data import ImageSource, PublicSpec
 from sfumato.data.source import Record
-from sfumato.data.units import Key
+from sfumato.data.units import Key, PrivacyUnit
 from sfumato.privacy import Relation
 
 CELLS = 7
 """A canary image is a chequer of so many random cells a side: coarse enough for every feature."""
+
+RECORDS = 3
+"""Where a unit may have several records a canary has so many, all alike, so that a bound on records
+instead of units shows, and so does a surplus that is used."""
+
+
+def records_of(spec: PublicSpec) -> tuple[int, int]:
+    """How many records a canary has, and how many of them a right curator uses."""
+    if spec.unit is None:
+        return 1, 1
+    return RECORDS, min(RECORDS, spec.unit.records_per_unit)
 
 
 def toss(canaries: int) -> NDArray[np.bool_]:
@@ -28,28 +39,42 @@ def toss(canaries: int) -> NDArray[np.bool_]:
 class NumberedCanaries(ImageSource):
     """Nothing but canaries; each record's pixels say its number and which of two records it is.
 
-    Under replace-one an absent canary's other record stands in its place. Nothing is private.
+    Under replace-one an absent canary's other record stands in its place. With ``unit`` a canary
+    is a unit of several such records. Nothing is private.
     """
 
     def __init__(
-        self, present: NDArray[np.bool_], relation: Relation, classes: tuple[str, ...] = ()
+        self,
+        present: NDArray[np.bool_],
+        relation: Relation,
+        classes: tuple[str, ...] = (),
+        unit: PrivacyUnit | None = None,
     ) -> None:
-        spec = PublicSpec(1, 4, 1, classes, declared_size=len(present))
+        spec = PublicSpec(1, 4, 1, classes, declared_size=len(present), unit=unit)
         super().__init__("canaries", spec, "audit:canaries")
         self._present, self._relation = present, relation
 
     def _records(self) -> Iterator[Record]:
         rows = max(len(self.spec.classes), 1)
-        for number, inside in enumerate(self._present):
-            if inside or self._relation == "replace-one":
-                digits = (number % 256, number // 256 % 256, number // 65536, int(not inside))
-                yield np.array(digits, np.uint8).reshape(1, 1, 4), number % rows
+        for number in self._unit_keys():
+            other = int(not self._present[number])
+            digits = (number % 256, number // 256 % 256, number // 65536, other)
+            yield np.array(digits, np.uint8).reshape(1, 1, 4), number % rows
+
+    def _unit_keys(self) -> Iterator[int]:
+        return _numbers(self._present, self._relation, self.spec)
 
     def _private_length(self) -> int:
-        return sum(1 for _ in self._records())
+        return sum(1 for _ in self._unit_keys())
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self._present.tobytes()).hexdigest()
+
+
+def _numbers(present: NDArray[np.bool_], relation: Relation, spec: PublicSpec) -> Iterator[int]:
+    """The canary of each record that is there, in order; its other record counts too."""
+    there = np.arange(len(present)) if relation == "replace-one" else np.flatnonzero(present)
+    return iter(np.repeat(there, records_of(spec)[0]).tolist())
 
 
 def numbers_of(images: Tensor, canaries: int) -> tuple[Tensor, Tensor]:
@@ -106,21 +131,21 @@ class WithCanaries(ImageSource):
         for images, labels in self._source.batches(256):
             for image, label in zip(images, labels, strict=True):
                 yield (image, int(label)) if label >= 0 else (None, None)
-        for number, inside in enumerate(self._present):
-            place = int(self._canaries.labels[number])
-            if inside:
-                yield self._canaries.images[number], place
-            elif self._relation == "replace-one":
-                yield self._canaries.others[number], place
+        for number in self._numbers():
+            inside = self._present[number]
+            images = self._canaries.images if inside else self._canaries.others
+            yield images[number], int(self._canaries.labels[number])
+
+    def _numbers(self) -> Iterator[int]:
+        return _numbers(self._present, self._relation, self.spec)
 
     def _unit_keys(self) -> Iterator[Key]:
         yield from self._source._unit_keys()
-        whole = len(self._present) if self._relation == "replace-one" else self._present.sum()
-        yield from (None for _ in range(int(whole)))  # each canary is a unit of its own
+        # Bytes, and so long: no key of DATA.
+        yield from (f"{self.location_key} {number}".encode() for number in self._numbers())
 
     def _private_length(self) -> int:
-        whole = len(self._present) if self._relation == "replace-one" else self._present.sum()
-        return self._source._private_length() + int(whole)
+        return self._source._private_length() + sum(1 for _ in self._numbers())
 
     def fingerprint(self) -> str:
         own = hashlib.sha256(self._present.tobytes()).hexdigest()

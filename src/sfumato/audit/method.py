@@ -66,8 +66,8 @@ def audit(
     """Attack a method's queries, and its answers, model and images after a run over ``source``.
 
     Args:
-        canaries: records that are put into DATA or left out by fair coins; the game of the
-            queries has ten times as many.
+        canaries: units (records, where DATA state no unit) that are put into DATA or left out by
+            fair coins; the game of the queries has ten times as many.
         confidence: probability that no lower bound of the verdict exceeds the true ε.
 
     The user's ledger is not charged, and nothing is released: the verdict is PRIVATE unless DATA
@@ -81,8 +81,10 @@ def audit(
         raise UsageError(f"canaries={canaries} must be at least {LEAST_CANARIES}; 1000 is usual.")
     if not 0.5 <= confidence < 1:
         raise UsageError(f"confidence={confidence} must lie in [0.5, 1); 0.95 is usual.")
-    queries, classes = method.queries(source.spec), source.spec.classes
-    game, plan = play(queries, budget, GAME_FACTOR * canaries, classes)
+    spec = source.spec
+    game, plan = play(
+        method.queries(spec), budget, GAME_FACTOR * canaries, spec.classes, unit=spec.unit
+    )
     return judge(plan, [game, *run(method, source, budget, canaries, quiet)], confidence)
 
 

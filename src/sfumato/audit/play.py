@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sfumato.audit.canaries import NumberedCanaries, toss
 from sfumato.audit.games import GAMES, QueryAudit
+from sfumato.data.units import PrivacyUnit
 from sfumato.errors import UsageError
 from sfumato.privacy import Budget, Curator, Event, Plan, Query, make_plan
 
@@ -37,10 +38,12 @@ def play(
     canaries: int,
     classes: tuple[str, ...] = (),
     games: Mapping[str, QueryAudit] = GAMES,
+    unit: PrivacyUnit | None = None,
 ) -> tuple[Attacked, Plan]:
     """Ask worst-case twins of ``queries`` about canaries alone; returns the claim as a plan too.
 
-    Nothing private is read: there are canaries only. The ledger is thrown away.
+    Nothing private is read: there are canaries only, with ``unit`` each a unit of several records.
+    The ledger is thrown away.
 
     Raises:
         UsageError: a query has no audit yet.
@@ -54,7 +57,7 @@ def play(
     relation, rows = budget.relation, len(classes)
     twins = [games[q.mechanism].twin(q, canaries, relation, rows) for q in queries]
     present = toss(canaries)
-    source = NumberedCanaries(present, relation, classes)
+    source = NumberedCanaries(present, relation, classes, unit)
     with tempfile.TemporaryDirectory() as state:
         with Curator(source, budget, state=Path(state), quiet=True) as curator:
             plan = make_plan({"name": "audit"}, twins, budget, source.spec)

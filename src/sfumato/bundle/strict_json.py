@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from sfumato.errors import CertificateError
 
@@ -27,7 +27,12 @@ def parse(data: bytes, name: str) -> dict[str, Any]:
     if len(data) > LARGEST:
         raise CertificateError(f"{name} is larger than {LARGEST} bytes; no release's is.")
     try:
-        value = json.loads(data, object_pairs_hook=_once_each, parse_constant=_no_constant)
+        value = json.loads(
+            data,
+            object_pairs_hook=_once_each,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+        )
     except (ValueError, RecursionError):
         raise CertificateError(
             f"{name} is not valid JSON. Ask whoever made the release for an undamaged copy."
@@ -46,8 +51,13 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _no_constant(text: str) -> Any:
+def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_constant(text)
 
 
 def walk(value: Any) -> Iterator[tuple[int, tuple[str, ...], Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import secrets
@@ -31,6 +32,7 @@ from sfumato.bundle.files import (
     list_files,
 )
 from sfumato.bundle.grid import SampleGrid
+from sfumato.bundle.leftovers import writing_into
 from sfumato.bundle.swap import exchange
 from sfumato.bundle.verification import problems
 from sfumato.data.writers import write_images
@@ -106,19 +108,20 @@ def _replacing(out: Path) -> Iterator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     mark = secrets.token_hex(4)
     part = out.with_name(f".{out.name}.{mark}.part")
-    part.mkdir()
-    try:
-        yield part
-        _make_durable()
-        if not out.exists():
-            part.rename(out)
-        elif not exchange(part, out):  # else the old one is removed below
-            old = out.with_name(f".{out.name}.{mark}.old")
-            out.rename(old)
-            part.rename(out)
-            shutil.rmtree(old)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with writing_into(out.parent, f".{glob.escape(out.name)}.????????.part"):
+        part.mkdir()
+        try:
+            yield part
+            _make_durable()
+            if not out.exists():
+                part.rename(out)
+            elif not exchange(part, out):  # else the old one is removed below
+                old = out.with_name(f".{out.name}.{mark}.old")
+                out.rename(old)
+                part.rename(out)
+                shutil.rmtree(old)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def _fill(

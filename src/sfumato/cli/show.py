@@ -44,3 +44,8 @@ def epsilons(by_relation: Mapping[Any, float], delta: float) -> str:
     """ε under every relation in one line: nobody may read one as the other."""
     parts = [f"ε = {value:.4g} ({relation})" for relation, value in by_relation.items()]
     return f"{', '.join(parts)} at δ = {delta:g}"
+
+
+def unit(words: str | None) -> str:
+    """What is protected as one, in a sentence."""
+    return "one record" if words == "record" else str(words)

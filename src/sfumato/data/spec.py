@@ -77,6 +77,7 @@ class PublicSpec:
 
         Raises DataError, KeyError or TypeError if it is none.
         """
+        values = {**values}  # a TypeError here unless there are names in it
         unit = values.get("unit")
         try:
             made = None if unit is None else PrivacyUnit(**unit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,9 +26,12 @@ def checked_counts(counts: NDArray[Any], spec: PublicSpec) -> NDArray[np.float64
 def check_tensors(network: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless ``tensors`` have the names and shapes of what ``network`` makes.
 
-    A file can claim a network of any size; on the meta device it is made without its weights.
+    A file can claim a network of any size; on the meta device it is made without its weights. One
+    that has a layer of size 0 is refused too.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch warns of layers of size 0
         expected = {name: value.shape for name, value in network().state_dict().items()}
-    if expected != {name: value.shape for name, value in tensors.items()}:
+    known = {name: value.shape for name, value in tensors.items()}
+    if expected != known or not all(all(shape) for shape in expected.values()):
         raise ValueError("the tensors are not those of the stated network")

@@ -171,6 +171,8 @@ class UNet(nn.Module):
         super().__init__()
         if width % CHANNELS_PER_GROUP:
             raise ValueError(f"width={width} must be a multiple of {CHANNELS_PER_GROUP}")
+        if patch < 1:
+            raise ValueError(f"patch={patch} must be at least 1")
         self.size, self.channels, self.classes = size, channels, classes
         self.width, self.patch = width, patch
         self.missing = -size % patch

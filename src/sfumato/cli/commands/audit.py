@@ -39,7 +39,10 @@ def audit(
     public: p.Public = None,
     canaries: Annotated[
         int,
-        typer.Option(help="Canary images put into DATA by fair coins; 1000 or more say something."),
+        typer.Option(
+            help="Canaries put into DATA by fair coins, each an image, or with --unit or "
+            "--unit-pattern a unit of three; 1000 or more say something."
+        ),
     ] = 1000,
     confidence: Annotated[
         float, typer.Option(help="Probability that all lower bounds together hold.")
@@ -52,6 +55,9 @@ def audit(
     classes: p.Classes = None,
     declared_size: p.DeclaredSize = None,
     split: p.Split = None,
+    unit: p.Unit = None,
+    unit_pattern: p.UnitPattern = None,
+    records_per_unit: p.RecordsPerUnit = None,
     seed_public: p.SeedPublic = 0,
     quiet: p.Quiet = False,
     json: p.Json = False,
@@ -68,6 +74,7 @@ def audit(
     Examples:
       sfumato audit digits --method moments --epsilon 1
       sfumato audit digits --method dpdm --declared-size 2000 --epsilon 4 --set steps=50
+      sfumato audit xrays/ --method moments --epsilon 1 --unit-pattern "patient_(\\d+)"
     """
     from sfumato.audit.method import QUICK
     from sfumato.audit.method import audit as audited
@@ -82,6 +89,9 @@ def audit(
         classes=p.parse_classes(classes),
         declared_size=declared_size,
         split=split,
+        unit=unit,
+        unit_pattern=unit_pattern,
+        records_per_unit=records_per_unit,
     )
     settings = p.parse_settings(set_)
     if preset is None:
@@ -89,7 +99,9 @@ def audit(
     chosen = make_method(method, source.spec, settings, public, seed_public, preset)
     budget = Budget(epsilon, delta, p.parse_relation(relation))
     verdict = audited(chosen, source, budget, canaries=canaries, confidence=confidence, quiet=quiet)
-    result = {"note": f"{PRIVATE} {MEANING}", "method": method, **verdict.to_dict()}
+    protected = source.spec.unit_in_words
+    result = {"note": f"{PRIVATE} {MEANING}", "method": method, "unit": protected}
+    result.update(verdict.to_dict())
     if out is not None:
         out.write_text(text.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if json:
@@ -102,8 +114,9 @@ def audit(
         )
         show.line(
             f"claimed: ε = {verdict.claimed:.4g} ({verdict.relation}) at δ = {verdict.delta:g}   "
-            f"all bounds hold together with confidence {verdict.confidence:g}"
+            f"unit: {show.unit(protected)}"
         )
+        show.line(f"all bounds hold together with confidence {verdict.confidence:g}")
         show.line(BOUNDS)
         show.line(MEANING)
         show.line("REFUTED: a bound is above the claim." if verdict.refuted else "not refuted")

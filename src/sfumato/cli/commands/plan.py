@@ -98,7 +98,7 @@ def plan(
             for event, facts in zip(made.events, made.to_dict()["queries"], strict=True)
         ],
     )
-    show.line(f"Protected as one: {'one record' if spec.unit is None else spec.unit_in_words}.")
+    show.line(f"Protected as one: {show.unit(spec.unit_in_words)}.")
     show.line(f"This run would cost {show.epsilons(made.epsilons(), delta)}.")
     show.line(f"Spent so far: {show.epsilons(before.by_relation, delta)}.")
     show.line(f"After it:     {show.epsilons(after.by_relation, delta)}.")

@@ -27,11 +27,6 @@ def verify(release: p.Release, json: p.Json = False) -> None:
     show.line(f"recomputed: {show.epsilons(verdict.recomputed, verdict.delta)}")
     if verdict.metrics_recomputed is not None and verdict.metrics_delta is not None:
         price = show.epsilons(verdict.metrics_recomputed, verdict.metrics_delta)
-        unit = one(verdict.metrics_unit)
+        unit = show.unit(verdict.metrics_unit)
         show.line(f"published metrics, for the images measured (unit: {unit}): {price}")
-    show.line(f"unit: {one(verdict.unit)}; budgeted under {verdict.relation}")
-
-
-def one(unit: str | None) -> str:
-    """What is protected as one, in a sentence."""
-    return "one record" if unit == "record" else str(unit)
+    show.line(f"unit: {show.unit(verdict.unit)}; budgeted under {verdict.relation}")
