@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,6 +63,19 @@ def test_coordinates_have_norm_at_most_one(whiten):
     rows = torch.randn(50, 30) * 100
     coordinates = PublicAxes.fit(rows, 10, whiten)(rows * 3)
     assert float(coordinates.norm(dim=1).max()) <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+@pytest.mark.parametrize("count", [15, 40])
+def test_axes_are_those_of_scikit_learn_with_fewer_images_than_features_too(count, whiten):
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(count, 20, generator=generator) * torch.linspace(3, 1, 20)
+    reference = PCA(6).fit(rows.double().numpy())
+    spread = reference.singular_values_ / count**0.5
+    expected = reference.components_.T / ((spread + spread[3]) if whiten else 1)
+    found = PublicAxes.fit(rows, 6, whiten).axes.double().numpy()
+    signs = np.sign((found * expected).sum(axis=0))
+    np.testing.assert_allclose(found * signs, expected, atol=1e-5)
 
 
 def test_public_patches_repeat_and_differ_by_seed():

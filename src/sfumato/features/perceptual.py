@@ -129,11 +129,17 @@ class PublicAxes:
         blown up.
         """
         mean = features.mean(dim=0)
-        centred = (features - mean).to(torch.float64)
-        values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
-        axes = vectors.flip(1)[:, :size]
-        if whiten:
+        centred = (features - mean).to(torch.float64) / len(features) ** 0.5
+        if size < len(centred) < centred.shape[1]:
+            # Features of large images outnumber the images, whose inner products say the same.
+            values, vectors = torch.linalg.eigh(centred @ centred.T)
+            spread = values.flip(0)[:size].clamp(min=1e-12).sqrt()
+            axes = centred.T @ vectors.flip(1)[:, :size] / spread
+        else:
+            values, vectors = torch.linalg.eigh(centred.T @ centred)
             spread = values.flip(0)[:size].clamp(min=0).sqrt()
+            axes = vectors.flip(1)[:, :size]
+        if whiten:
             axes = axes / (spread + spread[len(spread) // 2])
         return cls(mean, axes.to(torch.float32), whiten)
 
