@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import PCA
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.decomposition import PCA
 
 from sfumato.data.spec import PublicSpec
 from sfumato.features import PerceptualFeatures, PublicAxes, load_encoder, public_patches, to_unit
