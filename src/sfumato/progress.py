@@ -23,11 +23,11 @@ Report = Callable[[float], None]
 
 
 @contextmanager
-def stage(what: str, quiet: bool = False) -> Iterator[Report]:
+def stage(what: str, quiet: bool = False, begun: float = 0.0) -> Iterator[Report]:
     """Show one named stage of work on standard error while the block runs.
 
     Yields a callable that takes the share done in [0, 1]; remaining time is derived from it.
-    ``quiet`` shows nothing.
+    ``quiet`` shows nothing; ``begun`` is the share that a stopped run has done already.
     """
     console = Console(stderr=True)
     if quiet:
@@ -41,20 +41,18 @@ def stage(what: str, quiet: bool = False) -> Iterator[Report]:
         )
         with Progress(*columns, console=console) as bar:
             task = bar.add_task(what, total=1.0)
+            bar.update(task, completed=begun)
             yield lambda share: bar.update(task, completed=share)
             bar.update(task, completed=1.0)
     else:
         started = last = time.monotonic()
-        first: tuple[float, float] | None = None
 
         def line(share: float) -> None:
-            nonlocal first, last
+            nonlocal last
             now = time.monotonic()
-            first = first or (now, share)  # what is resumed begins in the middle
-            since, done = now - first[0], share - first[1]
-            if done > 0 and now - last >= PLAIN_LINE_SECONDS:
+            if share > begun and now - last >= PLAIN_LINE_SECONDS:
                 last = now
-                left = since * (1 - share) / done
+                left = (now - started) * (1 - share) / (share - begun)
                 print(f"{what}: {share:.0%} done, about {left:.0f} s left", file=sys.stderr)
 
         yield line

@@ -361,7 +361,7 @@ def test_number_of_records_is_never_shown(
         assert not re.search(rf"\b{size}\b", told)
         assert not re.search(r"\d", re.sub(r" at 0x[0-9a-f]+", "", repr(curator)))
     # The steps are those of any size: their fineness would betray it.
-    assert shown[0] == shown[1] == [f"{share}%" for share in range(2, 101)]
+    assert shown[0] == shown[1] == [f"{share}%" for share in range(1, 101)]
 
 
 def test_record_is_what_was_paid_and_holds_no_path(

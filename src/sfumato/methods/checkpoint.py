@@ -55,7 +55,7 @@ class Training:
         for network in self.networks.values():
             for parameter in network.parameters():
                 world.tensor_from_first(parameter.data)  # ranks on other machines round otherwise
-        with stage(what, quiet) as report:
+        with stage(what, quiet, step / steps) as report:
             while step < steps:
                 advance(step)
                 step += 1
