@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from sfumato.data.spec import PublicSpec
@@ -71,11 +72,10 @@ def test_draws_are_independent_from_unit_to_unit(players):
     assert abs(np.corrcoef(z[:-1].flatten(), z[1:].flatten())[0, 1]) < 0.03  # 4.6 deviations
 
 
-def game(players, folder, critic_steps=2, diversity=0.0):
+def game(players, folder, critic_steps=2, diversity=0.0, penalty=0.0):
     loss, discriminator = players
-    return Game(
-        loss, discriminator, Rates(5e-3, 5e-3, critic_steps, 0.9, diversity), 0, folder, True
-    )
+    rates = Rates(5e-3, 5e-3, critic_steps, 0.9, diversity, penalty)
+    return Game(loss, discriminator, rates, 0, folder, True)
 
 
 def test_the_generator_moves_after_so_many_discriminator_steps(players, tmp_path):
@@ -124,6 +124,48 @@ def test_diversity_keeps_images_of_a_class_apart(players, tmp_path):
             return float(made(z, torch.zeros(20, dtype=torch.int64)).std(dim=0).mean())
 
     assert spread("with", 0.5) > 1.3 * spread("without", 0.0)
+
+
+def slopes(players):
+    """Mean of |∇ₓ D(G(z, y), y)|² over the images that the penalty draws, in float64."""
+    loss, discriminator = players
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (64,), generator=generator)
+    with torch.no_grad():
+        images = loss.generator(*loss.draws(64, generator), labels).double()
+    exact = copy.deepcopy(discriminator).double()
+    slope = vmap(grad(lambda image, label: exact(image[None], label[None])[0]))(images, labels)
+    return float(slope.detach().square().sum(dim=(1, 2, 3)).mean())
+
+
+def test_the_penalty_is_the_slope_at_generated_images(players, tmp_path):
+    _, discriminator = players
+    gradient = game(players, tmp_path, penalty=2.0)._penalty_gradient(
+        torch.Generator().manual_seed(0)
+    )
+    assert [g.shape for g in gradient] == [p.shape for p in discriminator.parameters()]
+    (largest,) = (g for g in gradient if g is max(gradient, key=lambda g: float(g.norm())))
+    (parameter,) = (
+        p for p, g in zip(discriminator.parameters(), gradient, strict=True) if g is largest
+    )
+    move, start = 1e-4 * largest / largest.norm(), parameter.detach().clone()
+    values = []
+    for sign in (1, -1):
+        parameter.data = start + sign * move
+        values.append(slopes(players))
+    parameter.data = start
+    assert (values[0] - values[1]) / 2e-4 == pytest.approx(float(largest.norm()) / 2, rel=1e-2)
+
+
+def test_a_penalised_discriminator_grows_flat(players, tmp_path):
+    def nothing(step, _):
+        return [torch.zeros_like(p) for p in players[1].parameters()]
+
+    before = slopes(players)
+    game(players, tmp_path, 5, penalty=0.0).play("left alone", 4, nothing)
+    assert slopes(players) == before
+    game(players, tmp_path, 5, penalty=1.0).play("penalised", 4, nothing)
+    assert slopes(players) < 0.9 * before
 
 
 def fitted(method, source, state, stop=None):
@@ -207,6 +249,7 @@ def test_a_plan_without_a_public_rate_is_refused(small_dpgan, changes, spec, pro
         {"generator_width": 6},
         {"average": 1.0},
         {"diversity": -1.0},
+        {"penalty": -1.0},
         {"warm_up_steps": 1, "critic_steps": 2},
     ],
 )

@@ -69,6 +69,8 @@ class Rates:
     """Decay of the generator's running average."""
     diversity: float
     """Weight of the term that keeps two images of one class apart."""
+    penalty: float
+    """Weight of the discriminator's squared slope at generated images."""
 
 
 class Game:
@@ -144,7 +146,11 @@ class Game:
         training = Training(networks, optimizer, generator, {})
 
         def advance(step: int) -> None:
-            _advance(optimizer, ours, gradient(step, generator))
+            values = gradient(step, generator)
+            if rates.penalty:
+                flat = self._penalty_gradient(generator)
+                values = [value + more for value, more in zip(values, flat, strict=True)]
+            _advance(optimizer, ours, values)
             turn, last = divmod(step + 1, rates.critic_steps)
             if last == 0:
                 _advance(optimizer, theirs, self._generator_gradient(generator))
@@ -152,6 +158,20 @@ class Game:
 
         training.run(what, steps, advance, self.folder, self.quiet, saved)
         return average.network
+
+    def _penalty_gradient(self, generator: torch.Generator) -> Sequence[Tensor]:
+        """∇ of w·E|∇ₓ D(G(z, y), y)|² (R₂ of arXiv 1801.04406), whose images are public."""
+        device = device_of(self.generator)
+        labels = torch.randint(self.generator.classes, (PLAIN_BATCH,), generator=generator)
+        (z,) = (part.to(device) for part in self.loss.draws(PLAIN_BATCH, generator))
+        with torch.no_grad():
+            images = self.generator(z, labels.to(device))
+        images.requires_grad_()
+        logits = self.discriminator(images, labels.to(device))
+        (slopes,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+        loss = self.rates.penalty * slopes.square().flatten(1).sum(dim=1).mean()
+        parameters = list(self.discriminator.parameters())
+        return torch.autograd.grad(loss, parameters, materialize_grads=True)
 
     def _generator_gradient(self, generator: torch.Generator) -> Sequence[Tensor]:
         """∇ of the non-saturating loss s(−D(G(z, y), y)), and of what keeps modes apart.

@@ -47,6 +47,7 @@ class DPGAN:
         discriminator_width, generator_width: channels of the finest level, multiples of 4.
         latent: dimension of the generator's noise.
         diversity: weight of the generator's reward for telling images of one class apart; 0: none.
+        penalty: weight of the discriminator's squared slope at generated images; 0: none.
         average: decay of the running average of the generator that is released.
         warm_up: first train on images drawn from one noisy sum: ``central`` images of each class,
             its ``moments``, or those of a generator matched to a ``mepf`` embedding.
@@ -63,7 +64,7 @@ class DPGAN:
 
     name: ClassVar[str] = "dpgan"
 
-    steps: int = 5000
+    steps: int = 3500
     batch: int = 512
     critic_steps: int = 2
     clip_norm: float = 1.0
@@ -73,6 +74,7 @@ class DPGAN:
     generator_width: int = 32
     latent: int = 64
     diversity: float = 0.2
+    penalty: float = 1.0
     average: float = 0.99
     warm_up: WarmUp = "none"
     warm_up_steps: int = 3000
@@ -91,6 +93,7 @@ class DPGAN:
             "generator_width": self.generator_width >= 4 and self.generator_width % 4 == 0,
             "latent": self.latent >= 1,
             "diversity": self.diversity >= 0,
+            "penalty": self.penalty >= 0,
             "average": 0 <= self.average < 1,
             "warm_up": self.warm_up in get_args(WarmUp),
             "warm_up_steps": self.warm_up_steps >= self.critic_steps,
@@ -160,6 +163,7 @@ class DPGAN:
             self.critic_steps,
             self.average,
             self.diversity,
+            self.penalty,
         )
         game = Game(loss, discriminator, rates, self.seed_public, curator.run_folder, curator.quiet)
         warm = warm_images(self.warm_up, spec)
