@@ -92,7 +92,9 @@ def test_bfloat16_costs_no_accuracy(
     quicken("cnn", monkeypatch)
     right = {}
     for dtype in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr(training, "training_precision", lambda device, dtype=dtype: dtype)
+        monkeypatch.setattr(
+            training, "fast_bfloat16", lambda device, dtype=dtype: dtype == torch.bfloat16
+        )
         classifier = fit(take(digits, 500), "cnn")
         assert classifier.precision == str(dtype).removeprefix("torch.")
         right[dtype] = predict(classifier, digits.images[1000:]) == digits.labels[1000:]

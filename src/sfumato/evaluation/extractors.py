@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from sfumato.errors import UsageError
 from sfumato.evaluation.cache import array_digest, key, write_atomically
-from sfumato.evaluation.compute import preferred_device
 from sfumato.evaluation.inception import load_inception
 from sfumato.features.encoder import load_encoder
+from sfumato.networks import preferred_device
 from sfumato.progress import Report
 
 SHIPPED = "efficientnet-lite0"

@@ -26,7 +26,7 @@ from sfumato.data.arrays import LabelledImages
 from sfumato.errors import DataError
 from sfumato.evaluation.cache import images_digest, key, write_atomically
 from sfumato.evaluation.classifiers import Recipe, recipe
-from sfumato.evaluation.compute import preferred_device, training_precision
+from sfumato.networks import fast_bfloat16, preferred_device
 from sfumato.progress import Report
 
 Selection = Literal["last", "hold-out"]
@@ -109,7 +109,7 @@ def fit(
     if not images.classes or len(images.labels) == 0:
         raise DataError("A classifier needs labelled images: at least one, with class names.")
     device = preferred_device()
-    dtype = training_precision(device) if how.epochs else torch.float32
+    dtype = torch.bfloat16 if how.epochs and fast_bfloat16(device) else torch.float32
     _, channels, height, width = images.images.shape
     with _seeded(seed):
         network = how.build((channels, height, width), len(images.classes))

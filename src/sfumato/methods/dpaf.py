@@ -24,7 +24,7 @@ from sfumato.methods.estimate import seconds_of
 from sfumato.methods.first_layer import Classifier, learn_first_layer
 from sfumato.methods.releases import ClassMaps, DrawnReleases, PrivateReleases
 from sfumato.methods.warmup import WarmUp, warm_images
-from sfumato.networks import Generator
+from sfumato.networks import Generator, preferred_device
 from sfumato.networks.aggregating import FixedConvolution, Lower, Upper
 from sfumato.networks.gan import COARSEST, levels
 from sfumato.privacy import AggregateQuery, Curator, GradientQuery, Query, SumQuery
@@ -308,7 +308,7 @@ class DPAF:
 
     def _untrained(self, spec: PublicSpec) -> tuple[Lower, Upper, Generator]:
         torch.manual_seed(self.seed_public)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = preferred_device()
         lower = self._lower(spec)
         upper = Upper(lower, max(len(spec.classes), 1), self.upper_width)
         generator = make_generator(spec, self.generator_width, self.latent)

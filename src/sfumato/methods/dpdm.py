@@ -31,7 +31,7 @@ from sfumato.methods.diffusion import (
 from sfumato.methods.estimate import seconds_of
 from sfumato.methods.phases import PLAIN_BATCH, Phases
 from sfumato.methods.warmup import WarmUp, warm_images
-from sfumato.networks import UNet
+from sfumato.networks import UNet, preferred_device
 from sfumato.privacy import Curator, GradientQuery, Query, SumQuery
 from sfumato.privacy.layers import unflatten
 
@@ -202,7 +202,7 @@ class DPDM:
 
     def _untrained(self, spec: PublicSpec) -> tuple[UNet, DenoisingLoss]:
         torch.manual_seed(self.seed_public)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = preferred_device()
         network = self.shape.network(spec).to(device)
         denoiser = Denoiser.of(network, self.parameterisation)
         return network, DenoisingLoss(denoiser, self.multiplicity, self.label_dropout)

@@ -25,7 +25,7 @@ from sfumato.methods.diffusion import device_of, to_bytes
 from sfumato.methods.estimate import seconds_of
 from sfumato.methods.shapes import check_tensors, checked_counts
 from sfumato.methods.warmup import WarmUp, warm_images
-from sfumato.networks import Discriminator, Generator, fast_bfloat16
+from sfumato.networks import Discriminator, Generator, fast_bfloat16, preferred_device
 from sfumato.privacy import Curator, GradientQuery, Query, SumQuery
 from sfumato.privacy.layers import unflatten
 
@@ -189,7 +189,7 @@ class DPGAN:
 
     def _untrained(self, spec: PublicSpec) -> tuple[Discriminator, PairLoss]:
         torch.manual_seed(self.seed_public)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = preferred_device()
         discriminator = self._discriminator(spec)
         discriminator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         generator = make_generator(spec, self.generator_width, self.latent).to(device)

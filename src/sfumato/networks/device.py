@@ -1,10 +1,15 @@
-"""Where bfloat16 is fast: a question of capability, never of timing."""
+"""Where networks compute, and whether bfloat16 is fast there: of capability, never of timing."""
 
 from __future__ import annotations
 
 import torch
 
 CPU = torch.device("cpu")
+
+
+def preferred_device() -> torch.device:
+    """The first CUDA device, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def fast_bfloat16(device: torch.device = CPU) -> bool:
