@@ -97,7 +97,7 @@ class DPAF:
     generator_rate: float = 2e-3
     upper_rate: float = 1e-3
     lower_rate: float = 5e-4
-    average: float = 0.99
+    average: float = 0.999
     warm_up: WarmUp = "none"
     warm_up_steps: int = 1000
     warm_up_share: float = 0.3
