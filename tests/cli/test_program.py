@@ -61,7 +61,10 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_is_charged_once(
             "--samples", samples, *QUICK,
         ]  # fmt: skip
 
+    # A shell in the background may have told its children to ignore Ctrl-C; ours is to hear it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = program(*job(3_000_000))
+    signal.signal(signal.SIGINT, before)
     while not list(tmp_path.glob("out/.release.*.part/images/*/*.png")):
         assert process.poll() is None
         time.sleep(0.05)
