@@ -21,11 +21,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sfumato.methods.denoising import PARAMETERISATIONS
-from sfumato.methods.diffusion import Denoiser, DenoisingLoss
+from sfumato.methods.dpdm.diffusion import Denoiser, DenoisingLoss
+from sfumato.methods.dpdm.parameterisations import PARAMETERISATIONS
 from sfumato.networks import UNet
-from sfumato.privacy.layers import flatten
-from sfumato.privacy.per_example import (
+from sfumato.privacy.gradients.layers import flatten
+from sfumato.privacy.gradients.per_example import (
     WAYS,
     Batch,
     clipped_sum,

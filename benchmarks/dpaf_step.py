@@ -21,15 +21,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfumato.methods.contest import BETAS, Contest, Play, fooled, judged
-from sfumato.methods.diffusion import to_pixels
-from sfumato.methods.releases import ClassMaps
+from sfumato.methods.dpaf.asymmetric_training import BETAS, Contest, Play, fooled, judged
+from sfumato.methods.dpaf.class_means import ClassMaps
+from sfumato.methods.dpdm.diffusion import to_pixels
 from sfumato.networks import Average, Generator
 from sfumato.networks.aggregating import Lower, Upper
 from sfumato.privacy import AggregateQuery
-from sfumato.privacy.aggregation import PulledBack, class_sums
-from sfumato.privacy.layers import unflatten
-from sfumato.privacy.per_example import WAYS, Batch, clipped_sum, fastest_way
+from sfumato.privacy.answering.aggregate import PulledBack, class_sums
+from sfumato.privacy.gradients.layers import unflatten
+from sfumato.privacy.gradients.per_example import WAYS, Batch, clipped_sum, fastest_way
 
 CLASSES, CHANNELS, STEPS = 2, 3, 2
 

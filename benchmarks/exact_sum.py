@@ -23,9 +23,9 @@ from torch import Tensor
 from sfumato.data.source import ImageSource, Record
 from sfumato.data.spec import PublicSpec
 from sfumato.privacy import SumQuery
+from sfumato.privacy.answering.integer_sums import BATCH, total
 from sfumato.privacy.clipping import UNIT
-from sfumato.privacy.exact import BATCH, total
-from sfumato.privacy.noise import add_noise
+from sfumato.privacy.noise.discrete_gaussian import add_noise
 
 
 class Counted(ImageSource):

@@ -24,9 +24,10 @@ import torch
 from sfumato.data.opening import open_images
 from sfumato.features import to_unit
 from sfumato.methods import DPMEPF
-from sfumato.methods.embedding import Embedding, joint_embedding
-from sfumato.methods.matching import Matching
-from sfumato.privacy import Budget, Curator, SumQuery, exact
+from sfumato.methods.mepf.embedding import Embedding, joint_embedding
+from sfumato.methods.mepf.matching import Matching
+from sfumato.privacy import Budget, Curator, SumQuery
+from sfumato.privacy.answering import integer_sums
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -49,7 +50,7 @@ def main() -> None:
     joint = joint_embedding(method, source.spec)
     (query,) = method.queries(source.spec)
     assert isinstance(query, SumQuery)
-    batches = [images for images, _ in source.batches(exact.BATCH)]
+    batches = [images for images, _ in source.batches(integer_sums.BATCH)]
 
     def bare_features() -> None:
         with torch.inference_mode():
@@ -62,7 +63,7 @@ def main() -> None:
                 joint.moments(joint.features.activations(to_unit(images)))
 
     def release() -> None:
-        exact.total(query, source, exact.BATCH, lambda share: None)
+        integer_sums.total(query, source, integer_sums.BATCH, lambda share: None)
 
     bare_features()
     feature_turns = [tuple(map(seconds, (bare_features, features, release))) for _ in range(5)]

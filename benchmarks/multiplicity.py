@@ -21,11 +21,11 @@ from torch.nn import functional as F
 
 from sfumato.data import load_labelled, open_images
 from sfumato.methods import DPDM
-from sfumato.methods.diffusion import DenoisingLoss
+from sfumato.methods.dpdm.diffusion import DenoisingLoss
 from sfumato.networks import UNet
 from sfumato.privacy import Budget, GradientQuery
-from sfumato.privacy.layers import flatten
-from sfumato.privacy.per_example import Batch, clipped_sum
+from sfumato.privacy.gradients.layers import flatten
+from sfumato.privacy.gradients.per_example import Batch, clipped_sum
 from sfumato.privacy.plan import make_plan
 
 SEEN = 10_000

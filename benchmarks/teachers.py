@@ -31,9 +31,9 @@ from torch.nn import functional as F
 from sfumato.data import ImageSource, PublicSpec
 from sfumato.data.source import Record
 from sfumato.methods import DataLens
-from sfumato.methods.teachers import NetworkTeachers
+from sfumato.methods.datalens.teachers import NetworkTeachers
 from sfumato.privacy import SAVED_EVERY, Budget, Curator, Question, Teachers, VoteQuery
-from sfumato.privacy.memory import Memory
+from sfumato.privacy.records.teacher_memory import Memory
 
 RECORDS = 15
 SPEC = PublicSpec(28, 28, 1, tuple("0123456789"))

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from sfumato.data import ImageSource, LabelledImages, PublicSpec, load_labelled, open_images
 from sfumato.data.source import Record
 from sfumato.privacy import Budget, Curator, GradientQuery, Plan, TopSigns, make_plan
-from sfumato.privacy.layers import unflatten
+from sfumato.privacy.gradients.layers import unflatten
 
 HELD_OUT = 10_000
 CLIP_NORM = 0.1

@@ -10,12 +10,12 @@ from PIL import Image
 
 import sfumato
 from sfumato import synthesis
-from sfumato.bundle import read_certificate, verify
-from sfumato.bundle.files import EMBEDDING
 from sfumato.errors import CertificateError, SfumatoError, UsageError
 from sfumato.methods import Moments
-from sfumato.methods.contract import Batch
+from sfumato.methods.base import Batch
 from sfumato.privacy.ledger import Ledger
+from sfumato.release import read_certificate, verify
+from sfumato.release.files import EMBEDDING
 
 QUICK = Moments(coefficients=6)
 
@@ -232,7 +232,7 @@ def test_refitting_carries_the_certificate_of_the_embedding(
 ) -> None:
     from safetensors.numpy import save_file
 
-    from sfumato.bundle.write import write_release
+    from sfumato.release.writing.write import write_release
 
     first = synthesize(tmp_path / "first", state)
     core = synthesis.trusted_core(first, "model.safetensors")

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from sfumato.bundle import verify
     from sfumato.data import open_images
     from sfumato.methods import DPMEPF, Moments
     from sfumato.privacy import Budget, Curator
+    from sfumato.release import verify
     from sfumato.synthesis import synthesize
 
 # Looked up on first use: PyTorch takes seconds to import, and `sfumato --help` needs none of it.
@@ -26,7 +26,7 @@ _HOMES = {
     "Moments": "sfumato.methods",
     "open_images": "sfumato.data",
     "synthesize": "sfumato.synthesis",
-    "verify": "sfumato.bundle",
+    "verify": "sfumato.release",
 }
 
 __all__ = [

@@ -9,11 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sfumato.bundle import check_target, make_core, trusted_core, write_release
-from sfumato.bundle.certificate import Certificate
-from sfumato.bundle.claim import spec_of
-from sfumato.bundle.files import EMBEDDING, MODEL
-from sfumato.bundle.leaks import json_leaks
 from sfumato.data import LabelledImages, PublicSpec, load_labelled, open_images
 from sfumato.data.writers import FORMATS
 from sfumato.errors import UsageError
@@ -27,8 +22,13 @@ from sfumato.methods import (
     load_model,
 )
 from sfumato.privacy import Budget, Curator, Relation
-from sfumato.privacy.world import is_first, join_world
+from sfumato.privacy.distributed import is_first, join
 from sfumato.progress import stage
+from sfumato.release import check_target, make_core, trusted_core, write_release
+from sfumato.release.certificate import Certificate
+from sfumato.release.files import EMBEDDING, MODEL
+from sfumato.release.verification.claim import spec_of
+from sfumato.release.verification.leaks import json_leaks
 
 Location = str | os.PathLike[str]
 
@@ -97,7 +97,7 @@ def synthesize(
         BudgetExceededError: the data set's cap does not allow this run.
         LedgerError: the ledger is damaged, in use, or not writable.
     """
-    join_world()
+    join()
     quiet = quiet or not is_first()
     target = check_output(out, format, samples, force)
     source = open_images(

@@ -17,8 +17,8 @@ from sfumato.errors import UsageError
 from sfumato.methods import METHODS, Moments
 from sfumato.privacy import RELATIONS, Budget, Relation
 from sfumato.privacy import curator as curator_module
-from sfumato.privacy.runs import default_state
-from sfumato.privacy.units import group
+from sfumato.privacy.records.units import group
+from sfumato.privacy.run import default_state
 
 QUICK = Moments(coefficients=30)
 

@@ -26,18 +26,14 @@ from sfumato.privacy import (
     Relation,
     SumQuery,
     VoteQuery,
-    aggregation,
-    descent,
-    exact,
-    records,
-    shards,
-    units,
 )
 from sfumato.privacy import curator as curator_module
-from sfumato.privacy import queries as queries_module
-from sfumato.privacy import voting as voting_module
+from sfumato.privacy.answering import aggregate, gradient, integer_sums
+from sfumato.privacy.answering import vote as voting_module
 from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.curator import Curator
+from sfumato.privacy.queries import sum as queries_module
+from sfumato.privacy.records import decoded, shards, units
 
 CANARIES, FEW, WRONG, CLASSES = 1500, 500, 1e-4, ("a", "b", "c")
 DELTA = 1e-5
@@ -52,19 +48,25 @@ QUERIES: dict[str, Query] = {
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {
-    "seeded noise": ("privacy/test_noise.py", "test_nobody_can_seed_the_noise"),
-    "noise used twice": ("privacy/test_noise.py", "test_every_coordinate_and_every_call_has_noise"),
+    "seeded noise": ("privacy/noise/test_discrete_gaussian.py", "test_nobody_can_seed_the_noise"),
+    "noise used twice": (
+        "privacy/noise/test_discrete_gaussian.py",
+        "test_every_coordinate_and_every_call_has_noise",
+    ),
     "same noise at two steps": (
-        "privacy/test_gradient_audit.py",
+        "privacy/queries/test_gradient_audit.py",
         "test_attack_finds_noise_that_re",
     ),
     "streams repeat": (
-        "privacy/test_sampling.py",
+        "privacy/noise/test_keys.py",
         "test_streams_repeat_and_have_nothing_in_common",
     ),
     "answered twice": ("privacy/test_curator.py", "test_second_ask_gives_the_first_answer"),
-    "noise on two ranks": ("privacy/test_world.py", "test_noise_is_drawn_once_and_by_one"),
-    "two answers on two ranks": ("privacy/test_world.py", "test_all_ranks_see_the_same_answer"),
+    "noise on two ranks": ("privacy/test_distributed.py", "test_noise_is_drawn_once_and_by_one"),
+    "two answers on two ranks": (
+        "privacy/test_distributed.py",
+        "test_all_ranks_see_the_same_answer",
+    ),
 }
 
 
@@ -103,7 +105,7 @@ def proven_of_units(query: Query, records_per_unit: int) -> float:
 def test_units_that_count_as_records(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     least = -1.0 if kind == "vote" else 0.1  # few canaries, of which some share a shard
     assert least < proven_of_units(QUERIES[kind], 2) <= 1
-    for module in (exact, records):
+    for module in (integer_sums, decoded):
         monkeypatch.setattr(module, "units_of", lambda source: None)
     assert proven_of_units(QUERIES[kind], 2) > 1
 
@@ -136,7 +138,7 @@ def test_faults_of_the_noise_of_votes(fault: str, monkeypatch: pytest.MonkeyPatc
     assert proven(QUERIES["vote"], "replace-one") > 1
 
 
-true_noisy = descent.Sampled._noisy
+true_noisy = gradient.Sampled._noisy
 STREAM_FAULTS: dict[str, Callable] = {
     "noise dropped": lambda self, total, std, *rest: true_noisy(self, total, 0.0, *rest),
     "noise halved": lambda self, total, std, *rest: true_noisy(self, total, std / 2, *rest),
@@ -149,7 +151,7 @@ STREAM_FAULTS: dict[str, Callable] = {
 def test_faults_of_the_noise_of_steps(
     kind: str, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(descent.Sampled, "_noisy", STREAM_FAULTS[fault])
+    monkeypatch.setattr(gradient.Sampled, "_noisy", STREAM_FAULTS[fault])
     assert proven(QUERIES[kind], "replace-one") > 1
 
 
@@ -161,7 +163,7 @@ def test_a_clip_left_out_of_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     assert proven(QUERIES["sum"]) > 1
 
 
-true_clipped_sum = descent.clipped_sum
+true_clipped_sum = gradient.clipped_sum
 
 
 def unclipped_gradients(network, loss, batch, clip_norm, *rest):  # type: ignore[no-untyped-def]
@@ -169,7 +171,7 @@ def unclipped_gradients(network, loss, batch, clip_norm, *rest):  # type: ignore
 
 
 def test_a_clip_left_out_of_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descent, "clipped_sum", unclipped_gradients)
+    monkeypatch.setattr(gradient, "clipped_sum", unclipped_gradients)
     assert proven(QUERIES["gradient"], "replace-one") > 1
 
 
@@ -180,12 +182,12 @@ def test_a_clip_left_out_of_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_either_clip_left_out_of_an_aggregate(
     clip: str, left_out: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aggregation, clip, left_out)
+    monkeypatch.setattr(aggregate, clip, left_out)
     assert proven(QUERIES["aggregate"], "replace-one") > 1
 
 
 def test_sampling_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descent, "poisson_sample", lambda size, rate, stream: np.arange(size))
+    monkeypatch.setattr(gradient, "poisson_sample", lambda size, rate, stream: np.arange(size))
     assert proven(QUERIES["gradient"], "replace-one") > 1
 
 

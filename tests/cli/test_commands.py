@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from sfumato.bundle import read_certificate, verify
 from sfumato.data.source import ImageSource
+from sfumato.release import read_certificate, verify
 
 Run = Callable[..., Result]
 QUICK = ["--method", "moments", "--set", "coefficients=6", "--quiet"]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from sfumato.cli.app import app
 from sfumato.data import open_images
-from sfumato.evaluation import judging, publish
+from sfumato.evaluation import judging, private_metrics
 from sfumato.evaluation.extractors import Extractor
 
 asked: list[str] = []
@@ -31,7 +31,7 @@ def tiny(name: str) -> Extractor:
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     asked.clear()
     monkeypatch.setattr(judging, "load_extractor", tiny)
-    monkeypatch.setattr(publish, "load_extractor", tiny)
+    monkeypatch.setattr(private_metrics, "load_extractor", tiny)
 
 
 def run(*words: object) -> Result:

@@ -14,12 +14,14 @@ from click.testing import Result
 from PIL import Image
 
 from sfumato import synthesis
-from sfumato.bundle import claim, read_certificate, verify
-from sfumato.bundle.certificate import core_of
 from sfumato.data import PublicSpec
 from sfumato.methods import load_model
-from sfumato.privacy import exact, records
+from sfumato.privacy.answering import integer_sums
 from sfumato.privacy.ledger import GENESIS, digest, seal
+from sfumato.privacy.records import decoded
+from sfumato.release import read_certificate, verify
+from sfumato.release.certificate import core_of
+from sfumato.release.verification import claim
 
 Run = Callable[..., Result]
 QUICK = ["--method", "moments", "--set", "coefficients=6", "--samples", 20, "--quiet"]
@@ -190,7 +192,7 @@ def test_an_audit_attacks_whole_units(
     assert honest.exit_code == 0, honest.output
     assert f"unit: all records whose names agree in `{PATTERN}`" in honest.stdout
     assert SECRET[:3] not in honest.output
-    for module in (exact, records):
+    for module in (integer_sums, decoded):
         monkeypatch.setattr(module, "units_of", lambda source: None)
     broken = run(*audit, "--json")
     assert broken.exit_code == 6

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfumato.bundle import read_certificate
 from sfumato.data import PublicSpec, load_labelled, open_images, write_images
 from sfumato.errors import CertificateError, DataError, UsageError
 from sfumato.evaluation import training
 from sfumato.evaluation.judging import judge, open_real, open_release
+from sfumato.release import read_certificate
 from sfumato.report import write_report
 from sfumato.synthesis import sample
 

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError
 from sfumato.methods import METHODS, load_model
-from sfumato.methods.contract import labels_in_proportion
+from sfumato.methods.base import labels_in_proportion
 from sfumato.privacy import Budget, Curator
 
 BUDGET = Budget(epsilon=10.0, delta=1e-5)

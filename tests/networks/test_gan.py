@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from sfumato.networks import Discriminator, Generator
 from sfumato.networks.gan import levels
-from sfumato.privacy.layers import is_supported
-from sfumato.privacy.per_example import Batch, clipped_sum
+from sfumato.privacy.gradients.layers import is_supported
+from sfumato.privacy.gradients.per_example import Batch, clipped_sum
 
 
 @pytest.mark.parametrize("size", [28, 30, 32, 45, 64, 128])

@@ -15,7 +15,7 @@ from sfumato.audit import Family, epsilon_independent
 from sfumato.data.spec import PublicSpec
 from sfumato.privacy import RELATIONS, Budget, SumQuery, make_plan
 from sfumato.privacy.clipping import UNIT
-from sfumato.privacy.noise import add_noise
+from sfumato.privacy.noise.discrete_gaussian import add_noise
 
 GAMES = 20_000
 CHANCE = 1e-6

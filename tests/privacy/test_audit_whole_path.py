@@ -18,8 +18,8 @@ from torch import Tensor
 
 from sfumato.privacy import Answer, Budget, Curator, Event, SumQuery, epsilon_recomputed, make_plan
 from sfumato.privacy import curator as curator_module
-from sfumato.privacy import queries as queries_module
 from sfumato.privacy.clipping import UNIT
+from sfumato.privacy.queries import sum as queries_module
 
 CANARIES = 2000
 BUDGET = Budget(8.0, 1e-5)

@@ -26,7 +26,7 @@ from sfumato.privacy import (
     make_plan,
 )
 from sfumato.privacy.ledger import Ledger
-from sfumato.privacy.noise import INSECURE_PATH, NOISE_PATH, add_noise
+from sfumato.privacy.noise.discrete_gaussian import INSECURE_PATH, NOISE_PATH, add_noise
 
 SPEC = PublicSpec(height=2, width=2, channels=1, classes=("a", "b", "c"))
 SIZE = 137

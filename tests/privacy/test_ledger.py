@@ -14,6 +14,7 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sfumato import disk
 from sfumato.errors import BudgetExceededError, LedgerError
 from sfumato.privacy import Budget, Event, ledger
 from sfumato.privacy.ledger import GENESIS, Ledger, total_epsilon
@@ -185,9 +186,9 @@ def test_a_full_disk_leaves_the_chain_whole(
 
     with monkeypatch.context() as patch, book.locked():
         if fails == "fsync":
-            patch.setattr(ledger.os, "fsync", full)
+            patch.setattr(disk.os, "fsync", full)
         else:
-            patch.setattr(ledger, "open", Disk, raising=False)
+            patch.setattr(disk, "open", Disk, raising=False)
         with pytest.raises(LedgerError, match="No space left"):
             book.charge([event()], run="lost")
     assert book.path.read_bytes() == before
@@ -225,7 +226,7 @@ def test_every_entry_is_synced_before_append_returns(
         synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
         honest(handle)
 
-    monkeypatch.setattr(ledger.os, "fsync", noted)
+    monkeypatch.setattr(disk.os, "fsync", noted)
     with book.locked():
         book.charge([event()], run="r")
     assert "ledger.jsonl" in synced and tmp_path.name in synced

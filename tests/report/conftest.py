@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfumato.bundle import read_certificate
 from sfumato.evaluation import Evaluation
 from sfumato.evaluation.evaluate import FidelityScore, MemorisationScore, Setting
 from sfumato.evaluation.neighbours import Memorisation
 from sfumato.evaluation.utility import Run, Spread, UtilityScore
 from sfumato.methods import Moments
+from sfumato.release import read_certificate
 from sfumato.synthesis import synthesize
 
 HOSTILE = (

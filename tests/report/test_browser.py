@@ -13,7 +13,7 @@ from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeServic
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from sfumato.bundle import read_certificate
+from sfumato.release import read_certificate
 from sfumato.report import write_report
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sfumato.bundle import read_certificate
 from sfumato.errors import DataError
+from sfumato.release import read_certificate
 from sfumato.report.measurements import read_measurements
 
 

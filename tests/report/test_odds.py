@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from sfumato.privacy import Budget, Event, accounting
-from sfumato.privacy.accounting import calibrate
+from sfumato.privacy import Budget, Event
+from sfumato.privacy.accounting import epsilon as accounting
+from sfumato.privacy.accounting.calibration import calibrate
 from sfumato.report.odds import Odds, loss_variance, make_odds
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sfumato.bundle import read_certificate
+from sfumato.release import read_certificate
 from sfumato.report.measurements import Bought, read_measurements
 from sfumato.report.page import render
 from sfumato.report.pictures import first_pictures

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfumato.bundle.certificate import NAME
-from sfumato.bundle.grid import MOST_ROWS, PER_CLASS
 from sfumato.data.writers import FORMATS, encode_png, write_images
+from sfumato.release.certificate import NAME
+from sfumato.release.writing.grid import MOST_ROWS, PER_CLASS
 from sfumato.report.pictures import first_pictures
 
 CLASSES = ("a/b", "c", "d e")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sfumato.bundle import verify
 from sfumato.cli.app import app
 from sfumato.errors import CertificateError, UsageError
+from sfumato.release import verify
 from sfumato.report import write_report
 
 

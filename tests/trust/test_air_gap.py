@@ -20,7 +20,8 @@ import pytest
 import torch
 
 import sfumato
-from sfumato.data import named, open_images
+from sfumato.data import open_images
+from sfumato.data.readers import named
 from sfumato.errors import DataError, SfumatoError, UsageError
 from sfumato.evaluation.extractors import load_extractor
 
@@ -170,7 +171,7 @@ def test_two_modules_can_download_and_no_other() -> None:
     assert not reaches_out("f(pretrained=False)\nfrom urllib.parse import quote\n")
     found = {str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py")}
     found = {path for path in found if reaches_out((SOURCE / path).read_text())}
-    assert found == {"data/named.py", "evaluation/extractors.py"}
+    assert found == {"data/readers/named.py", "evaluation/extractors.py"}
 
 
 def said(error: type[SfumatoError], call: Callable[[], object]) -> str:

@@ -1,7 +1,7 @@
 """docs/trust.md, "Faults": kills, full and read-only disks, two processes, clocks, damaged files.
 
-A short ``benchmarks/faults.py``: real processes, forked, that die or are refused at a change of a
-file, and then do the same job again. What one object does is tested in ``tests/privacy``.
+A short ``tests/harness/faults.py``: real processes, forked, that die or are refused at a change of
+a file, and then do the same job again. What one object does is tested in ``tests/privacy``.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ import pytest
 import torch
 from filelock import FileLock, Timeout
 
-from sfumato.bundle import verify, write
-from sfumato.bundle.swap import exchange
 from sfumato.errors import LedgerError
 from sfumato.methods import checkpoint
 from sfumato.methods.checkpoint import Training
-from sfumato.privacy import Curator, descent, ledger, voting
-from sfumato.privacy.memory import Memory
+from sfumato.privacy import Curator, ledger
+from sfumato.privacy.answering import gradient, vote
+from sfumato.privacy.records.teacher_memory import Memory
 from sfumato.privacy.sealed import sealed, unsealed
+from sfumato.release import verify
+from sfumato.release.writing import write
+from sfumato.release.writing.swap import exchange
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and kills what it forked")
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+HARNESS = Path(__file__).parents[1] / "harness"
 LEDGER_ERROR, DATA_ERROR = 5, 3
 SHARE = 12
 """One in so many places is tried here; the benchmark tries each."""
@@ -42,13 +44,13 @@ SHARE = 12
 @pytest.fixture(scope="module")
 def faults() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
+        patch.syspath_prepend(str(HARNESS))
         import faults
 
         for module, name in (
-            (voting, "SAVED_EVERY"),
+            (vote, "SAVED_EVERY"),
             (checkpoint, "SAVED_EVERY"),
-            (descent, "fastest_way"),
+            (gradient, "fastest_way"),
         ):
             patch.setattr(module, name, getattr(module, name))  # put back at the end
         faults.prepare()

@@ -21,7 +21,7 @@ from sfumato.data.source import ImageSource, Record
 from sfumato.data.spec import PublicSpec
 from sfumato.evaluation.extractors import Extractor
 from sfumato.evaluation.judging import open_real, open_release
-from sfumato.evaluation.publish import publish
+from sfumato.evaluation.private_metrics import publish
 from sfumato.privacy import (
     Budget,
     Curator,
@@ -160,11 +160,11 @@ def test_where_noise_cannot_be_drawn_nothing_is_answered(
     if isinstance(query, GradientQuery):
         true = torch.from_numpy
         monkeypatch.setattr(
-            "sfumato.privacy.descent.torch.from_numpy",
+            "sfumato.privacy.answering.gradient.torch.from_numpy",
             lambda array: broken() if array.dtype == np.float64 else true(array),
         )
     else:
-        monkeypatch.setattr("sfumato.privacy.noise.dp.m.make_gaussian", broken)
+        monkeypatch.setattr("sfumato.privacy.noise.discrete_gaussian.dp.m.make_gaussian", broken)
     with opened(query) as curator:
         with pytest.raises(np.linalg.LinAlgError):
             asked(curator, query)
@@ -189,7 +189,7 @@ def test_published_metrics_are_noisy(
 ) -> None:
     """Fault 8. Two purchases of the same metrics differ in nothing but noise, so they differ."""
     extractor = Extractor("rows", "0" * 64, means_of_rows, 100, torch.device("cpu"))
-    monkeypatch.setattr("sfumato.evaluation.publish.load_extractor", lambda name: extractor)
+    monkeypatch.setattr("sfumato.evaluation.private_metrics.load_extractor", lambda name: extractor)
     seen: list[dict[str, Any]] = []
     for name in ("a", "b"):
         release = shutil.copytree(digits_release, tmp_path / name)

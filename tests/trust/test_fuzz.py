@@ -1,4 +1,4 @@
-"""A short run of ``benchmarks/fuzz.py``: the same targets and limits, a few hundred inputs."""
+"""A short run of ``tests/harness/fuzz.py``: the same targets and limits, a few hundred inputs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import pytest
 import sfumato
 from sfumato.errors import SfumatoError
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+HARNESS = Path(__file__).parents[1] / "harness"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sfumato.__file__).parents[1])}
 
 
 @pytest.fixture(scope="module")
 def targets() -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
+        patch.syspath_prepend(str(HARNESS))
         import fuzz_targets
 
         yield fuzz_targets
@@ -44,7 +44,7 @@ def test_every_target_is_tried(targets: ModuleType) -> None:
 def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What comes of a few inputs; in a process of its own, where no type is checked."""
     written = tmp_path_factory.mktemp("fuzz") / "fuzz.json"
-    program = [sys.executable, str(BENCHMARKS / "fuzz.py"), "--seed", "1"]
+    program = [sys.executable, str(HARNESS / "fuzz.py"), "--seed", "1"]
     subprocess.run([*program, "--inputs", "1500", "--json", str(written)], env=ENVIRONMENT)
     return json.loads(written.read_bytes())["targets"]
 
@@ -90,7 +90,7 @@ for fault in sys.argv[2:]:
 
 
 def test_the_fuzzer_notices_what_it_looks_for() -> None:
-    command = [sys.executable, "-c", PROGRAM, str(BENCHMARKS), *FAULTS]
+    command = [sys.executable, "-c", PROGRAM, str(HARNESS), *FAULTS]
     seen = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     for found, (fault, expected) in zip(seen.stdout.splitlines(), FAULTS.items(), strict=True):
         assert expected in found, (fault, found, seen.stderr)

@@ -15,7 +15,7 @@ from sfumato.errors import SfumatoError
 from sfumato.methods import load_model
 
 with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    patch.syspath_prepend(str(Path(__file__).parents[1] / "harness"))
     from fuzz_models import MODELS, datalens, dpaf, dpdm, dpgan, mepf
 
 Facts = dict[str, Any]

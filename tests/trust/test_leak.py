@@ -28,7 +28,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sfumato.cli.app import app
-from sfumato.privacy import curator, descent, voting
+from sfumato.privacy import curator
+from sfumato.privacy.answering import gradient, vote
 
 Cells = dict[str, bytes]
 CLASSES = ("ant", "bee")
@@ -133,7 +134,7 @@ def outcome(
     caplog: pytest.LogCaptureFixture,
 ) -> Callable[..., dict[str, Any]]:
     """Run a command on cells at always the same place; return all that can be seen of it."""
-    true_answer = descent.Descent.answer
+    true_answer = gradient.Descent.answer
 
     def constant_step(self: Any, *arguments: Any) -> torch.Tensor:
         return torch.full_like(true_answer(self, *arguments), 0.01)
@@ -142,8 +143,8 @@ def outcome(
         return np.arange(len(total), dtype=np.int64) % 1000
 
     monkeypatch.setattr(curator, "add_noise", constant)
-    monkeypatch.setattr(voting, "add_noise", constant)
-    monkeypatch.setattr(descent.Descent, "answer", constant_step)
+    monkeypatch.setattr(vote, "add_noise", constant)
+    monkeypatch.setattr(gradient.Descent, "answer", constant_step)
     monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)
     monkeypatch.setattr("sfumato.progress.PLAIN_LINE_SECONDS", 0.0)
     caplog.set_level(logging.DEBUG)
@@ -238,7 +239,7 @@ def test_the_error_of_a_damaged_file_does_not_quote_it(
     assert seen[1] == seen[0] and seen[2] == seen[0]
 
 
-@pytest.mark.parametrize("where", ["add_noise", "exact.total"])
+@pytest.mark.parametrize("where", ["add_noise", "integer_sums.total"])
 def test_an_unforeseen_error_is_not_quoted(
     outcome: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

@@ -29,7 +29,7 @@ ATTRIBUTES = frozenset("_files _members _entries _length _done".split())
 PARAMETERS = frozenset("error record records pixels content grid fingerprint losses norms".split())
 FORMATTERS = frozenset("repr format print ascii debug info warning warn error log echo".split())
 HARMLESS = frozenset({"strerror", "exit_code"})
-PUBLIC_ERRORS = {("data/named.py", "_download"), ("data/units.py", "__post_init__")}
+PUBLIC_ERRORS = {("data/readers/named.py", "_download"), ("data/units.py", "__post_init__")}
 """Where what went wrong is about a public download, or a regular expression that a user wrote."""
 READERS = ("data", "privacy", "audit")
 """Folders that may ask an image source for its records; ``audit`` plants canaries among them."""

@@ -16,7 +16,8 @@ from torch import Tensor
 from sfumato.audit.canaries import CanaryImages, records_of
 from sfumato.data import ImageSource, LabelledImages
 from sfumato.methods import DiffusionModel, Model
-from sfumato.privacy import Answer, ExactQuery, Relation, SumQuery, exact
+from sfumato.privacy import Answer, ExactQuery, Relation, SumQuery
+from sfumato.privacy.answering import integer_sums
 from sfumato.privacy.clipping import UNIT
 
 BATCH = 128
@@ -63,8 +64,8 @@ def _without(
     query: ExactQuery, answer: Answer, source: ImageSource
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """An answer less what DATA add to it: ``total`` and ``shared``. PRIVATE."""
-    batch = exact.independent_batch_size(query, source.spec)
-    known = exact.total(query, source, batch, lambda share: None).numpy()
+    batch = integer_sums.independent_batch_size(query, source.spec)
+    known = integer_sums.total(query, source, batch, lambda share: None).numpy()
     step = query.event("add-or-remove-one").clip_norm / UNIT
     own, shared = np.split(known * step, [answer.total.size])
     return answer.total - own.reshape(answer.total.shape), answer.shared - shared

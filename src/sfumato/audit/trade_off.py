@@ -14,8 +14,9 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from sfumato.privacy import Event, Relation
-from sfumato.privacy.accounting import epsilon_recomputed, is_sampled
-from sfumato.privacy.pairs import LossDistribution, compose, directions
+from sfumato.privacy.accounting.dominating_pairs import LossDistribution, compose, directions
+from sfumato.privacy.accounting.epsilon import epsilon_recomputed
+from sfumato.privacy.accounting.events import is_sampled
 
 BlowUpInverse = Callable[[float], float]
 """The least probability that an event can have beside a neighbour that gives it ``y``."""

@@ -16,7 +16,7 @@ from sfumato.audit.one_run import epsilon_one_run
 from sfumato.audit.play import Attacked
 from sfumato.audit.trade_off import Family
 from sfumato.privacy import RELATIONS, Budget, Event, Plan
-from sfumato.privacy.accounting import calibrate
+from sfumato.privacy.accounting.calibration import calibrate
 
 SHARES = (0.5, 0.25, 0.1, 0.05, 0.02)
 """Shares of the canaries that an attacker may guess; one is chosen before the answer is seen."""

@@ -9,17 +9,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sfumato.data.archive import open_archive
-from sfumato.data.folder import is_pickle, open_folder
-from sfumato.data.idx import IMAGES_NAME, LABELS_NAME, idx_images_in, idx_labels_in, open_idx
 from sfumato.data.layout import is_image_name
-from sfumato.data.named import NAMED
-from sfumato.data.npz import open_npz
-from sfumato.data.parquet import open_parquet
+from sfumato.data.readers.archive import open_archive
+from sfumato.data.readers.folder import is_pickle, open_folder
+from sfumato.data.readers.idx import (
+    IMAGES_NAME,
+    LABELS_NAME,
+    idx_images_in,
+    idx_labels_in,
+    open_idx,
+)
+from sfumato.data.readers.named import NAMED
+from sfumato.data.readers.npz import open_npz
+from sfumato.data.readers.parquet import open_parquet
+from sfumato.data.readers.webdataset import open_webdataset
 from sfumato.data.source import ImageSource
 from sfumato.data.spec import Declared
 from sfumato.data.units import check_rule, declared_unit
-from sfumato.data.webdataset import open_webdataset
 from sfumato.errors import DataError, UsageError
 
 _SHARDS: dict[str, Callable[[Sequence[Path], str, Declared, Path], ImageSource]] = {

@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sfumato.bundle.certificate import Certificate, core_of, read_certificate
-from sfumato.bundle.claim import spec_of
-from sfumato.bundle.files import IMAGES
 from sfumato.data import ImageSource, LabelledImages, PublicSpec, load_labelled, open_images
+from sfumato.disk import write_atomically
 from sfumato.errors import CertificateError, DataError, UsageError
 from sfumato.evaluation.evaluate import CLASSIFIERS, Evaluation, evaluate
 from sfumato.evaluation.extractors import SHIPPED, load_extractor
-from sfumato.privacy.ledger import digest, write_atomically
-from sfumato.privacy.runs import data_set_folder, default_state
+from sfumato.privacy.ledger import digest
+from sfumato.privacy.run import data_set_folder, default_state
+from sfumato.release.certificate import Certificate, core_of, read_certificate
+from sfumato.release.files import IMAGES
+from sfumato.release.verification.claim import spec_of
 
 CACHE = "evaluation-cache"
 

@@ -12,15 +12,15 @@ from safetensors import SafetensorError, safe_open
 
 from sfumato.data.spec import LARGEST_SIDE, PublicSpec
 from sfumato.errors import DataError
-from sfumato.methods.contract import Batch, Method, Model, plan_of
-from sfumato.methods.datalens import DataLens
-from sfumato.methods.diffusion import DiffusionModel
-from sfumato.methods.dpaf import DPAF
-from sfumato.methods.dpdm import DPDM
-from sfumato.methods.dpgan import DPGAN, GANModel
-from sfumato.methods.mepf import DPMEPF, MEPFModel, fit_embedding
+from sfumato.methods.base import Batch, Method, Model, plan_of
+from sfumato.methods.datalens.method import DataLens
+from sfumato.methods.datalens.student import StudentModel
+from sfumato.methods.dpaf.method import DPAF
+from sfumato.methods.dpdm.diffusion import DiffusionModel
+from sfumato.methods.dpdm.method import DPDM
+from sfumato.methods.dpgan.method import DPGAN, GANModel
+from sfumato.methods.mepf.method import DPMEPF, MEPFModel, fit_embedding
 from sfumato.methods.moments import MomentModel, Moments
-from sfumato.methods.student import StudentModel
 
 METHODS: dict[str, type[Any]] = {
     "mepf": DPMEPF,

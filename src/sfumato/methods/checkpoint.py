@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfumato.privacy import SAVED_EVERY, world
-from sfumato.privacy.runs import store
+from sfumato.privacy import SAVED_EVERY, distributed
+from sfumato.privacy.run import store
 from sfumato.privacy.sealed import sealed, unsealed
 from sfumato.progress import stage
 
@@ -54,14 +54,16 @@ class Training:
         step = self.restore(path) if path and path.exists() else 0
         for network in self.networks.values():
             for parameter in network.parameters():
-                world.tensor_from_first(parameter.data)  # ranks on other machines round otherwise
+                distributed.tensor_from_first(
+                    parameter.data
+                )  # ranks on other machines round otherwise
         with stage(what, quiet, step / steps) as report:
             while step < steps:
                 advance(step)
                 step += 1
                 report(step / steps)
                 if path and (step % SAVED_EVERY == 0 or step == steps):
-                    if world.is_first():
+                    if distributed.is_first():
                         self.save(path, step)
                     if saved is not None:
                         saved(step)

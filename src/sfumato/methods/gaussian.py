@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.methods.symmetric import SymmetricProducts
+from sfumato.methods.second_moments import SymmetricProducts
 
 RADIUS_SHARE = 0.43
 """Clip radius relative to √pixels, for pixels in [-½, ½]: few images of any kind exceed it."""

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.features.basis import dct_basis
-from sfumato.methods.contract import Batch, labels_in_proportion, plan_of
+from sfumato.methods.base import Batch, labels_in_proportion, plan_of
 from sfumato.methods.estimate import reading
 from sfumato.methods.gaussian import Gaussians, MomentBlock, loaded_gaussians
-from sfumato.methods.shapes import checked_counts
+from sfumato.methods.saved_arrays import checked_counts
 from sfumato.privacy import Answer, Curator, Query, SumQuery
 
 SAMPLE_BATCH = 1000

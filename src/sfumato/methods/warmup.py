@@ -20,8 +20,8 @@ from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.features.basis import dct_basis
-from sfumato.methods.embedding import Embedding
-from sfumato.methods.mepf import DPMEPF
+from sfumato.methods.mepf.embedding import Embedding
+from sfumato.methods.mepf.method import DPMEPF
 from sfumato.methods.moments import Moments
 from sfumato.privacy import Answer, SumQuery
 

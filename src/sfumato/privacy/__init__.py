@@ -4,17 +4,21 @@ These are the only rooms with noise in them. What a method needs is listed here;
 section of the same name in ``docs/proofs.md``.
 """
 
-from sfumato.privacy.accounting import Event, both_relations, epsilon, epsilon_recomputed
-from sfumato.privacy.aggregate_query import AggregateQuery
-from sfumato.privacy.aggregation import UnitFeatures
+from sfumato.privacy.accounting.epsilon import both_relations, epsilon, epsilon_recomputed
+from sfumato.privacy.accounting.events import Event
+from sfumato.privacy.answering.aggregate import UnitFeatures
+from sfumato.privacy.answering.vote import SAVED_EVERY, Opinions, Question, ShardBatch, Teachers
 from sfumato.privacy.budget import RELATIONS, Budget, Relation
 from sfumato.privacy.curator import Answer, Curator
-from sfumato.privacy.per_example import UnitLoss
+from sfumato.privacy.gradients.per_example import UnitLoss
+from sfumato.privacy.gradients.topagg import TopSigns
 from sfumato.privacy.plan import Plan, make_plan
-from sfumato.privacy.queries import ExactQuery, GradientQuery, HistogramQuery, Query, SumQuery
-from sfumato.privacy.topagg import TopSigns
-from sfumato.privacy.vote_query import VoteQuery
-from sfumato.privacy.voting import SAVED_EVERY, Opinions, Question, ShardBatch, Teachers
+from sfumato.privacy.queries.aggregate import AggregateQuery
+from sfumato.privacy.queries.gradient import GradientQuery
+from sfumato.privacy.queries.histogram import HistogramQuery
+from sfumato.privacy.queries.kinds import ExactQuery, Query
+from sfumato.privacy.queries.sum import SumQuery
+from sfumato.privacy.queries.vote import VoteQuery
 
 __all__ = [
     "RELATIONS",

@@ -6,12 +6,12 @@ import secrets
 from collections.abc import Sequence
 from typing import get_args
 
-from sfumato.privacy.accounting import accountant_name
+from sfumato.privacy.accounting.epsilon import accountant_name
 from sfumato.privacy.ledger import Entry, Ledger
-from sfumato.privacy.noise import INSECURE_PATH, NOISE_PATH
+from sfumato.privacy.noise.discrete_gaussian import INSECURE_PATH, NOISE_PATH
+from sfumato.privacy.noise.keys import STREAM_NOISE_PATH
 from sfumato.privacy.plan import Plan
-from sfumato.privacy.queries import SampledQuery
-from sfumato.privacy.sampling import STREAM_NOISE_PATH
+from sfumato.privacy.queries.kinds import SampledQuery
 
 
 def charged_run(ledger: Ledger, plan: Plan, insecure: bool, fresh: bool) -> str:

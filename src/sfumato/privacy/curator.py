@@ -15,31 +15,29 @@ from sfumato.data.decode import quiet
 from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import BudgetExceededError, DataError, SfumatoError, UsageError
-from sfumato.privacy import exact, world
-from sfumato.privacy.accounting import Event, accountant_name
-from sfumato.privacy.aggregate_query import AggregateQuery
-from sfumato.privacy.aggregation import Aggregation, UnitFeatures
+from sfumato.privacy import distributed
+from sfumato.privacy.accounting.epsilon import accountant_name
+from sfumato.privacy.accounting.events import Event
+from sfumato.privacy.answering import integer_sums
+from sfumato.privacy.answering.aggregate import Aggregation, UnitFeatures
+from sfumato.privacy.answering.gradient import Descent
+from sfumato.privacy.answering.stored_steps import Stepwise, forget_secrets
+from sfumato.privacy.answering.vote import Ballot, Question, Teachers
 from sfumato.privacy.budget import Budget
 from sfumato.privacy.charging import charged_run
 from sfumato.privacy.clipping import UNIT
-from sfumato.privacy.descent import Descent
+from sfumato.privacy.gradients.per_example import UnitLoss
 from sfumato.privacy.ledger import Entry, Ledger, charges_of, total_epsilon, units_of_runs
-from sfumato.privacy.noise import add_noise
-from sfumato.privacy.per_example import UnitLoss
+from sfumato.privacy.noise.discrete_gaussian import add_noise
+from sfumato.privacy.noise.keys import Key
 from sfumato.privacy.plan import Plan
-from sfumato.privacy.queries import (
-    ExactQuery,
-    GradientQuery,
-    HistogramQuery,
-    Query,
-    StepQuery,
-    SumQuery,
-)
-from sfumato.privacy.runs import Run, answer_digest, data_set_folder, default_state
-from sfumato.privacy.sampling import Key
-from sfumato.privacy.steps import Stepwise, forget_secrets
-from sfumato.privacy.vote_query import VoteQuery
-from sfumato.privacy.voting import Ballot, Question, Teachers
+from sfumato.privacy.queries.aggregate import AggregateQuery
+from sfumato.privacy.queries.gradient import GradientQuery
+from sfumato.privacy.queries.histogram import HistogramQuery
+from sfumato.privacy.queries.kinds import ExactQuery, Query, StepQuery
+from sfumato.privacy.queries.sum import SumQuery
+from sfumato.privacy.queries.vote import VoteQuery
+from sfumato.privacy.run import Run, answer_digest, data_set_folder, default_state
 from sfumato.progress import stage
 
 
@@ -99,7 +97,7 @@ class Curator:
         kind = "" if insecure_seed is None else " (insecure seed)"
         self._folder = data_set_folder(state or default_state(), source.location_key + kind)
         self._ledger = Ledger(self._folder)
-        if cap is not None and world.is_first():
+        if cap is not None and distributed.is_first():
             self._ledger.set_cap(cap)
         self._plan: Plan | None = None
         self._run: Run | None = None
@@ -136,9 +134,9 @@ class Curator:
         if self._run is not None:
             raise UsageError("this curator has a run open already; make a curator for each run.")
         insecure = self._insecure_seed is not None
-        first = world.is_first()
+        first = distributed.is_first()
         run = self._taken(plan, insecure) if first else None
-        run_id = world.from_first(None if run is None else run.id)
+        run_id = distributed.from_first(None if run is None else run.id)
         self._plan, self._run = plan, run or Run(self._folder, run_id, hold=False)
 
     def _taken(self, plan: Plan, insecure: bool) -> Run:
@@ -157,7 +155,7 @@ class Curator:
     def close(self) -> None:
         """End the run and destroy its key: the same command afterwards charges a new one."""
         _, run = self._opened()
-        if world.is_first():
+        if distributed.is_first():
             with self._ledger.locked():
                 self._ledger.append("closed", run=run.id)
                 self._forget_closed()
@@ -269,20 +267,20 @@ class Curator:
         plan, run = self._opened()
         self._check_planned(query, plan)
         if query.name not in self._answering:
-            own = Key.of_run(run.folder, self._insecure_seed) if world.is_first() else None
+            own = Key.of_run(run.folder, self._insecure_seed) if distributed.is_first() else None
             self._answering[query.name] = kind(
                 query,
                 plan.event(query).noise_std,
                 self._source,
                 run.folder,
-                world.from_first(own),
+                distributed.from_first(own),
                 lambda: self._check_same_data(run),
             )
         return cast(Answering, self._answering[query.name])
 
     def _confirm_last(self, query: StepQuery, step: int, answer: Tensor) -> None:
         """Enter a query's last answer in the ledger."""
-        if step == query.steps - 1 and world.is_first():
+        if step == query.steps - 1 and distributed.is_first():
             _, run = self._opened()
             with self._ledger.locked():
                 if not self._is_confirmed(query.name, run):
@@ -348,7 +346,9 @@ class Curator:
         self._check_planned(query, plan)
         event = plan.event(query)
         step = event.clip_norm / UNIT
-        grid = world.from_first(self._grid(query, event, run) if world.is_first() else None)
+        grid = distributed.from_first(
+            self._grid(query, event, run) if distributed.is_first() else None
+        )
         values = grid.astype(np.float64) * step
         rows, columns = query.shape(len(self.spec.classes))
         return Answer(
@@ -381,11 +381,11 @@ class Curator:
             return grid
 
     def _total(self, query: ExactQuery) -> Tensor:
-        batch = exact.independent_batch_size(query, self.spec)
+        batch = integer_sums.independent_batch_size(query, self.spec)
         # Silent, because the text of a warning may quote what a record holds.
         with stage("reading the private images", self.quiet) as report, quiet():
             try:
-                return exact.total(query, self._source, batch, report)
+                return integer_sums.total(query, self._source, batch, report)
             except SfumatoError:
                 raise
             except Exception as error:

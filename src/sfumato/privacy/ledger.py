@@ -7,7 +7,6 @@ anything it pays for is computed, and nothing is ever refunded.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -19,15 +18,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sfumato.disk import append_durably, write_atomically
 from sfumato.errors import BudgetExceededError, LedgerError, UsageError
-from sfumato.privacy.accounting import (
-    Event,
-    epsilon,
-    epsilon_recomputed,
-    is_sampled,
-)
+from sfumato.privacy.accounting.dominating_pairs import epsilon_by_filter
+from sfumato.privacy.accounting.epsilon import epsilon, epsilon_recomputed
+from sfumato.privacy.accounting.events import Event, is_sampled
 from sfumato.privacy.budget import Budget, Relation
-from sfumato.privacy.pairs import epsilon_by_filter
 
 Entry = dict[str, Any]
 GENESIS = "0" * 64
@@ -48,42 +44,6 @@ def seal(entry: Entry) -> Entry:
     """The entry with its own hash, taken over everything else in it."""
     body = {key: value for key, value in entry.items() if key != "hash"}
     return {**body, "hash": digest(body)}
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` so that a crash leaves the old or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_directory(path.parent)
-
-
-def append_durably(path: Path, line: bytes) -> None:
-    """Add ``line`` at the end of ``path`` and wait for the disk: all of it, or none and OSError."""
-    # Unbuffered: a buffer would write its rest at closing, after the file was cut back.
-    with open(path, "ab", buffering=0) as file:
-        start = file.tell()
-        try:
-            if file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(file.fileno())
-        except OSError:
-            os.truncate(path, start)
-            raise
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make a created or renamed name in ``path`` survive a power cut, where the system can."""
-    if os.name == "posix":
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 class Ledger:

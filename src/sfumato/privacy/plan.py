@@ -8,11 +8,14 @@ from typing import Any
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import BudgetExceededError, UsageError
-from sfumato.privacy.accounting import Event, both_relations, calibrate, epsilon_recomputed
+from sfumato.privacy.accounting.calibration import calibrate
+from sfumato.privacy.accounting.epsilon import both_relations, epsilon_recomputed
+from sfumato.privacy.accounting.events import Event
 from sfumato.privacy.budget import Budget, Relation
 from sfumato.privacy.clipping import max_dimension
 from sfumato.privacy.ledger import digest
-from sfumato.privacy.queries import Query, SumQuery
+from sfumato.privacy.queries.kinds import Query
+from sfumato.privacy.queries.sum import SumQuery
 
 
 @dataclass(frozen=True)

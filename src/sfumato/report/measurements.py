@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sfumato.bundle import strict_json
-from sfumato.bundle.files import METRICS
-from sfumato.bundle.metrics import PART
 from sfumato.errors import DataError
+from sfumato.release import strict_json
+from sfumato.release.files import METRICS
+from sfumato.release.verification.metrics import PART
 
 Row = tuple[str, ...]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from sfumato.privacy import Event, Relation
-from sfumato.privacy.accounting import is_sampled
-from sfumato.privacy.pairs import compose, directions
+from sfumato.privacy.accounting.dominating_pairs import compose, directions
+from sfumato.privacy.accounting.events import is_sampled
 
 STRONG, MODERATE = 1.0, 3.0
 """ε up to which a worst-case bound is called strong, and moderate; a convention, no theorem."""

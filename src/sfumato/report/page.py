@@ -12,12 +12,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from sfumato.bundle.certificate import RECORD
-from sfumato.bundle.citations import citations
-from sfumato.bundle.claim import is_stamped
-from sfumato.bundle.files import EMBEDDING
-from sfumato.bundle.numbers import factor, percent, scientific
 from sfumato.privacy import RELATIONS, Event
+from sfumato.release.certificate import RECORD
+from sfumato.release.files import EMBEDDING
+from sfumato.release.verification.claim import is_stamped
+from sfumato.release.verification.numbers import factor, percent, scientific
+from sfumato.release.writing.citations import citations
 from sfumato.report.measurements import Bought, Measurements
 from sfumato.report.odds import loss_variance, make_odds
 

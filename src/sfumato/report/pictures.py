@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from sfumato.bundle.files import IMAGES
-from sfumato.bundle.grid import MOST_ROWS, PER_CLASS
 from sfumato.data.layout import safe_folder_names
+from sfumato.release.files import IMAGES
+from sfumato.release.writing.grid import MOST_ROWS, PER_CLASS
 
 Labelled = tuple[int, bytes]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sfumato.bundle import attach_report, read_certificate
-from sfumato.bundle.certificate import NAME
-from sfumato.bundle.files import REPORT
-from sfumato.bundle.verification import problems
 from sfumato.errors import CertificateError, UsageError
+from sfumato.release import attach_report, read_certificate
+from sfumato.release.certificate import NAME
+from sfumato.release.files import REPORT
+from sfumato.release.verification.verify import problems
 from sfumato.report.measurements import Bought, read_measurements
 from sfumato.report.page import render
 from sfumato.report.pictures import first_pictures

@@ -51,7 +51,7 @@ def bench(
       sfumato bench benchmarks/suites/digits.toml
       sfumato bench benchmarks/suites/cifar10.toml --data cifar10=cifar10/ --budget-minutes 90
     """
-    from sfumato.benchmarking import (
+    from sfumato.bench import (
         load_suite,
         read_results,
         rewrite_section,

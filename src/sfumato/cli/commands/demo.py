@@ -32,7 +32,7 @@ def demo(
       sfumato report sfumato-demo
       sfumato verify sfumato-demo
     """
-    from sfumato.bundle import verify
+    from sfumato.release import verify
     from sfumato.report import write_report
     from sfumato.synthesis import synthesize
 

@@ -93,7 +93,7 @@ def evaluate(
       sfumato evaluate release/ --against heldout/ --publish-metrics --epsilon 0.5
     """
     from sfumato.evaluation.judging import judge, open_real, open_release
-    from sfumato.evaluation.publish import publish
+    from sfumato.evaluation.private_metrics import publish
     from sfumato.evaluation.table import render
     from sfumato.privacy import Budget
 
@@ -146,7 +146,7 @@ def evaluate(
 
 def describe_published(release: str, metrics: dict[str, Any], json: bool) -> None:
     """Print what was bought."""
-    from sfumato.bundle import verify
+    from sfumato.release import verify
 
     verdict = verify(release)
     if json:

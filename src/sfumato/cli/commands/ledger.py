@@ -31,9 +31,9 @@ def ledger(
       sfumato ledger xrays/
       sfumato ledger xrays/ --cap 3
     """
-    from sfumato.cli.spending import ledger_of, spending
     from sfumato.data import open_images
     from sfumato.privacy import Budget
+    from sfumato.privacy.spending import ledger_of, spending
 
     source = open_images(data, classes=0, split=split)
     book = ledger_of(source, state)

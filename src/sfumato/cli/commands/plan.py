@@ -40,10 +40,10 @@ def plan(
       sfumato plan xrays/ --epsilon 1
       sfumato plan fashion-mnist --epsilon 10 --method moments
     """
-    from sfumato.cli.spending import ledger_of, spending
     from sfumato.data import open_images
     from sfumato.methods import plan_of
     from sfumato.privacy import Budget, Curator
+    from sfumato.privacy.spending import ledger_of, spending
     from sfumato.synthesis import make_method
 
     source = open_images(

@@ -60,7 +60,7 @@ def synthesize(
         --out release/
       torchrun --nproc-per-node 4 -m sfumato.cli synthesize faces/ ... --method dpdm --preset paper
     """
-    from sfumato.privacy.world import is_first
+    from sfumato.privacy.distributed import is_first
     from sfumato.synthesis import synthesize
 
     release = synthesize(
@@ -100,8 +100,8 @@ def synthesize(
 
 def show_total(data: str, split: str | None, state: Path | None, delta: float) -> None:
     """Print what the private data has been charged over all runs."""
-    from sfumato.cli.spending import ledger_of, spending
     from sfumato.data import open_images
+    from sfumato.privacy.spending import ledger_of, spending
 
     total = spending(ledger_of(open_images(data, classes=0, split=split), state), delta)
     show.line(f"all runs on {data} so far: {show.epsilons(total.by_relation, delta)}")
@@ -115,7 +115,7 @@ def show_total(data: str, split: str | None, state: Path | None, delta: float) -
 
 def describe(release: Path, json: bool) -> None:
     """Print what a release holds and what it has cost."""
-    from sfumato.bundle import read_certificate
+    from sfumato.release import read_certificate
 
     certificate = read_certificate(release)
     if json:

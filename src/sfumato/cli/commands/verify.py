@@ -16,7 +16,7 @@ def verify(release: p.Release, json: p.Json = False) -> None:
     Example:
       sfumato verify release/
     """
-    from sfumato.bundle import verify
+    from sfumato.release import verify
 
     verdict = verify(release)
     if json:

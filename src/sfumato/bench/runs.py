@@ -1,0 +1,181 @@
+"""Run a suite: synthesize, evaluate, write a line; skip what is done, record what fails."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from sfumato.bench.results import Line, append_result, environment, read_results
+from sfumato.bench.suite import Case, Suite
+from sfumato.data import open_images
+from sfumato.evaluation.compare import FRECHET, KERNEL, fidelity
+from sfumato.evaluation.extractors import SHIPPED
+from sfumato.evaluation.judging import Judged, judge, open_real, open_release
+from sfumato.synthesis import synthesize
+
+Say = Callable[[str], None]
+
+
+def run_suite(
+    suite: Suite,
+    out: Path,
+    *,
+    locations: Mapping[str, str],
+    minutes: float | None = None,
+    retry: bool = False,
+    extractor: str = SHIPPED,
+    say: Say = lambda text: None,
+    quiet: bool = False,
+) -> list[Line]:
+    """Run what ``out`` has no line of yet, and return the suite's lines.
+
+    Args:
+        suite: what to run.
+        out: folder of results, sample grids and working files; made if it is not there.
+        locations: where each data set of the suite lies, :meth:`Suite.locations`.
+        minutes: start no run that would end after so many, judging by the same method's last one.
+        retry: do runs again that failed.
+        extractor: of the fidelity scores, as in :func:`sfumato.evaluation.load_extractor`.
+        say: takes a line about each run.
+        quiet: show no progress.
+
+    A run that fails is recorded with its error and left out from then on.
+
+    Raises:
+        DataError: a data set cannot be opened; nothing is run.
+    """
+    for location in locations.values():
+        open_images(location)
+    out.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    for case in suite.cases():
+        known = read_results(out)
+        before = [line for line in known if line["key"] == case.key()]
+        if any(line["status"] == "done" or not retry for line in before):
+            continue
+        left = None if minutes is None else 60 * minutes - (time.monotonic() - started)
+        if left is not None and left < expected_seconds(known, case):
+            say(f"{case}: no time left")
+            continue
+        line = _run(case, suite.name, out, locations[case.data], extractor, quiet)
+        append_result(out, line)
+        say(f"{case}: {_outcome(line)}")
+    keys = [case.key() for case in suite.cases()]
+    return [line for line in read_results(out) if line["key"] in keys]
+
+
+def expected_seconds(known: Sequence[Line], case: Case) -> float:
+    """How long the last finished run of the same method on the same data took; 0 if none did."""
+    same = [
+        line
+        for line in known
+        if line["status"] == "done"
+        and (line["data"], line["method"]) == (case.data, asdict(case.method))
+        and line["samples"] == case.samples
+    ]
+    return sum(same[-1]["seconds"].values()) if same else 0.0
+
+
+def _run(
+    case: Case,
+    suite: str,
+    out: Path,
+    location: str,
+    extractor: str,
+    quiet: bool,
+) -> Line:
+    key = case.key()
+    seconds: dict[str, float] = {}
+    line: Line = {
+        "key": key,
+        "suite": suite,
+        **asdict(case),
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **environment(),
+        "seconds": seconds,
+    }
+    release, state = out / "work" / key, out / "state" / key
+    try:
+        with _timed(seconds, "synthesize"):
+            synthesize(
+                location,
+                epsilon=case.epsilon,
+                out=release,
+                delta=case.delta,
+                relation=case.relation,
+                method=case.method.method,
+                options={k: v for k, v in case.method.options.items() if k != "preset"},
+                preset=case.method.options.get("preset"),
+                declared_size=case.declared_size,
+                samples=case.samples,
+                format="parquet",
+                state=state,
+                seed_public=case.seed,
+                force=True,
+                quiet=quiet,
+            )
+        with _timed(seconds, "evaluate"):
+            real = open_real(location, open_release(release).spec).without_training()
+            judged = judge(
+                release,
+                real,
+                classifiers=case.classifiers,
+                seed=case.seed,
+                extractor=extractor,
+                public=True,
+                state=out / "state" / "evaluation",
+                quiet=quiet,
+            )
+        grid = out / "samples" / f"{key}.png"
+        grid.parent.mkdir(exist_ok=True)
+        shutil.copyfile(release / "samples.png", grid)
+        line |= {"status": "done", **_scores(judged)}
+    except Exception as error:  # the next run may well succeed, and the data is public
+        # Results are shared: they name no folder of this machine.
+        text = str(error).replace(location, case.data).replace(str(out), "OUT")
+        line |= {"status": "failed", "error": f"{type(error).__name__}: {text}"[:500]}
+    # A finished run needs them no more; an interrupted one goes on from them.
+    shutil.rmtree(release, ignore_errors=True)
+    shutil.rmtree(state, ignore_errors=True)
+    return line
+
+
+def _scores(judged: Judged) -> dict[str, Any]:
+    utility, scores = judged.evaluation.utility, fidelity(judged.evaluation)
+    return {
+        "epsilon_by_relation": judged.release.facts()["epsilon_by_relation"],
+        "accuracy": {
+            score.classifier: None if score.accuracy is None else score.accuracy.mean
+            for score in utility
+        },
+        "precision": {score.classifier: score.precision for score in utility},
+        "frechet": scores[FRECHET],
+        "kernel": scores[KERNEL],
+        "setting": asdict(judged.evaluation.fidelity[0].setting),
+    }
+
+
+def _outcome(line: Line) -> str:
+    if line["status"] != "done":
+        return f"failed, {line['error']}"
+    shown = [
+        f"{name} " + ("diverged" if share is None else f"{100 * share:.1f} %")
+        for name, share in line["accuracy"].items()
+    ]
+    taken = f"{sum(line['seconds'].values()):.0f} s"
+    return ", ".join([*shown, f"Fréchet {line['frechet']:.4g}", taken])
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[name] = round(time.monotonic() - started, 1)

@@ -1,0 +1,283 @@
+"""NumPy archives (``np.savez``), streamed out of the zip and never unpickled.
+
+The dtype alone says what a pixel value means, so that no content is looked at to find out:
+uint8 0 to 255; bool off and on; uint16 0 to 65535; other integers 0 to 255; floats 0 to 1.
+A record with a value outside its range, NaN or infinity is unusable.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BufferedIOBase
+from itertools import repeat
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.lib import format as npy
+
+from sfumato.data.decode import LARGEST_FILE, fit_pixels, quiet
+from sfumato.data.layout import choose_split, match_ordered_classes, split_name
+from sfumato.data.readers.archive import METHODS, open_zip
+from sfumato.data.readers.rows import damage_as_data_error, rows
+from sfumato.data.source import ImageSource, Record, digest_of_files
+from sfumato.data.spec import Declared, PublicSpec
+from sfumato.data.units import Key, PrivacyUnit, as_key, check_rule
+from sfumato.errors import DataError
+
+LARGEST_KEY = 4096
+_IMAGES = ("images", "image", "x", "data", "arr_0")
+_LABELS = ("labels", "label", "y", "targets", "target", "arr_1")
+_CLASSES = ("classes", "class_names")
+
+
+@dataclass(frozen=True)
+class _Array:
+    """One member's public header."""
+
+    member: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+class NpzSource(ImageSource):
+    """Images and labels of one ``.npz`` file."""
+
+    def __init__(
+        self,
+        name: str,
+        spec: PublicSpec,
+        location_key: str,
+        path: Path,
+        images: _Array,
+        labels: _Array | None,
+        units: _Array | None,
+    ) -> None:
+        super().__init__(name, spec, location_key)
+        self._path = path
+        self._images = images
+        self._labels = labels
+        self._units = units
+
+    def _records(self) -> Iterator[Record]:
+        channels_first = _axes(self._images.shape)[2]
+        with damage_as_data_error(self.name), open_zip(self._path, self.name) as archive:
+            labels: Iterator[np.ndarray | None] = repeat(None, self._images.shape[0])
+            if self._labels is not None:
+                labels = _stream(archive, self._labels)
+            for values, label in zip(_stream(archive, self._images), labels, strict=True):
+                pixels = _to_uint8(values)
+                if pixels is not None and pixels.ndim == 3:
+                    pixels = pixels.transpose(1, 2, 0) if channels_first else pixels
+                    pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+                    pixels = np.ascontiguousarray(pixels)
+                fitted = None if pixels is None else fit_pixels(pixels, self.spec)
+                yield fitted, None if label is None else int(label.reshape(()))
+
+    def _unit_keys(self) -> Iterator[Key]:
+        assert self._units is not None
+        with damage_as_data_error(self.name), open_zip(self._path, self.name) as archive:
+            for value in _stream(archive, self._units):
+                yield as_key(value.reshape(()).item())
+
+    def _private_length(self) -> int:
+        return self._images.shape[0]
+
+    def fingerprint(self) -> str:
+        """Return a digest of the file's size and modification time. PRIVATE."""
+        return digest_of_files([self._path])
+
+
+def open_npz(path: Path, name: str, declared: Declared) -> NpzSource:
+    """Open arrays ``images``/``x`` and ``labels``/``y``, also with ``_train`` and ``_test``.
+
+    Images are [n, h, w], [n, h, w, c] or [n, c, h, w] with c 1 or 3; labels integers [n] or
+    [n, 1]; an optional text array ``classes`` names the classes. Raises DataError otherwise.
+    """
+    check_rule(declared.unit, name, "column")
+    with damage_as_data_error(name), open_zip(path, name) as archive:
+        by_split: dict[str, dict[str, str]] = {}
+        for member in archive.namelist():
+            of_split, role = _role(member)
+            if role:
+                by_split.setdefault(of_split, {})[role] = member
+        plain = by_split.get("", {})
+        images_in = {split: roles for split, roles in by_split.items() if "images" in roles}
+        if len(images_in) > 1 and "" in images_in:
+            images_in.setdefault("train", images_in.pop(""))
+        if not images_in:
+            labels_only = any("labels" in roles for roles in by_split.values())
+            found = ", ".join(member.removesuffix(".npy") for member in archive.namelist())
+            raise DataError(
+                f"{name}: {'labels without images' if labels_only else 'no array of images'}; "
+                f"it holds {found[:200] or 'nothing'}. Name the arrays images and labels."
+            )
+        split = choose_split([found for found in images_in if found], declared.split, name)
+        roles = images_in[split or ""]
+        images = _header(archive, roles["images"], name)
+        labels = None
+        if "labels" in roles and not declared.unlabelled:
+            labels = _header(archive, roles["labels"], name)
+        _check(images, labels, name)
+        units = _units(archive, declared.unit, images, name)
+        classes: tuple[str, ...] = ()
+        if labels is not None and "classes" in plain:
+            names = _class_names(archive, plain["classes"], name)
+            classes = match_ordered_classes(names, declared, name)
+        elif labels is not None:
+            classes = declared.numbered_classes(name)
+        elif declared.classes:
+            raise DataError(
+                f"{name}: classes were stated, but there is no array of labels. "
+                "Save it as labels, or leave classes out."
+            )
+    side, channels, _ = _axes(images.shape)
+    key = f"{path.resolve()}" + (f":{split}" if split else "")
+    spec = declared.spec(classes, side, channels)
+    return NpzSource(name, spec, key, path, images, labels, units)
+
+
+def _role(member: str) -> tuple[str, str]:
+    """Return the split and the role (images, labels, classes or nothing) a key stands for."""
+    words = member.removesuffix(".npy").lower()
+    first, _, rest = words.partition("_")
+    start, _, last = words.rpartition("_")
+    split = split_name(first) if rest else None
+    if split:
+        words = rest
+    elif start and (split := split_name(last)):
+        words = start
+    for role, names in (("images", _IMAGES), ("labels", _LABELS), ("classes", _CLASSES)):
+        if words in names:
+            return split or "", role
+    return "", ""
+
+
+def _axes(shape: tuple[int, ...]) -> tuple[int, int, bool]:
+    """Return the short side, the channels, and whether channels come first."""
+    if len(shape) == 3:
+        return min(shape[1:]), 1, False
+    if shape[3] in (1, 3):
+        return min(shape[1:3]), shape[3], False
+    return min(shape[2:]), shape[1], True
+
+
+def _open_member(
+    archive: zipfile.ZipFile, member: str, where: str
+) -> tuple[BufferedIOBase, _Array]:
+    info = archive.getinfo(member)
+    if info.compress_type not in METHODS:
+        raise DataError(f"{where}: save it with np.savez or np.savez_compressed.")
+    stream = cast(BufferedIOBase, archive.open(info))
+    version = npy.read_magic(stream)
+    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
+    if read is None:
+        raise DataError(f"{where}: an array has fields. Save plain arrays, images and labels.")
+    with quiet():
+        shape, fortran_order, dtype = read(stream)
+    key = member.removesuffix(".npy")
+    if dtype.hasobject:
+        raise DataError(
+            f"{where}: the array {key} holds pickled objects, which can run code and are never "
+            f"loaded. Save it as numbers, for example np.asarray({key}, dtype=np.uint8)."
+        )
+    if fortran_order and len(shape) > 1:
+        raise DataError(
+            f"{where}: the array {key} lies in Fortran order and cannot be streamed. "
+            "Save np.ascontiguousarray of it."
+        )
+    if info.file_size - stream.tell() != math.prod(shape) * dtype.itemsize:
+        raise EOFError
+    return stream, _Array(member, shape, dtype)
+
+
+def _header(archive: zipfile.ZipFile, member: str, where: str) -> _Array:
+    stream, array = _open_member(archive, member, where)
+    stream.close()
+    return array
+
+
+def _stream(archive: zipfile.ZipFile, array: _Array) -> Iterator[np.ndarray]:
+    stream, _ = _open_member(archive, array.member, array.member)
+    with stream:
+        yield from rows(stream, array.shape[0], array.shape[1:], array.dtype)
+
+
+def _check(images: _Array, labels: _Array | None, where: str) -> None:
+    shape, kind = images.shape, images.dtype.kind
+    ok = len(shape) == 3 or (len(shape) == 4 and (shape[3] in (1, 3) or shape[1] in (1, 3)))
+    if not ok or min(shape[1:]) < 1:
+        raise DataError(
+            f"{where}: the images have {len(shape)} axes [n, {', '.join(map(str, shape[1:]))}]; "
+            "they must be [n, h, w], [n, h, w, c] or [n, c, h, w] with c 1 or 3. Reshape them."
+        )
+    if kind not in "buif" or images.dtype.itemsize > 8:
+        raise DataError(
+            f"{where}: the images have dtype {images.dtype}; save uint8 0 to 255 or floats 0 to 1."
+        )
+    if math.prod(shape[1:]) * images.dtype.itemsize > LARGEST_FILE:
+        raise DataError(f"{where}: one image is larger than {LARGEST_FILE} bytes. Save it smaller.")
+    if labels is None:
+        return
+    if labels.dtype.kind not in "bui" or labels.shape[1:] not in ((), (1,)):
+        raise DataError(
+            f"{where}: the labels must be integers [n], not {labels.dtype} with "
+            f"{len(labels.shape)} axes. Save class numbers (argmax of one-hot labels)."
+        )
+    if labels.shape[0] != shape[0]:
+        raise DataError(
+            f"{where}: {images.member} and {labels.member} hold different numbers of records. "
+            "Save arrays of the same set."
+        )
+
+
+def _units(
+    archive: zipfile.ZipFile, unit: PrivacyUnit | None, images: _Array, where: str
+) -> _Array | None:
+    if unit is None or unit.column is None:
+        return None
+    if f"{unit.column}.npy" not in archive.namelist():
+        found = ", ".join(member.removesuffix(".npy") for member in archive.namelist())
+        raise DataError(
+            f"{where}: no array {unit.column!r} for the unit; it holds {found[:200]}. Name one."
+        )
+    array = _header(archive, f"{unit.column}.npy", where)
+    if array.dtype.kind not in "biufSU" or array.shape[1:] not in ((), (1,)):
+        raise DataError(
+            f"{where}: the array {unit.column!r} must hold one number or text a record, not "
+            f"{array.dtype} with {len(array.shape)} axes."
+        )
+    if array.shape[0] != images.shape[0] or array.dtype.itemsize > LARGEST_KEY:
+        raise DataError(
+            f"{where}: {images.member} and {array.member} hold different numbers of records, or a "
+            f"key is longer than {LARGEST_KEY} bytes. Save arrays of the same set."
+        )
+    return array
+
+
+def _class_names(archive: zipfile.ZipFile, member: str, where: str) -> tuple[str, ...]:
+    array = _header(archive, member, where)
+    if array.dtype.kind != "U" or len(array.shape) != 1 or array.dtype.itemsize > 4096:
+        raise DataError(f"{where}: the array of classes must be texts [k], short and in order.")
+    if array.shape[0] > 100_000:
+        raise DataError(f"{where}: more than 100000 classes.")
+    return tuple(str(name) for name in _stream(archive, array))
+
+
+def _to_uint8(values: np.ndarray) -> np.ndarray | None:
+    kind = values.dtype.kind
+    if values.dtype == np.uint8:
+        return values
+    if kind == "b":
+        return values.view(np.uint8) * np.uint8(255)
+    if kind == "u" and values.dtype.itemsize == 2:
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if kind == "f":
+        with np.errstate(all="ignore"):
+            values = np.rint(values.astype(np.float64) * 255)
+    # NaN fails both comparisons, so it is unusable like a value out of range.
+    inside = bool(((values >= 0) & (values <= 255)).all())
+    return values.astype(np.uint8) if inside else None

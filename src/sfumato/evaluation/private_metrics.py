@@ -1,0 +1,93 @@
+"""Buy metrics on real images: answered by the curator with noise, charged, put into the release."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfumato.errors import UsageError
+from sfumato.evaluation.evaluate import CLASSIFIERS, FIDELITY_IMAGES
+from sfumato.evaluation.extractors import SHIPPED, extract, load_extractor
+from sfumato.evaluation.judging import CACHE, Real, open_release
+from sfumato.evaluation.metric_queries import FrechetQuery, RecallQuery
+from sfumato.evaluation.training import fit
+from sfumato.privacy import Budget, Curator, Query, make_plan
+from sfumato.privacy.ledger import Ledger
+from sfumato.progress import stage
+from sfumato.release import attach_metrics, make_core, verify
+
+
+def publish(
+    release: Path,
+    real: Real,
+    budget: Budget,
+    *,
+    classifiers: Sequence[str] = CLASSIFIERS,
+    seed: int = 0,
+    extractor: str = SHIPPED,
+    state: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Spend ``budget`` of the test images in ``real`` on metrics, and put them into ``release``.
+
+    Accuracy and recall by class of classifiers trained on the released images, and a Fréchet
+    distance along a few public axes: one plan of sum queries, charged to the ledger of the test
+    images. The release then holds ``metrics.json``, and its certificate accounts for it.
+
+    Guarantee: (ε, δ)-differential privacy of the published metrics for the test images, under the
+    budget's relation and for the units that ``real.test`` was opened with.
+
+    Raises:
+        CertificateError: the release does not verify; nothing is charged.
+        UsageError: the release has published metrics already, or an option is outside its rule.
+        BudgetExceededError: the cap of the test images does not allow it.
+    """
+    verify(release)
+    released = open_release(release)
+    if "published_metrics" in released.certificate:
+        raise UsageError(
+            f"{release} holds published metrics already. Draw its images into another release with "
+            "sfumato sample, and publish that one's."
+        )
+    folder = real.folder(state)
+    cache = folder / CACHE
+    synthetic = released.images()
+    about = {"release": released.digest, "seed_public": seed}
+
+    utility = None
+    if synthetic.classes and classifiers:
+        fitted = []
+        for name in classifiers:
+            with stage(f"{name} on synthetic images", quiet) as report:
+                fitted.append(fit(synthetic, name, seed, cache=cache, report=report))
+        utility = RecallQuery(fitted, about)
+    chosen = load_extractor(extractor)
+    count = min(FIDELITY_IMAGES, len(synthetic.images))
+    drawn = np.random.default_rng(seed).choice(len(synthetic.images), count, replace=False)
+    with stage("features of synthetic images", quiet) as report:
+        features = extract(chosen, synthetic.images[np.sort(drawn)], cache, report)
+    fidelity = FrechetQuery(chosen, features, about)
+
+    queries: list[Query] = [*([utility.query] if utility else []), fidelity.query]
+    curator = Curator(real.test, budget, state=state, quiet=quiet)
+    method = {"name": "publish-metrics", "config": {"classifiers": list(classifiers)}}
+    curator.open(make_plan(method, queries, budget, curator.spec))
+    measured = utility.read(curator.sum(utility.query)) if utility else []
+    metrics: dict[str, Any] = {
+        "utility": measured,
+        "frechet": fidelity.read(curator.sum(fidelity.query)),
+        "same_data_set_as_release": _same_data_set(released.certificate, Ledger(folder)),
+    }
+    attach_metrics(release, make_core(curator.record()), metrics)
+    curator.close()
+    return metrics
+
+
+def _same_data_set(certificate: dict[str, Any], ledger: Ledger) -> bool:
+    """Whether the release was made from the same images, whose ledger then names its run."""
+    run = certificate["ledger"][0]["run"]
+    with ledger.locked():
+        return any(entry.get("run") == run for entry in ledger.entries())

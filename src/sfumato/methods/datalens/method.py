@@ -1,0 +1,268 @@
+"""DataLens: teachers inside the curator vote on a student's images with compressed gradients.
+
+Wang et al., CCS 2021, arXiv 2103.11109. Each step asks for one noisy sum of votes on a fixed set of
+generated images; the student learns to draw them where the votes point. Everything after the sum is
+post-processing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from sfumato.data.spec import PublicSpec
+from sfumato.errors import UsageError
+from sfumato.features.basis import dct_basis
+from sfumato.methods.base import check_rules, plan_of
+from sfumato.methods.checkpoint import Training
+from sfumato.methods.datalens.student import StudentModel, student_network
+from sfumato.methods.datalens.teachers import NearestTeachers, NetworkTeachers
+from sfumato.methods.estimate import seconds_of
+from sfumato.privacy import (
+    Curator,
+    Query,
+    Question,
+    ShardBatch,
+    Teachers,
+    VoteQuery,
+)
+
+Kind = Literal["nearest", "network"]
+Coordinates = Literal["cosine", "pixels", "random"]
+Vote = Literal["batch", "image"]
+
+LATENT = 16
+STUDENT_BATCH = 64
+
+
+@dataclass(frozen=True)
+class DataLens:
+    """Teach a generator by noisy sums of teachers' top-k signs.
+
+    Args:
+        teachers: N, the number of shards; the declared size by default.
+        kind: ``nearest`` teachers point to their nearest records; ``network`` teachers are the
+            paper's discriminators.
+        steps: votes.
+        images_per_class: generated images that each vote is on, for each class.
+        entries: k, signs in one teacher's vote over all images of a step.
+        coordinates: what is voted on: ``cosine`` coefficients of images, ``pixels``, or ``random``
+            projections (as G-PATE's, arXiv 1906.09338).
+        dimension: number of coefficients or projections of an image.
+        vote: take the k entries over the whole ``batch``, or equally many in each ``image``, which
+            nearest teachers cannot, for they speak of a few images each.
+        stochastic: draw signs, the more surely the larger the entry.
+        threshold: β; sums within β·N are taken as 0 and others as their sign (the paper's). None
+            uses the noisy sums themselves.
+        step_size: γ of the first step, in units of a coordinate; it falls to zero linearly.
+        student_steps: the student's steps after each vote.
+        student_rate: of Adam, of the student.
+        width: channels of the student's finest level.
+        blend: how far between two taught codes of a class images are drawn, in [0, 1].
+        seed_public: public seed of the student.
+
+    Guarantee: one :class:`VoteQuery`; everything else is post-processing.
+
+    Raises:
+        UsageError: a value is outside its rule.
+    """
+
+    name: ClassVar[str] = "datalens"
+
+    teachers: int | None = None
+    kind: Kind = "nearest"
+    steps: int = 60
+    images_per_class: int = 20
+    entries: int = 24
+    coordinates: Coordinates = "cosine"
+    dimension: int = 64
+    vote: Vote = "batch"
+    stochastic: bool = False
+    threshold: float | None = None
+    step_size: float = 1.0
+    student_steps: int = 20
+    student_rate: float = 2e-3
+    width: int = 16
+    blend: float = 0.5
+    seed_public: int = 0
+
+    def __post_init__(self) -> None:
+        rules = {
+            "teachers": self.teachers is None or self.teachers >= 1,
+            "kind": self.kind in get_args(Kind),
+            "steps": self.steps >= 1,
+            "images_per_class": self.images_per_class >= 1,
+            "entries": self.entries >= 1,
+            "coordinates": self.coordinates in get_args(Coordinates),
+            "dimension": self.dimension >= 1,
+            "vote": self.vote in get_args(Vote)
+            and (self.vote == "batch" or self.kind == "network"),
+            "threshold": self.threshold is None or 0 <= self.threshold < 1,
+            "step_size": self.step_size > 0,
+            "student_steps": self.student_steps >= 1,
+            "student_rate": self.student_rate > 0,
+            "width": self.width >= 4 and self.width % 4 == 0,
+            "blend": 0 <= self.blend <= 1,
+        }
+        check_rules(self, rules)
+
+    @classmethod
+    def preset(cls, name: str, spec: PublicSpec) -> dict[str, Any]:
+        """Settings by name: ``cpu``, or ``paper`` for the paper's teachers and votes.
+
+        Raises:
+            UsageError: there is no such preset.
+        """
+        if name == "cpu":
+            return {}
+        if name != "paper":
+            raise UsageError(f"preset={name!r} must be cpu or paper.")
+        images = 3 * max(len(spec.classes), 1)
+        return {
+            "teachers": 4000,
+            "kind": "network",
+            "steps": 100,
+            "images_per_class": 3,
+            "entries": 200 * images,
+            "coordinates": "pixels",
+            "vote": "image",
+            "stochastic": True,
+            "threshold": 0.5,
+        }
+
+    def config(self) -> dict[str, Any]:
+        """The configuration as plain JSON values."""
+        return asdict(self)
+
+    def queries(self, spec: PublicSpec) -> list[Query]:
+        """The votes.
+
+        Raises:
+            UsageError: neither the number of teachers nor that of records is declared.
+        """
+        images = self._images(spec)
+        dimension = spec.channels * spec.height * spec.width
+        if self.coordinates != "pixels":
+            dimension = min(self.dimension, dimension)
+        vote = VoteQuery(
+            "votes",
+            images * dimension,
+            min(self.entries, images * dimension),
+            self._teachers(spec),
+            self.steps,
+            images if self.vote == "image" else 1,
+            self.stochastic,
+            describes={"kind": self.kind},
+        )
+        return [vote]
+
+    def _teachers(self, spec: PublicSpec) -> int:
+        if self.teachers is None and spec.declared_size is None:
+            raise UsageError(
+                "datalens: state the number of teachers (--set teachers=N), or the number of "
+                "records (--declared-size N), which is then taken; the true number is private."
+            )
+        return self.teachers or spec.declared_size or 1
+
+    def _images(self, spec: PublicSpec) -> int:
+        return self.images_per_class * max(len(spec.classes), 1)
+
+    def _labels(self, spec: PublicSpec) -> Tensor:
+        return torch.arange(self._images(spec)) % max(len(spec.classes), 1)
+
+    def basis(self, spec: PublicSpec) -> Tensor | None:
+        """Orthonormal float32 ``[d, pixels]`` that is voted in; None for pixels."""
+        if self.coordinates == "pixels":
+            return None
+        if self.coordinates == "cosine":
+            return torch.from_numpy(dct_basis(spec, self.dimension))
+        pixels = spec.channels * spec.height * spec.width
+        generator = torch.Generator().manual_seed(self.seed_public)
+        drawn = torch.randn(pixels, min(self.dimension, pixels), generator=generator)
+        return torch.linalg.qr(drawn).Q.T.contiguous()
+
+    def recipe(self, spec: PublicSpec) -> Teachers:
+        """What a teacher does."""
+        basis, classes = self.basis(spec), max(len(spec.classes), 1)
+        if self.kind == "network":
+            return NetworkTeachers(spec.height, spec.channels, classes, basis)
+        pixels = spec.channels * spec.height * spec.width
+        return NearestTeachers(torch.eye(pixels) if basis is None else basis)
+
+    def estimate(self, spec: PublicSpec) -> dict[str, str]:
+        """Expected time on this machine, measured on public images."""
+        teachers, count = self.recipe(spec), self._images(spec)
+        generator = torch.Generator().manual_seed(0)
+        group = min(teachers.at_once, self._teachers(spec))
+        shape = (group, teachers.batch, spec.channels, spec.height, spec.width)
+        labels = torch.zeros(shape[:2], dtype=torch.int64)
+        there = torch.ones(shape[:2], dtype=torch.bool)
+        shard = ShardBatch(torch.zeros(shape, dtype=torch.uint8), labels, there)
+        memory = teachers.begin(group, generator)
+        asked = Question(torch.zeros(count, *shape[2:]), self._labels(spec), 0.0)
+        seconds = seconds_of(lambda: teachers.vote(memory, shard, asked, generator))
+        minutes = seconds * self._teachers(spec) / group * self.steps / 60
+        return {"training_time": f"{minutes:,.0f} minutes or more for {self.steps:,} votes"}
+
+    def fit(self, curator: Curator) -> StudentModel:
+        """Ask for votes and let the student follow them; a killed run goes on where it was."""
+        plan = plan_of(self, curator)
+        curator.open(plan)
+        (query,) = (query for query in plan.queries if isinstance(query, VoteQuery))
+        spec, teachers, basis = curator.spec, self.recipe(curator.spec), self.basis(curator.spec)
+        torch.manual_seed(self.seed_public)
+        draws = torch.Generator().manual_seed(self.seed_public)
+        student = student_network(spec, self.width, LATENT)
+        labels = self._labels(spec)
+        codes = torch.randn(len(labels), LATENT, generator=draws)
+        optimizer = torch.optim.Adam(student.parameters(), self.student_rate, (0.9, 0.99))
+        training = Training({"student": student}, optimizer, draws, {})
+
+        def advance(step: int) -> None:
+            with torch.no_grad():
+                images = (student(codes, labels) + 1) / 2
+            total = curator.vote(query, step, teachers, Question(images, labels, step / self.steps))
+            share = 1 - step / self.steps
+            ways = self.direction(total.to(torch.float32), spec) * (self.step_size * share)
+            moved = ways if basis is None else ways @ basis
+            target = (images + moved.view_as(images)).clamp(0, 1) * 2 - 1
+            self._learn(student, optimizer, codes, labels, target, draws)
+
+        training.run(
+            "training",
+            self.steps,
+            advance,
+            curator.run_folder,
+            curator.quiet,
+            lambda done: curator.forget(query, done),
+        )
+        return StudentModel(spec, student.eval(), codes, labels, self.width, self.blend)
+
+    def direction(self, total: Tensor, spec: PublicSpec) -> Tensor:
+        """Where each image should go, float32 ``[images, coordinates]`` within ±1."""
+        ways, teachers = total.view(self._images(spec), -1), self._teachers(spec)
+        if self.threshold is not None:
+            return ways.sign() * (ways.abs() > self.threshold * teachers)
+        # A nearest teacher speaks of few images only, a network speaks of all.
+        voters = teachers if self.kind == "network" else teachers / len(ways)
+        return (ways / voters).clamp(-1, 1)
+
+    def _learn(
+        self,
+        student: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        codes: Tensor,
+        labels: Tensor,
+        target: Tensor,
+        draws: torch.Generator,
+    ) -> None:
+        """‖x̂ - G(z)‖² over the images that were voted on."""
+        for _ in range(self.student_steps):
+            part = torch.randint(len(labels), (min(STUDENT_BATCH, len(labels)),), generator=draws)
+            loss = (student(codes[part], labels[part]) - target[part]).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()

@@ -1,0 +1,1 @@
+"""DPAF: features aggregated in the forward pass (arXiv 2304.12185)."""

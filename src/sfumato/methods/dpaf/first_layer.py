@@ -1,0 +1,80 @@
+"""A first convolution learned by DP-SGD on a small classifier, and then transferred.
+
+As published (arXiv 2304.12185) its loss couples the whole batch, so that clipping bounds nothing.
+Here each unit has a loss of its own and every layer is trained with noise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.methods.checkpoint import Training
+from sfumato.methods.dpdm.diffusion import device_of, to_pixels
+from sfumato.networks.gan import LEAK
+from sfumato.privacy import Curator, GradientQuery
+from sfumato.privacy.gradients.layers import unflatten
+
+POOLED = 4
+
+
+class Classifier(nn.Module):
+    """One convolution, averages over a grid of 4 × 4 places, and a linear layer."""
+
+    def __init__(self, channels: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, width, 4, stride=2, padding=1)
+        self.score = nn.Linear(width * POOLED**2, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[b, classes]`` of images in [-1, 1]."""
+        maps = F.adaptive_avg_pool2d(F.leaky_relu(self.first(images), LEAK), POOLED)
+        logits: Tensor = self.score(maps.flatten(1))
+        return logits
+
+
+class CrossEntropy:
+    """The cross-entropy of a unit's own label."""
+
+    multiplicity = 1
+
+    def draws(self, units: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """None."""
+        return ()
+
+    def __call__(
+        self, network: nn.Module, images: Tensor, labels: Tensor, /, *draws: Tensor
+    ) -> Tensor:
+        """Loss of each unit, float ``[u]``."""
+        return F.cross_entropy(network(to_pixels(images)), labels, reduction="none")
+
+
+def learn_first_layer(
+    classifier: Classifier,
+    query: GradientQuery,
+    batch: int,
+    rate: float,
+    curator: Curator,
+) -> nn.Conv2d:
+    """Train ``classifier`` by the query's steps of DP-SGD; returns its convolution."""
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=rate)
+    training = Training({"classifier": classifier}, optimizer, torch.Generator(), {})
+    parameters, loss = list(classifier.parameters()), CrossEntropy()
+
+    def advance(step: int) -> None:
+        mean = unflatten(curator.gradient(query, step, classifier, loss) / batch, parameters)
+        optimizer.zero_grad(set_to_none=True)
+        for parameter, value in zip(parameters, mean, strict=True):
+            parameter.grad = value.clone()
+        optimizer.step()
+
+    training.run(
+        "learning the first layer",
+        query.steps,
+        advance,
+        curator.run_folder,
+        curator.quiet,
+        lambda done: curator.forget(query, done),
+    )
+    return classifier.first.to(device_of(classifier))

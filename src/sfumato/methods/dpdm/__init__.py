@@ -1,0 +1,1 @@
+"""DPDM: a diffusion model trained by DP-SGD (arXiv 2210.09929)."""

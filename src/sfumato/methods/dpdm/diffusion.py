@@ -1,0 +1,227 @@
+"""A denoiser as a generator of labelled images: what DPDM trains and what a release holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sfumato.data.spec import PublicSpec
+from sfumato.errors import UsageError
+from sfumato.methods.base import Batch, labels_in_proportion
+from sfumato.methods.dpdm.parameterisations import PARAMETERISATIONS, Parameterisation
+from sfumato.methods.dpdm.samplers import DDIM, PRESETS, Preset, guided
+from sfumato.methods.saved_arrays import check_tensors, checked_counts
+from sfumato.networks import UNet, fast_bfloat16
+
+SAMPLE_BATCH = 250
+MOST_STEPS = 10_000
+
+SAMPLERS = {
+    **PRESETS,
+    "quick": Preset(DDIM(steps=18), guidance=0.0),
+    "ddim": Preset(DDIM(), guidance=0.0),
+    "ddim-stochastic": Preset(DDIM(stochastic=True), guidance=0.0),
+}
+"""Ways to draw from a trained denoiser; ``quick`` is DDIM with 18 evaluations."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The U-Net's public configuration; see :class:`sfumato.networks.UNet`."""
+
+    width: int
+    multipliers: tuple[int, ...]
+    blocks: int
+    attention: int
+    patch: int
+
+    def network(self, spec: PublicSpec) -> UNet:
+        """An untrained U-Net for images of ``spec``."""
+        network = UNet(spec.height, spec.channels, len(spec.classes), **asdict(self))
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """The device that a network's weights are on."""
+    return next(network.parameters()).device
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """uint8 images as float32 in [-1, 1]."""
+    return images.to(torch.float32) / 127.5 - 1
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as uint8, on their device."""
+    return ((images + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """F and its parameterisation; ``bfloat16`` says whether the network's part runs in it."""
+
+    network: UNet
+    parameterisation: Parameterisation
+    bfloat16: bool
+
+    @classmethod
+    def of(cls, network: UNet, parameterisation: str) -> Denoiser:
+        """A denoiser that uses bfloat16 where its device is fast in it."""
+        fast = fast_bfloat16(device_of(network))
+        return cls(network, PARAMETERISATIONS[parameterisation], fast)
+
+    def fast(self, network: nn.Module, x: Tensor, level: Tensor, labels: Tensor | None) -> Tensor:
+        """The output of ``network`` for scaled images."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
+            output: Tensor = network(x, level, labels)
+        return output
+
+    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        """D(x; σ, y)."""
+        return self.parameterisation.denoise(partial(self.fast, self.network), x, sigma, labels)
+
+    def losses(
+        self, network: nn.Module, images: Tensor, labels: Tensor, sigma: Tensor, noise: Tensor
+    ) -> Tensor:
+        """Loss of each uint8 image with its σ and noise, float ``[n]``."""
+        fast = partial(self.fast, network)
+        return self.parameterisation.loss(fast, to_pixels(images), labels, sigma, noise)
+
+
+@dataclass(frozen=True)
+class DenoisingLoss:
+    """A unit's loss: the mean over K noise levels and noises, its label dropped now and then.
+
+    Noise multiplicity (arXiv 2210.09929, equation 5). The label is dropped once a unit, with
+    probability ``label_dropout``, for classifier-free guidance.
+    """
+
+    denoiser: Denoiser
+    multiplicity: int
+    label_dropout: float
+
+    def draws(self, units: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """σ ``[u, K]``, noise ``[u, K, c, h, w]`` and whether the label is dropped ``[u]``."""
+        network, K = self.denoiser.network, self.multiplicity
+        shape = (network.channels, network.size, network.size)
+        sigma, noise = self.denoiser.parameterisation.draws(units * K, shape, generator)
+        uniform = torch.rand(units, generator=generator, device=generator.device)
+        return sigma.view(units, K), noise.view(units, K, *shape), uniform < self.label_dropout
+
+    def __call__(
+        self, network: nn.Module, images: Tensor, labels: Tensor, *draws: Tensor
+    ) -> Tensor:
+        """Loss of each unit, float ``[u]``."""
+        sigma, noise, dropped = draws
+        kept = torch.where(dropped, self.denoiser.network.no_label, labels)
+        K = self.multiplicity
+        losses = self.denoiser.losses(
+            network,
+            images[:, None].expand(-1, K, -1, -1, -1).flatten(0, 1),
+            kept[:, None].expand(-1, K).flatten(),
+            sigma.flatten(),
+            noise.flatten(0, 1),
+        )
+        return losses.view(-1, K).mean(dim=1)
+
+
+@dataclass(frozen=True)
+class DiffusionModel:
+    """A trained denoiser, noisy class sizes (or none), and the sampler that draws from it."""
+
+    spec: PublicSpec
+    denoiser: Denoiser
+    shape: Shape
+    parameterisation: str
+    counts: NDArray[np.float64]
+    sampler: str
+    sampling_steps: int | None
+
+    def with_sampler(self, sampler: str, steps: int | None = None) -> DiffusionModel:
+        """The same model, drawn from in another way; costs nothing.
+
+        Raises:
+            UsageError: there is no sampler of this name, or the number of steps is below 2.
+        """
+        check_sampler(sampler, steps)
+        return replace(self, sampler=sampler, sampling_steps=steps)
+
+    def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
+        """Draw ``count`` images in batches, classes in proportion to their noisy sizes."""
+        preset = SAMPLERS[self.sampler]
+        sampler = preset.sampler
+        if self.sampling_steps is not None:
+            sampler = replace(sampler, steps=self.sampling_steps)
+        drawn = labels_in_proportion(self.counts, count, np.random.default_rng(seed))
+        device = device_of(self.denoiser.network)
+        generator = torch.Generator(device).manual_seed(seed)
+        shape = (self.spec.channels, self.spec.height, self.spec.width)
+        for start in range(0, count, SAMPLE_BATCH):
+            part = drawn[start : start + SAMPLE_BATCH]
+            labels = torch.from_numpy(part).to(device) if self.spec.classes else None
+            noise = torch.randn(len(part), *shape, generator=generator, device=device)
+            images = sampler.sample(
+                guided(self.denoiser, labels, preset.guidance), noise, generator
+            )
+            pixels = to_bytes(images)
+            yield pixels.cpu().numpy(), part
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """The model's arrays by name."""
+        weights = self.denoiser.network.state_dict()
+        arrays = {f"network.{k}": v.cpu().contiguous().numpy() for k, v in weights.items()}
+        return {**arrays, "counts": self.counts}
+
+    def config(self) -> dict[str, Any]:
+        """What :meth:`load` needs besides the arrays."""
+        return {
+            "shape": asdict(self.shape),
+            "parameterisation": self.parameterisation,
+            "sampler": self.sampler,
+            "sampling_steps": self.sampling_steps,
+        }
+
+    @classmethod
+    def load(
+        cls, spec: PublicSpec, config: dict[str, Any], tensors: dict[str, NDArray[Any]]
+    ) -> DiffusionModel:
+        """Rebuild a model from what was saved."""
+        values = config["shape"]
+        shape = Shape(**{**values, "multipliers": tuple(values["multipliers"])})
+        prefix = "network."
+        weights = {k[len(prefix) :]: torch.from_numpy(v) for k, v in tensors.items() if prefix in k}
+        # Each block and each level has tensors of its own.
+        if shape.blocks * len(shape.multipliers) > len(weights):
+            raise ValueError("the tensors are not those of the stated network")
+        check_tensors(lambda: shape.network(spec), weights)
+        network = shape.network(spec)
+        network.load_state_dict(weights)
+        check_sampler(config["sampler"], config["sampling_steps"])
+        denoiser = Denoiser.of(network.eval(), config["parameterisation"])
+        return cls(
+            spec,
+            denoiser,
+            shape,
+            config["parameterisation"],
+            checked_counts(tensors["counts"], spec),
+            config["sampler"],
+            config["sampling_steps"],
+        )
+
+
+def check_sampler(sampler: str, steps: int | None) -> None:
+    """Raise UsageError unless ``sampler`` exists and ``steps`` is None or from 2 to 10,000."""
+    if sampler not in SAMPLERS:
+        raise UsageError(f"sampler={sampler!r} must be one of {', '.join(SAMPLERS)}.")
+    if steps is not None and not (isinstance(steps, int) and 2 <= steps <= MOST_STEPS):
+        raise UsageError(
+            f"sampling_steps={steps!r:.20} must be an integer from 2 to {MOST_STEPS}; 50 are usual."
+        )

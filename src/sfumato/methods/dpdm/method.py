@@ -1,0 +1,261 @@
+"""DPDM: a diffusion model trained by DP-SGD with noise multiplicity.
+
+Dockhorn, Cao, Vahdat, Kreis, arXiv 2210.09929. Each step asks for one noisy sum of clipped
+gradients; a unit's gradient is the mean over K noise levels, inside the clip. Before that the model
+may be pre-trained on public images (PDP-Diffusion, arXiv 2305.10655) and warmed up on images drawn
+from one noisy ``sum`` (with central images: DP-FETA, arXiv 2504.07822).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sfumato.data.spec import PublicSpec
+from sfumato.errors import UsageError
+from sfumato.methods.base import check_rules, plan_of, poisson_rate
+from sfumato.methods.dpdm.diffusion import (
+    Denoiser,
+    DenoisingLoss,
+    DiffusionModel,
+    Shape,
+    check_sampler,
+)
+from sfumato.methods.dpdm.parameterisations import PARAMETERISATIONS
+from sfumato.methods.dpdm.phases import PLAIN_BATCH, Phases
+from sfumato.methods.estimate import seconds_of
+from sfumato.methods.warmup import WarmUp, warm_images
+from sfumato.networks import UNet, preferred_device
+from sfumato.privacy import Curator, GradientQuery, Query, SumQuery
+from sfumato.privacy.gradients.layers import unflatten
+
+
+@dataclass(frozen=True)
+class DPDM:
+    """Train a diffusion model on noisy sums of clipped gradients.
+
+    Args:
+        steps: DP-SGD steps.
+        batch: expected number of images in a step's Poisson sample.
+        multiplicity: K, noise levels drawn for each image; averaged inside the clip.
+        clip_norm: C, the L2 bound of one image's gradient.
+        learning_rate: of Adam, in the private steps.
+        parameterisation: ``edm``, ``v``, ``vp`` or ``ve``.
+        width, multipliers, blocks, attention, patch: the network; see :class:`UNet`.
+        average: decay of the running average of weights that is released.
+        label_dropout: share of units whose label is dropped, for guidance.
+        sampler: ``quick``, ``accuracy``, ``fid``, ``ddim`` or ``ddim-stochastic``.
+        sampling_steps: the sampler's steps; its own by default.
+        warm_up: first train on images drawn from one noisy sum: ``central`` images of each class,
+            its ``moments``, or those of a generator matched to a ``mepf`` embedding.
+        warm_up_steps: steps on such images; they cost nothing.
+        warm_up_noise: noise multiplier of that sum relative to that of a gradient step.
+        public_steps: steps on public images, before everything else.
+        public_conditional: whether these use the public images' own labels.
+        plain_learning_rate: of Adam, on public and drawn images.
+        seed_public: public seed of weights and of training on public and drawn images.
+        public: uint8 ``[n, c, h, w]`` public images; ``public_labels``: int64 ``[n]``.
+
+    Guarantee: one :class:`GradientQuery` and, with a warm-up, one :class:`SumQuery`; everything
+    else is post-processing.
+
+    Raises:
+        UsageError: a value is outside its rule.
+    """
+
+    name: ClassVar[str] = "dpdm"
+
+    steps: int = 80
+    batch: int = 2048
+    multiplicity: int = 4
+    clip_norm: float = 1.0
+    learning_rate: float = 5e-4
+    parameterisation: str = "edm"
+    width: int = 32
+    multipliers: tuple[int, ...] = (1, 2)
+    blocks: int = 2
+    attention: int = 8
+    patch: int = 2
+    average: float = 0.99
+    label_dropout: float = 0.1
+    sampler: str = "quick"
+    sampling_steps: int | None = None
+    warm_up: WarmUp = "none"
+    warm_up_steps: int = 3000
+    warm_up_noise: float = 5.0
+    public_steps: int = 0
+    public_conditional: bool = False
+    plain_learning_rate: float = 1e-3
+    seed_public: int = 0
+    public: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
+    public_labels: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+    public_digest: str = ""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "steps": self.steps >= 1,
+            "batch": self.batch >= 1,
+            "multiplicity": self.multiplicity >= 1,
+            "clip_norm": self.clip_norm > 0,
+            "learning_rate": self.learning_rate > 0,
+            "parameterisation": self.parameterisation in PARAMETERISATIONS,
+            "width": self.width >= 4 and self.width % 4 == 0,
+            "multipliers": len(self.multipliers) > 0 and min(self.multipliers) >= 1,
+            "blocks": self.blocks >= 1,
+            "patch": self.patch >= 1,
+            "average": 0 <= self.average < 1,
+            "label_dropout": 0 <= self.label_dropout <= 1,
+            "warm_up": self.warm_up in get_args(WarmUp),
+            "warm_up_steps": self.warm_up_steps >= 1,
+            "warm_up_noise": self.warm_up_noise > 0,
+            "public_steps": self.public_steps >= 0,
+            "plain_learning_rate": self.plain_learning_rate > 0,
+        }
+        check_rules(self, rules)
+        check_sampler(self.sampler, self.sampling_steps)
+        if self.public_steps and self.public is None:
+            raise UsageError(
+                f"dpdm: public_steps={self.public_steps} needs public images. Pass --public DATA."
+            )
+        if self.public is not None and not self.public_digest:
+            digest = hashlib.sha256(np.ascontiguousarray(self.public).tobytes()).hexdigest()
+            object.__setattr__(self, "public_digest", digest)
+
+    @classmethod
+    def preset(cls, name: str, spec: PublicSpec) -> dict[str, Any]:
+        """Settings by name: ``cpu``, or ``paper`` for the image size of ``spec``.
+
+        Raises:
+            UsageError: there is no such preset.
+        """
+        if name == "cpu":
+            fold = max(1, round(max(spec.height, spec.width) / 14))
+            batch = min(cls.batch, spec.declared_size or cls.batch)
+            return {"patch": fold, "warm_up": "moments", "batch": batch}
+        if name != "paper":
+            raise UsageError(f"preset={name!r} must be cpu or paper.")
+        shape = {"patch": max(1, spec.height // 32), "width": 32, "multipliers": (1, 2, 2)}
+        common = {"clip_norm": 1.0, "learning_rate": 3e-4, "average": 0.999, "sampler": "accuracy"}
+        size = spec.declared_size or 1
+        # arXiv 2210.09929, table 7: 300 epochs of MNIST, 500 of CIFAR-10, 300 of CelebA.
+        batch, epochs, K = (4096, 300, 32) if spec.channels == 1 else (2048, 500, 8)
+        attention = 8 if spec.height <= 28 else 16
+        steps = max(1, round(epochs * size / batch))
+        return {
+            **shape,
+            **common,
+            "batch": min(batch, size),
+            "steps": steps,
+            "multiplicity": K,
+            "attention": attention,
+        }
+
+    def config(self) -> dict[str, Any]:
+        """The configuration as plain JSON values."""
+        hidden = ("public", "public_labels")
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in hidden}
+        return {**values, "multipliers": list(self.multipliers)}
+
+    @property
+    def shape(self) -> Shape:
+        """The network's configuration."""
+        return Shape(self.width, self.multipliers, self.blocks, self.attention, self.patch)
+
+    def queries(self, spec: PublicSpec) -> list[Query]:
+        """The gradient's steps, after one sum where there is a warm-up.
+
+        Raises:
+            UsageError: the number of records is not declared, or is smaller than the batch.
+        """
+        with torch.device("meta"):
+            network = self.shape.network(spec)
+        gradient = GradientQuery(
+            "gradient",
+            sum(parameter.numel() for parameter in network.parameters()),
+            self.clip_norm,
+            poisson_rate(self.name, self.batch, spec),
+            self.steps,
+            describes={"multiplicity": self.multiplicity},
+        )
+        warm = warm_images(self.warm_up, spec)
+        return [gradient] if warm is None else [warm.query(self.warm_up_noise), gradient]
+
+    def estimate(self, spec: PublicSpec) -> dict[str, str]:
+        """Expected time on this machine, measured on public images."""
+        network, loss = self._untrained(spec)
+        generator = torch.Generator().manual_seed(0)
+        units = max(1, PLAIN_BATCH // self.multiplicity)
+        images = torch.zeros(units, spec.channels, spec.height, spec.width, dtype=torch.uint8)
+        labels, draws = torch.zeros(units, dtype=torch.int64), loss.draws(units, generator)
+
+        def step() -> None:
+            loss(network, images, labels, *draws).sum().backward()
+
+        hours = seconds_of(step) * self.steps * self.batch / units / 3600
+        return {"training_time": f"{hours:,.1f} hours or more for {self.steps:,} private steps"}
+
+    def _untrained(self, spec: PublicSpec) -> tuple[UNet, DenoisingLoss]:
+        torch.manual_seed(self.seed_public)
+        device = preferred_device()
+        network = self.shape.network(spec).to(device)
+        denoiser = Denoiser.of(network, self.parameterisation)
+        return network, DenoisingLoss(denoiser, self.multiplicity, self.label_dropout)
+
+    def fit(self, curator: Curator) -> DiffusionModel:
+        """Train on public, then drawn, then private images; a killed run goes on where it was."""
+        plan = plan_of(self, curator)
+        curator.open(plan)
+        spec = curator.spec
+        network, loss = self._untrained(spec)
+        counts = np.ones(max(len(spec.classes), 1))
+        phases = Phases(
+            network, loss, self.average, self.seed_public, curator.run_folder, curator.quiet
+        )
+        plain = self.plain_learning_rate
+        if self.public_steps:
+            phases.plainly("pre-training", self.public_steps, plain, self._public_batch)
+        warm = warm_images(self.warm_up, spec)
+        if warm is not None:
+            (query,) = (query for query in plan.queries if isinstance(query, SumQuery))
+            warm.learn(curator.sum(query), curator.run_folder, curator.quiet)
+            counts = warm.counts
+            phases.plainly("warming up", self.warm_up_steps, plain, warm.draw)
+        (gradient,) = (query for query in plan.queries if isinstance(query, GradientQuery))
+
+        def private_step(step: int) -> None:
+            total = curator.gradient(gradient, step, network, loss)
+            parameters = list(network.parameters())
+            mean = unflatten(total / self.batch, parameters)
+            for parameter, value in zip(parameters, mean, strict=True):
+                parameter.grad = value.clone()
+
+        phases.run(
+            "training",
+            self.steps,
+            self.learning_rate,
+            private_step,
+            lambda done: curator.forget(gradient, done),
+        )
+        return DiffusionModel(
+            spec,
+            replace(loss.denoiser, network=network.eval()),
+            self.shape,
+            self.parameterisation,
+            counts,
+            self.sampler,
+            self.sampling_steps,
+        )
+
+    def _public_batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        assert self.public is not None
+        index = torch.randint(len(self.public), (count,), generator=generator).numpy()
+        images = torch.from_numpy(self.public[index])
+        if not self.public_conditional or self.public_labels is None:
+            return images, torch.full((count,), -1)
+        return images, torch.from_numpy(self.public_labels[index])

@@ -1,0 +1,225 @@
+"""The joint contribution of DP-MEPF and what its one noisy answer is taken apart into.
+
+An image of class y contributes, in class y's block, [a; φ₁; r·φ₂; start; t], and, shared by all
+classes, vech(t tᵀ): a count, the two perceptual moments (arXiv 2205.12900, eq. 5), the moments of a
+coarse Gaussian that generated images start from, and the sums of a least-squares labeller. One
+vector, one clip norm, one Gaussian: no private count is needed to divide by.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from sfumato.data.spec import PublicSpec
+from sfumato.errors import DataError
+from sfumato.features import (
+    PerceptualFeatures,
+    PublicAxes,
+    dct_basis,
+    load_encoder,
+    public_patches,
+    to_unit,
+)
+from sfumato.methods.gaussian import Gaussians, MomentBlock
+from sfumato.methods.mepf.labeller import Labeller, SecondMoments, labelled_layers
+
+if TYPE_CHECKING:
+    from sfumato.methods.mepf.method import DPMEPF
+
+FORMAT = "sfumato-embedding/1"
+START_MEAN_WEIGHT = 0.4
+LEAST_IMAGES = 1.0
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A released mean embedding: noisy sums as the curator answered them, all public.
+
+    ``total`` float64 ``[classes, d]``, ``shared`` float64 ``[pairs]`` (empty without a labeller),
+    ``noise_std`` their noise per coordinate; ``spec`` and ``config`` say what was embedded how.
+    """
+
+    total: NDArray[np.float64]
+    shared: NDArray[np.float64]
+    noise_std: float
+    spec: PublicSpec
+    config: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write ``embedding.safetensors``: arrays, and everything else as JSON metadata."""
+        facts = {"noise_std": self.noise_std, "spec": self.spec.to_dict(), "config": self.config}
+        metadata = {"format": FORMAT, "embedding": json.dumps(facts, sort_keys=True)}
+        save_file({"total": self.total, "shared": self.shared}, path, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> Embedding:
+        """Read a released embedding.
+
+        Raises:
+            DataError: the file is missing or is not a released embedding.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                facts = json.loads(metadata["embedding"])
+                return cls(
+                    file.get_tensor("total"),
+                    file.get_tensor("shared"),
+                    float(facts["noise_std"]),
+                    PublicSpec.from_dict(facts["spec"]),
+                    dict(facts["config"]),
+                )
+        except (
+            OSError,
+            SafetensorError,
+            LookupError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+        ) as error:
+            raise DataError(
+                f"{path} is not a released embedding. Pass the embedding.safetensors of a release."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Targets:
+    """An embedding taken apart: what a generator is matched to.
+
+    ``first`` and ``second`` are mean embeddings ``[classes, D]`` (``second`` may be None).
+    """
+
+    counts: NDArray[np.float64]
+    first: Tensor
+    second: Tensor | None
+    start: Gaussians | None
+    labeller: Labeller | None
+
+
+class JointEmbedding:
+    """Builds contributions from images, and targets from the noisy answer.
+
+    Everything in it is public: configuration, encoder, scales and axes fitted on public images.
+    """
+
+    def __init__(self, method: DPMEPF, spec: PublicSpec) -> None:
+        self.method, self.spec = method, spec
+        public = method.public if method.public is not None else public_patches(spec)
+        self.features = PerceptualFeatures.fit(
+            load_encoder(method.encoder), method.layers, method.bound, public
+        )
+        activations = self.features.of(public)
+        moments = self.features.moments(activations)
+        self.compressors: list[PublicAxes] = []
+        if method.compress is not None:
+            self.compressors = [PublicAxes.fit(m, method.compress, False) for m in moments]
+        self.width = method.compress or moments[0].shape[1]
+        self.start, self.axes, self.second = None, None, None
+        if method.start_coefficients:
+            basis = dct_basis(spec, method.start_coefficients)
+            self.start = MomentBlock(basis, START_MEAN_WEIGHT)
+        if method.labeller_size and len(spec.classes) > 1:
+            joint = labelled_layers(activations)
+            self.axes = PublicAxes.fit(joint, min(method.labeller_size, joint.shape[1]), True)
+            self.second = SecondMoments(self.axes.axes.shape[1])
+
+    @property
+    def shared(self) -> int:
+        """Number of coordinates that all classes share."""
+        return self.second.pairs if self.second else 0
+
+    def _blocks(self) -> list[tuple[int, float]]:
+        """(length, largest norm) of each block of a contribution, in order."""
+        method = self.method
+        blocks = [(1, method.count_weight), (self.width, 1.0)]
+        blocks.append((self.width if method.second_weight else 0, method.second_weight))
+        if self.start:
+            blocks.append((self.start.dimension, method.start_weight * self.start.norm))
+        else:
+            blocks.append((0, 0.0))
+        if self.second:
+            blocks += [(self.second.width, method.labeller_weight)]
+            blocks += [(self.second.pairs, method.labeller_weight)]
+        return blocks
+
+    @property
+    def dimension(self) -> int:
+        """Number of coordinates of a contribution."""
+        return sum(length for length, _ in self._blocks())
+
+    @property
+    def norm(self) -> float:
+        """Largest L2 norm of a contribution."""
+        return math.sqrt(sum(norm**2 for _, norm in self._blocks()))
+
+    def moments(self, activations: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """(φ₁, φ₂) after compression; differentiable."""
+        pair = self.features.moments(activations)
+        if self.compressors:
+            return self.compressors[0](pair[0]), self.compressors[1](pair[1])
+        return pair
+
+    def coordinates(self, activations: list[Tensor]) -> Tensor:
+        """t: whitened public coordinates with an intercept, for the labeller."""
+        assert self.axes is not None and self.second is not None
+        return self.second.extend(self.axes(labelled_layers(activations)))
+
+    def contribution(self, images: Tensor, labels: Tensor) -> Tensor:
+        """uint8 images → float ``[b, dimension]``, each row from its own image."""
+        method = self.method
+        activations = self.features.activations(to_unit(images))
+        first, second = self.moments(activations)
+        parts = [torch.full((len(images), 1), method.count_weight), first]
+        if method.second_weight:
+            parts.append(second * method.second_weight)
+        if self.start:
+            parts.append(self.start(images) * method.start_weight)
+        if self.second:
+            extended = self.coordinates(activations)
+            parts.append(extended * method.labeller_weight)
+            parts.append(self.second.products(extended * math.sqrt(method.labeller_weight)))
+        return torch.cat(parts, dim=1)
+
+    def targets(self, embedding: Embedding) -> Targets:
+        """Take a noisy answer apart; counts are noisy too and kept at one or more."""
+        method = self.method
+        lengths = [length for length, _ in self._blocks()]
+        ends = np.cumsum([0, *lengths])
+        parts = [embedding.total[:, low:high] for low, high in pairwise(ends[:6])]
+        counts = np.maximum(parts[0][:, 0] / method.count_weight, LEAST_IMAGES)
+        first = torch.from_numpy(parts[1] / counts[:, None]).to(torch.float32)
+        second = start = labeller = None
+        if method.second_weight:
+            scaled = parts[2] / counts[:, None] / method.second_weight
+            second = torch.from_numpy(scaled).to(torch.float32)
+        if self.start:
+            noise = embedding.noise_std / method.start_weight
+            start = self.start.fit(parts[3] / method.start_weight, counts, noise)
+        if self.second:
+            weight = method.labeller_weight
+            solution = self.second.solve(
+                embedding.shared / weight, parts[4] / weight, embedding.noise_std / weight
+            )
+            assert self.axes is not None
+            labeller = Labeller(self.features, self.axes, torch.from_numpy(solution))
+        return Targets(counts, first, second, start, labeller)
+
+
+@lru_cache(maxsize=1)
+def joint_embedding(method: DPMEPF, spec: PublicSpec) -> JointEmbedding:
+    """The joint embedding of a configuration, built once for plan, answer and training."""
+    return JointEmbedding(method, spec)

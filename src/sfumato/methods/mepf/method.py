@@ -1,0 +1,291 @@
+"""DP-MEPF: match a generator to a once-privatised mean embedding of perceptual features.
+
+Harder, Jalali, Sutherland, Park, arXiv 2205.12900. One noisy sum is released; every generator step
+after it is post-processing, so training longer, or again, costs nothing. What differs from the
+published code, and why, is written in ``docs/methods.md``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sfumato.data.spec import PublicSpec
+from sfumato.errors import UsageError
+from sfumato.features.perceptual import Bound
+from sfumato.methods.base import Batch, check_rules, labels_in_proportion, plan_of
+from sfumato.methods.estimate import reading, seconds_of
+from sfumato.methods.gaussian import loaded_gaussians
+from sfumato.methods.mepf.embedding import Embedding, joint_embedding
+from sfumato.methods.mepf.generator import Generator, refiner
+from sfumato.methods.mepf.labeller import Labeller
+from sfumato.methods.mepf.matching import Matching
+from sfumato.methods.saved_arrays import check_tensors, checked_counts
+from sfumato.privacy import Curator, Query, SumQuery
+
+SAMPLE_BATCH = 500
+
+
+@dataclass(frozen=True)
+class DPMEPF:
+    """Match a generator to a noisy mean embedding of public perceptual features.
+
+    Args:
+        steps: generator steps.
+        batch: generated images a step, over all classes.
+        learning_rate: of Adam, β = (0.5, 0.999), with warm-up and cosine decay.
+        loss: ``moving-average`` or ``two-batch``; see :mod:`sfumato.methods.mepf.matching`.
+        moving_average: decay of the running embedding of generated images.
+        encoder: name of the public encoder.
+        layers: indices of its blocks whose activations are the features.
+        bound: how each image's features are bounded; see :class:`PerceptualFeatures`.
+        compress: keep this many public principal axes of each moment instead of all features.
+        second_weight: weight of the second moment φ₂ in the release; 0 is the paper's "m1".
+        start_coefficients: DCT coefficients of the Gaussian that generated images start from;
+            0 starts from noise alone, as in the paper.
+        start_weight: weight of the start's moments in the release.
+        labeller_size: public axes of the least-squares labeller that names generated images; 0
+            keeps the class they were drawn with, as in the paper.
+        labeller_weight: weight of the labeller's sums in the release.
+        count_weight: weight of the one that gives noisy class sizes.
+        width: channels of the generator.
+        seed_public: public seed of weights and inputs of the generator; privacy noise has none.
+        public: uint8 ``[n, c, h, w]`` public images for scales and axes; scikit-learn's
+            photographs by default.
+
+    Guarantee: one :class:`SumQuery`; everything after it is post-processing.
+
+    Raises:
+        UsageError: a value is outside its rule.
+    """
+
+    name: ClassVar[str] = "mepf"
+
+    steps: int = 1500
+    batch: int = 200
+    learning_rate: float = 5e-4
+    loss: Literal["moving-average", "two-batch"] = "moving-average"
+    moving_average: float = 0.9
+    encoder: str = "efficientnet-lite0"
+    layers: tuple[int, ...] = (3, 5, 8, 11)
+    bound: Bound = "norm"
+    compress: int | None = None
+    second_weight: float = 0.5
+    start_coefficients: int = 80
+    start_weight: float = 1.4
+    labeller_size: int = 300
+    labeller_weight: float = 0.85
+    count_weight: float = 0.15
+    width: int = 48
+    seed_public: int = 0
+    public: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
+    public_digest: str = ""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "steps": self.steps >= 1,
+            "batch": self.batch >= 2,
+            "learning_rate": self.learning_rate > 0,
+            "loss": self.loss in ("moving-average", "two-batch"),
+            "moving_average": 0 <= self.moving_average < 1,
+            "layers": len(self.layers) > 0 and list(self.layers) == sorted(set(self.layers)),
+            "bound": self.bound in ("norm", "clip", "per-layer"),
+            "compress": self.compress is None or self.compress >= 1,
+            "second_weight": self.second_weight >= 0,
+            "start_coefficients": self.start_coefficients >= 0,
+            "labeller_size": self.labeller_size >= 0,
+            "start_weight": self.start_weight > 0,
+            "labeller_weight": self.labeller_weight > 0,
+            "count_weight": self.count_weight > 0,
+        }
+        check_rules(self, rules)
+        if self.public is not None and not self.public_digest:
+            digest = hashlib.sha256(np.ascontiguousarray(self.public).tobytes()).hexdigest()
+            object.__setattr__(self, "public_digest", digest)
+
+    def config(self) -> dict[str, Any]:
+        """The configuration as plain JSON values."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "public"}
+        return {**values, "layers": list(self.layers)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], public: NDArray[np.uint8] | None = None) -> DPMEPF:
+        """The method that wrote ``config``; raises UsageError if its public images differ."""
+        method = cls(**{**config, "layers": tuple(config["layers"])}, public=public)
+        found = "" if public is None else cls(public=public).public_digest
+        if found != method.public_digest:
+            raise UsageError(
+                "this embedding was made with other public images; pass the same with --public."
+            )
+        return method
+
+    def queries(self, spec: PublicSpec) -> list[Query]:
+        """One sum: both moments, class sizes, the start and the labeller in a joint release."""
+        joint = joint_embedding(self, spec)
+        describes = {
+            "encoder": self.encoder,
+            "encoder_digest": joint.features.encoder.digest,
+            "features": joint.width,
+        }
+        return [
+            SumQuery(
+                "embedding",
+                joint.contribution,
+                joint.dimension,
+                joint.norm,
+                by_class=True,
+                shared=joint.shared,
+                describes=describes,
+            )
+        ]
+
+    def estimate(self, spec: PublicSpec) -> dict[str, str]:
+        """Expected time and memory on this machine, measured on public images."""
+        joint = joint_embedding(self, spec)
+        generator = Generator(spec, None, self.width)
+        labels = torch.zeros(self.batch, dtype=torch.int64)
+        noise = torch.Generator().manual_seed(self.seed_public)
+
+        def step() -> None:
+            images = generator.draw(labels, noise)
+            torch.stack(
+                [layer.sum() for layer in joint.features.activations(images)]
+            ).sum().backward()
+
+        (query,) = self.queries(spec)
+        assert isinstance(query, SumQuery)
+        training = f"{seconds_of(step) * self.steps / 60:.0f} minutes for {self.steps:,} steps"
+        return {**reading(query, spec), "training_time": training}
+
+    def fit(self, curator: Curator) -> MEPFModel:
+        """Ask once, then train; a killed run goes on from its checkpoint with the same answer."""
+        plan = plan_of(self, curator)
+        curator.open(plan)
+        (query,) = plan.queries
+        assert isinstance(query, SumQuery)
+        answer = curator.sum(query)
+        embedding = Embedding(
+            answer.total, answer.shared, answer.noise_std, curator.spec, self.config()
+        )
+        return self.learn(embedding, curator.run_folder, curator.quiet)
+
+    def learn(
+        self, embedding: Embedding, folder: Path | None = None, quiet: bool = False
+    ) -> MEPFModel:
+        """Train a generator on a released embedding: post-processing, at no privacy cost.
+
+        ``folder`` keeps the checkpoint that an interrupted training goes on from.
+        """
+        joint = joint_embedding(self, embedding.spec)
+        targets = joint.targets(embedding)
+        generator = Matching(joint, targets, self.seed_public).run(folder, quiet)
+        return MEPFModel(embedding.spec, targets.counts, generator, targets.labeller, embedding)
+
+
+@dataclass(frozen=True)
+class MEPFModel:
+    """A trained generator, its noisy class sizes, and the embedding it was matched to."""
+
+    spec: PublicSpec
+    counts: NDArray[np.float64]
+    generator: Generator
+    labeller: Labeller | None
+    embedding: Embedding | None = None
+
+    @torch.no_grad()
+    def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
+        """Draw ``count`` images in batches, classes in proportion to their noisy sizes.
+
+        With a labeller an image carries the class that the released classifier gives it, which
+        need not be the one it was drawn for.
+        """
+        labels = labels_in_proportion(self.counts, count, np.random.default_rng(seed))
+        noise = torch.Generator().manual_seed(seed)
+        for start in range(0, count, SAMPLE_BATCH):
+            drawn = labels[start : start + SAMPLE_BATCH]
+            pixels = self.generator.draw(torch.from_numpy(drawn), noise)
+            images = (pixels * 255).round().to(torch.uint8).numpy()
+            yield images, drawn if self.labeller is None else self.labeller(images)
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """The model's arrays by name."""
+        network = self.generator.refiner.state_dict()
+        arrays = {f"refiner.{name}": value.contiguous().numpy() for name, value in network.items()}
+        arrays["counts"] = self.counts
+        if self.generator.start:
+            arrays["start.means"] = self.generator.start.means
+            arrays["start.roots"] = self.generator.start.roots
+        if self.labeller:
+            arrays |= {f"labeller.{k}": value for k, value in self.labeller.tensors().items()}
+        return arrays
+
+    def config(self) -> dict[str, Any]:
+        """What :meth:`load` needs besides the arrays."""
+        labeller = None if self.labeller is None else self.labeller.config()
+        return {"width": self.generator.width, "labeller": labeller}
+
+    @classmethod
+    def load(
+        cls, spec: PublicSpec, config: dict[str, Any], tensors: dict[str, NDArray[Any]]
+    ) -> MEPFModel:
+        """Rebuild a model from what was saved (without its embedding)."""
+        start = None
+        if "start.means" in tensors:
+            start = loaded_gaussians(tensors, "start.")
+        weights = _tensors_below(tensors, "refiner.")
+        counts = checked_counts(tensors["counts"], spec)
+        if start is not None and len(start.means) != len(counts):
+            raise ValueError("there must be one Gaussian for each class")
+        check_tensors(lambda: refiner(spec, config["width"]), weights)
+        generator = Generator(spec, start, config["width"]).eval()
+        generator.refiner.load_state_dict(weights)
+        labeller = None
+        if config["labeller"] is not None:
+            labeller = Labeller.load(config["labeller"], _tensors_below(tensors, "labeller."))
+        return cls(spec, counts, generator, labeller)
+
+
+def _tensors_below(tensors: dict[str, NDArray[Any]], prefix: str) -> dict[str, Tensor]:
+    return {
+        key[len(prefix) :]: torch.from_numpy(np.array(value))
+        for key, value in tensors.items()
+        if key.startswith(prefix)
+    }
+
+
+def fit_embedding(
+    path: Path,
+    *,
+    seed_public: int | None = None,
+    steps: int | None = None,
+    public: NDArray[np.uint8] | None = None,
+    folder: Path | None = None,
+    quiet: bool = False,
+) -> MEPFModel:
+    """Train a new generator on a released ``embedding.safetensors``, at no privacy cost.
+
+    Args:
+        path: the released embedding.
+        seed_public: another public seed than the embedding's own.
+        steps: another number of generator steps.
+        public: the public images the embedding was made with, where they were not the default.
+        folder: where the checkpoint of an interrupted training is kept.
+        quiet: show no progress.
+
+    Raises:
+        DataError: the file is not a released embedding.
+        UsageError: ``public`` is not what the embedding was made with.
+    """
+    embedding = Embedding.load(path)
+    changes = {"seed_public": seed_public, "steps": steps}
+    changed = {key: value for key, value in changes.items() if value is not None}
+    method = DPMEPF.from_config({**embedding.config, **changed}, public)
+    return method.learn(embedding, folder, quiet)

@@ -1,0 +1,1 @@
+"""What noise costs: ε by two accountants, and the noise for an ε."""

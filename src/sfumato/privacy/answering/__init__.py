@@ -1,0 +1,1 @@
+"""How the curator answers each query: read, clip, add up, add noise, store."""

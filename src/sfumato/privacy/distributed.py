@@ -1,0 +1,72 @@
+"""The processes that share the work of one run; alone, or started by ``torchrun``.
+
+All ranks hold the same model and see the same answers. Rank 0 alone keeps the ledger and draws the
+noise; the others give it their part of each sum.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Value = TypeVar("Value")
+
+
+def join() -> None:
+    """Join the process group that ``torchrun`` describes, if it does; at most once."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def rank() -> int:
+    """This process's number; 0 when alone."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def size() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this process keeps the ledger, draws the noise and writes files."""
+    return rank() == 0
+
+
+def add_up(tensor: Tensor) -> Tensor:
+    """The sum of ``tensor`` over all ranks, in place."""
+    if size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def from_first(value: Value | None) -> Value:
+    """Rank 0's ``value`` on every rank; any picklable object, from ranks that trust each other."""
+    if size() == 1:
+        assert value is not None
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    received = box[0]
+    assert received is not None
+    return received
+
+
+def tensor_from_first(tensor: Tensor) -> Tensor:
+    """Rank 0's ``tensor`` on every rank, in place."""
+    if size() > 1:
+        dist.broadcast(tensor, src=0)
+    return tensor
+
+
+def share(count: int) -> slice:
+    """This rank's slice of ``count`` units; sizes differ by at most one, and may be empty."""
+    whole, extra = divmod(count, size())
+    start = rank() * whole + min(rank(), extra)
+    return slice(start, start + whole + (rank() < extra))

@@ -1,0 +1,1 @@
+"""Gradients of single units: clipped and added up, or compressed to votes."""

@@ -1,0 +1,1 @@
+"""Secret randomness: discrete Gaussian noise, keys and Poisson samples."""

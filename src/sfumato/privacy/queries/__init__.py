@@ -1,0 +1,1 @@
+"""The five queries that a method may ask: each bounded whatever the data holds."""

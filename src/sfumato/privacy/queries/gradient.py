@@ -1,0 +1,107 @@
+"""The query ``gradient``: noisy sums of clipped gradients; ``docs/proofs.md``, "gradient"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from sfumato.errors import UsageError
+from sfumato.privacy.accounting.events import Event
+from sfumato.privacy.budget import RELATIONS, Relation
+from sfumato.privacy.gradients.topagg import TopSigns
+from sfumato.privacy.queries.checks import (
+    check_name,
+    check_positive,
+    check_sampled,
+)
+
+
+@dataclass(frozen=True)
+class GradientQuery:
+    """``steps`` noisy sums of bounded gradients, each over a fresh Poisson sample of the units.
+
+    Args:
+        name: what the method calls it; unique in a plan.
+        dimension: number of parameters.
+        clip_norm: C, the L2 norm that one unit's gradient is clipped to; None with ``compress``.
+        sampling_rate: q, the probability with which a unit, independently, is in a step's sample.
+        steps: how many sums will be asked for.
+        relative_noise: this query's noise multiplier relative to the plan's other queries.
+        describes: public JSON values that say what is trained.
+        compress: add up votes of this kind instead of clipped gradients (TopAgg, arXiv
+            2103.11109): the k largest entries of each unit's gradient as signs, so that C = √k.
+
+    Guarantee: each step is a Poisson-sampled Gaussian of sensitivity C under add-or-remove-one and
+    2C under replace-one; ``docs/proofs.md``, section "gradient".
+
+    Raises:
+        UsageError: a value is outside its rule.
+    """
+
+    mechanism: ClassVar[str] = "gradient"
+
+    name: str
+    dimension: int
+    clip_norm: float | None
+    sampling_rate: float
+    steps: int
+    relative_noise: float = 1.0
+    describes: Mapping[str, Any] = field(default_factory=dict)
+    compress: TopSigns | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if (self.clip_norm is None) == (self.compress is None):
+            raise UsageError(
+                f"query {self.name!r}: clip_norm={self.clip_norm} and compress={self.compress} "
+                "exclude each other: a vote has a norm of its own. Give one and set the other to "
+                "None."
+            )
+        check_positive(self.name, clip_norm=self.bound, relative_noise=self.relative_noise)
+        check_sampled(self.name, self.sampling_rate, steps=self.steps, dimension=self.dimension)
+        if self.compress is not None and self.compress.entries > self.dimension:
+            raise UsageError(
+                f"query {self.name!r}: entries={self.compress.entries} must be at most its "
+                f"dimension={self.dimension}."
+            )
+
+    @property
+    def bound(self) -> float:
+        """C, the largest L2 norm of what one unit adds: the clip norm, or √k of a vote."""
+        if self.compress is not None:
+            return self.compress.norm
+        assert self.clip_norm is not None
+        return self.clip_norm
+
+    def sensitivity(self) -> dict[Relation, float]:
+        """L2 sensitivity of one step under each relation, in the units of the gradient."""
+        return dict(zip(RELATIONS, (self.bound, 2 * self.bound), strict=True))
+
+    def event(self, relation: Relation) -> Event:
+        """The query's event, its noise relative to the plan's common scale."""
+        bound = self.sensitivity()
+        return Event(
+            query=self.mechanism,
+            name=self.name,
+            clip_norm=self.bound,
+            sensitivity=bound,
+            noise_std=self.relative_noise * bound[relation],
+            count=self.steps,
+            sampling_rate=self.sampling_rate,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything public about the query, as plain JSON values."""
+        compress = {} if self.compress is None else {"compress": asdict(self.compress)}
+        return {
+            **self.describes,
+            **compress,
+            "query": self.mechanism,
+            "name": self.name,
+            "dimension": self.dimension,
+            "clip_norm": self.clip_norm,
+            "sampling_rate": self.sampling_rate,
+            "steps": self.steps,
+            "relative_noise": self.relative_noise,
+        }

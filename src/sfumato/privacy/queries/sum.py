@@ -1,0 +1,111 @@
+"""The query ``sum``: one noisy total over all units; ``docs/proofs.md``, "sum"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from sfumato.errors import UsageError
+from sfumato.privacy.accounting.events import Event
+from sfumato.privacy.budget import RELATIONS, Relation
+from sfumato.privacy.clipping import clipped_sum
+from sfumato.privacy.queries.checks import (
+    check_dimension,
+    check_name,
+    check_positive,
+)
+
+Contribution = Callable[[Tensor, Tensor], Tensor]
+"""(uint8 ``[b, c, h, w]``, int64 ``[b]``) → float ``[b, d]``; each row from its own example."""
+
+
+@dataclass(frozen=True)
+class SumQuery:
+    """Σ f(x, y) over all units, each clipped to L2 norm C, plus exact Gaussian noise.
+
+    Args:
+        name: what the method calls it; unique in a plan.
+        contribution: the public function f; one row per example, from that example alone.
+        dimension: number of coordinates f returns.
+        clip_norm: C, in the units of f.
+        by_class: add each unit's f to the block of its own class: the answer has one row a class
+            and sensitivity is unchanged, because a unit touches one row.
+        shared: with ``by_class``, how many of f's last coordinates are added over all classes
+            instead (a covariance that all classes share, in the same release).
+        nonnegative: raise f's negative coordinates to zero (replace-one then moves by √2·C).
+        relative_noise: this query's noise multiplier relative to the plan's other queries.
+        describes: public JSON values that say what f is, for the plan and the certificate.
+
+    Guarantee: sensitivity C under add-or-remove-one and 2C (√2·C if ``nonnegative``) under
+    replace-one; ``docs/proofs.md``, section "sum".
+
+    Raises:
+        UsageError: a value is outside its rule.
+    """
+
+    mechanism: ClassVar[str] = "sum"
+
+    name: str
+    contribution: Contribution = field(compare=False, repr=False)
+    dimension: int
+    clip_norm: float
+    by_class: bool = False
+    shared: int = 0
+    nonnegative: bool = False
+    relative_noise: float = 1.0
+    describes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        check_positive(self.name, clip_norm=self.clip_norm, relative_noise=self.relative_noise)
+        check_dimension(self.name, dimension=self.dimension)
+        if not 0 <= self.shared < self.dimension:
+            raise UsageError(
+                f"query {self.name!r}: shared={self.shared} must lie in [0, {self.dimension})."
+            )
+
+    def values(self, images: Tensor, labels: Tensor) -> Tensor:
+        """What each unit would contribute, float ``[b, d]``, not yet bounded."""
+        return self.contribution(images, labels)
+
+    def clipped_sum(self, values: Tensor, chosen: Tensor, bounds: Tensor | None = None) -> Tensor:
+        """Sum of at most sixteen chosen rows, each clipped to its bound, in steps of C · 2⁻²⁰."""
+        return clipped_sum(values, chosen, self.clip_norm, self.nonnegative, bounds)
+
+    def sensitivity(self) -> dict[Relation, float]:
+        """L2 sensitivity under each relation, in the units of f."""
+        replace = math.sqrt(2) if self.nonnegative else 2.0
+        return dict(zip(RELATIONS, (self.clip_norm, replace * self.clip_norm), strict=True))
+
+    def shape(self, classes: int) -> tuple[int, int]:
+        """Shape of the answer's ``total`` for a data set of ``classes`` classes (0: unlabelled)."""
+        return (max(classes, 1) if self.by_class else 1), self.dimension - self.shared
+
+    def event(self, relation: Relation) -> Event:
+        """The query's event, its noise relative to the plan's common scale."""
+        bound = self.sensitivity()
+        return Event(
+            query=self.mechanism,
+            name=self.name,
+            clip_norm=self.clip_norm,
+            sensitivity=bound,
+            noise_std=self.relative_noise * bound[relation],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything public about the query, as plain JSON values."""
+        return {
+            **self.describes,
+            "query": self.mechanism,
+            "name": self.name,
+            "dimension": self.dimension,
+            "clip_norm": self.clip_norm,
+            "by_class": self.by_class,
+            "shared": self.shared,
+            "nonnegative": self.nonnegative,
+            "relative_noise": self.relative_noise,
+        }

@@ -1,0 +1,1 @@
+"""Private records while they are worked on: units, shards, decoded images."""

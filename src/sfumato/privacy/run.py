@@ -1,0 +1,142 @@
+"""The private run folder: where a run keeps its answers and checkpoints so that it can go on.
+
+Everything here lies outside the release. Answers are public once released, but they are stored
+beside things that are not, so the folder is private as a whole and readable by its owner only.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from platformdirs import user_state_path
+from safetensors.numpy import load, save
+
+from sfumato.disk import write_atomically
+from sfumato.errors import LedgerError
+from sfumato.privacy.ledger import digest
+
+
+def default_state() -> Path:
+    """Where ledgers and private runs live unless ``--state`` says otherwise."""
+    return Path(os.environ.get("SFUMATO_STATE") or user_state_path("sfumato"))
+
+
+def data_set_folder(state: Path, location_key: str) -> Path:
+    """The private folder of one data set below ``state``: ledger and runs."""
+    readable = "".join(c if c.isalnum() else "-" for c in location_key)[-40:].strip("-")
+    return state / f"{readable}-{digest(location_key)[:12]}"
+
+
+class Run:
+    """One run's private folder, held against other processes while it is open.
+
+    Args:
+        data_folder: the data set's private folder.
+        run_id: name of the run.
+        hold: lock it; other ranks of the same run do not.
+
+    Raises:
+        LedgerError: another process is working on the same run.
+    """
+
+    def __init__(self, data_folder: Path, run_id: str, hold: bool = True) -> None:
+        self.id = run_id
+        self.folder = data_folder / "runs" / run_id
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = FileLock(self.folder / "run.lock", timeout=0)
+        try:
+            if hold:
+                self._lock.acquire()
+        except Timeout as error:
+            raise LedgerError(
+                f"run {run_id} is being worked on by another process. Wait for it, or pass "
+                "--fresh to charge a second run."
+            ) from error
+
+    def release(self) -> None:
+        """Let other processes have the run."""
+        self._lock.release()
+
+    def read_answer(self, name: str, expected_digest: str) -> NDArray[np.int64]:
+        """The stored answer to a query, in grid steps.
+
+        Raises:
+            LedgerError: the file is missing or is not what the ledger says was answered.
+        """
+        path = self._answer_path(name)
+        answer = self._load(path)
+        if answer_digest(answer) != expected_digest:
+            raise self._damaged(path)
+        return answer
+
+    def unconfirmed_answer(self, name: str) -> NDArray[np.int64] | None:
+        """An answer that was stored but not yet in the ledger when the run was killed.
+
+        Raises:
+            LedgerError: the file is damaged.
+        """
+        path = self._answer_path(name)
+        return self._load(path) if path.exists() else None
+
+    def write_answer(self, name: str, grid: NDArray[np.int64]) -> str:
+        """Store a noisy answer durably and return its digest for the ledger.
+
+        Raises:
+            LedgerError: the disk refuses; the answer must then not leave the curator.
+        """
+        store(self._answer_path(name), save({"grid": np.ascontiguousarray(grid)}))
+        return answer_digest(grid)
+
+    def is_same_data(self, fingerprint: str) -> bool:
+        """Whether the data set has not changed since the run's first query was computed.
+
+        Raises:
+            LedgerError: the disk refuses to store the first fingerprint, or it was lost.
+        """
+        path = self.folder / "fingerprint"
+        if not path.exists():
+            if any(self.folder.glob("answer-*")) or any(self.folder.glob("steps-*/[0-9]*")):
+                raise self._damaged(path)
+            store(path, fingerprint.encode())
+        return path.read_bytes() == fingerprint.encode()
+
+    def _answer_path(self, name: str) -> Path:
+        return self.folder / f"answer-{name}.safetensors"
+
+    def _load(self, path: Path) -> NDArray[np.int64]:
+        try:
+            return load(path.read_bytes())["grid"]
+        except Exception as error:
+            raise self._damaged(path) from error
+
+    def _damaged(self, path: Path) -> LedgerError:
+        return LedgerError(
+            f"{path} is missing or damaged, but this run has answered; a query is never answered "
+            "twice. Restore the file, or pass --fresh to charge a new run."
+        )
+
+
+def answer_digest(answer: NDArray[Any]) -> str:
+    """SHA-256 that ties an answer to its ledger entry."""
+    ordered = answer.astype(answer.dtype.newbyteorder("<"))
+    return digest([list(answer.shape), ordered.tobytes().hex()])
+
+
+def store(path: Path, content: bytes) -> None:
+    """Replace ``path`` durably by what an answer rests on.
+
+    Raises:
+        LedgerError: the disk refuses; then nothing may leave the curator.
+    """
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise LedgerError(
+            f"{path} cannot be written ({error.strerror}), so nothing is answered. Free the "
+            "disk and run the same command again: it goes on where it was."
+        ) from error

@@ -1,0 +1,202 @@
+"""Whether the images of a release are images and nothing more, in each of the three formats."""
+
+from __future__ import annotations
+
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sfumato.data.layout import safe_folder_names
+from sfumato.data.spec import PublicSpec
+from sfumato.data.writers import parquet_schema
+from sfumato.release.files import IMAGES, LARGEST_IMAGE_FILE
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_COLOURS = {1: 0, 3: 2}
+_IMAGE_NAME = re.compile(r"\d{6,12}\.png")
+_SHARD_NAMES = {
+    ".parquet": re.compile(r"[a-z]+-\d{5}-of-\d{5}\.parquet"),
+    ".tar": re.compile(r"[a-z]+-\d{6}\.tar"),
+}
+_SUFFIXES = {"folder": ".png", "parquet": ".parquet", "webdataset": ".tar"}
+_SCHEMA_KEYS = {b"huggingface", b"ARROW:schema"}
+_PARQUET_FRAME = 12  # "PAR1" at both ends and the footer's length
+_MOST_ROWS_IN_GROUP = 10_000
+_LARGEST_GROUP = 2**30
+
+Finding = tuple[str, int]
+"""A problem or an empty text, and how many images were looked at."""
+
+
+def check_images(
+    release: Path, names: list[str], form: str, spec: PublicSpec
+) -> tuple[list[str], int]:
+    """Look at every image of a release; return the problems and the number of images.
+
+    names: the files under ``images/``. form: ``folder``, ``parquet`` or ``webdataset``.
+    """
+    suffix, problems, count = _SUFFIXES.get(form), [], 0
+    if suffix is None:
+        return [f"images: format {form!r:.40} is none of {', '.join(_SUFFIXES)}"], 0
+    look = {".png": _look_at_png, ".parquet": _look_at_parquet, ".tar": _look_at_tar}[suffix]
+    folders = {f"{IMAGES}/{name}" for name in safe_folder_names(spec.classes)} or {IMAGES}
+    with os.scandir(release / IMAGES) as entries:
+        for entry in entries:
+            if entry.is_dir() and (suffix != ".png" or f"{IMAGES}/{entry.name}" not in folders):
+                problems.append(f"{entry.name[:200]!r} is no folder of the writer of {form}")
+    for name in names:
+        path = PurePosixPath(name)
+        if suffix == ".png":
+            fits = str(path.parent) in folders and _IMAGE_NAME.fullmatch(path.name)
+        else:
+            fits = str(path.parent) == IMAGES and _SHARD_NAMES[suffix].fullmatch(path.name)
+        if not fits:
+            problems.append(f"{name[:200]!r} is not where the writer of {form} puts images")
+            continue
+        try:
+            for problem, images in look(release / name, spec):
+                count += images
+                if problem:
+                    problems.append(f"{name}: {problem}")
+                    break
+        except (OSError, ValueError, EOFError, tarfile.TarError, pa.ArrowException):
+            problems.append(f"{name} is damaged")
+    return problems, count
+
+
+def _look_at_png(path: Path, spec: PublicSpec) -> Iterator[Finding]:
+    yield png_problem(path.read_bytes(), spec) or "", 1
+
+
+def _look_at_parquet(path: Path, spec: PublicSpec) -> Iterator[Finding]:
+    with pq.ParquetFile(path) as file:
+        schema, metadata = file.schema_arrow, file.metadata
+        expected = parquet_schema(spec.classes, spec.channels)
+        if schema.names != expected.names:
+            yield "its columns are not image and label", 0
+            return
+        same = schema.equals(expected, check_metadata=True)
+        if not same or set(metadata.metadata or {}) - _SCHEMA_KEYS:
+            yield "its schema or metadata holds more than the writer's", 0
+            return
+        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+        columns = [group.column(at) for group in groups for at in range(group.num_columns)]
+        told = sum(column.total_compressed_size for column in columns) + metadata.serialized_size
+        if told + _PARQUET_FRAME != path.stat().st_size:
+            yield "holds bytes that belong to no column", 0
+            return
+        if any(
+            group.num_rows > _MOST_ROWS_IN_GROUP or group.total_byte_size > _LARGEST_GROUP
+            for group in groups
+        ):
+            yield "its row groups are larger than the writer's", 0
+            return
+        for batch in file.iter_batches(batch_size=1000):
+            for row in batch.to_pylist():
+                yield _row_problem(row, spec), 1
+
+
+def _row_problem(row: dict[str, object], spec: PublicSpec) -> str:
+    image, label = row["image"], row.get("label", 0)
+    if not isinstance(image, dict) or set(image) != {"bytes", "path"}:
+        return "an image is not bytes and path"
+    if not _IMAGE_NAME.fullmatch(str(image["path"])):
+        return "an image's path is not its number"
+    if not isinstance(label, int) or not 0 <= label < max(1, len(spec.classes)):
+        return "a label is outside the classes"
+    if not isinstance(image["bytes"], bytes):
+        return "an image is not bytes"
+    return png_problem(image["bytes"], spec) or ""
+
+
+def _look_at_tar(path: Path, spec: PublicSpec) -> Iterator[Finding]:
+    labels = {str(label).encode() for label in range(len(spec.classes))}
+    with open(path, "rb") as raw, tarfile.open(path, "r:") as tar:
+        at = 0
+        while (member := tar.next()) is not None:
+            tar.members = []  # type: ignore[attr-defined]  # else it keeps every header
+            if member.offset != at or not 0 < member.size <= LARGEST_IMAGE_FILE[".png"]:
+                yield "a member is too large, or is not where the one before it ends", 0
+                return
+            raw.seek(at)
+            if raw.read(tarfile.BLOCKSIZE) != _written_header(member):
+                yield "a member's header names a time, a user or more than a plain file", 0
+                return
+            padding = -member.size % tarfile.BLOCKSIZE
+            raw.seek(member.offset_data + member.size)
+            if any(raw.read(padding)):
+                yield "holds bytes between two members", 0
+                return
+            at = member.offset_data + member.size + padding
+            content = tar.extractfile(member)
+            data = content.read() if content else b""
+            if _IMAGE_NAME.fullmatch(member.name):
+                yield png_problem(data, spec) or "", 1
+            elif not re.fullmatch(r"\d{6,12}\.cls", member.name) or data not in labels:
+                yield "a member is neither an image nor its label", 0
+                return
+        end = tar.offset
+    with open(path, "rb") as file:
+        file.seek(end)
+        rest = file.read(2 * tarfile.RECORDSIZE + 1)
+    if not 2 * tarfile.BLOCKSIZE <= len(rest) <= 2 * tarfile.RECORDSIZE or any(rest):
+        yield "is cut off, or holds bytes after its end", 0
+
+
+def _written_header(member: tarfile.TarInfo) -> bytes:
+    """The header that the writer gives to a file of this name and size."""
+    plain = tarfile.TarInfo(member.name)
+    plain.size = member.size
+    return plain.tobuf(tarfile.USTAR_FORMAT)
+
+
+def png_problem(data: bytes, spec: PublicSpec | None) -> str | None:
+    """Say what keeps ``data`` from being one plain 8-bit PNG without any text, time or hidden byte.
+
+    spec: the size and channels that it must have; None leaves them open.
+    """
+    if not data.startswith(_SIGNATURE):
+        return "is no PNG"
+    at, kinds, pixels = len(_SIGNATURE), [], []
+    while at < len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        body, crc = data[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]
+        if len(crc) != 4 or zlib.crc32(kind + body) != int.from_bytes(crc, "big"):
+            return "is a damaged PNG"
+        if kind not in (b"IHDR", b"IDAT", b"IEND"):
+            return f"holds a PNG chunk {kind.decode('latin-1')!r}, which may say more than pixels"
+        if kind == b"IDAT":
+            pixels.append(body)
+        elif kind == b"IHDR":
+            header = body
+        elif body:
+            return "holds bytes in its last PNG chunk"
+        kinds.append(kind)
+        at += 12 + length
+    if kinds != [b"IHDR", *[b"IDAT"] * len(pixels), b"IEND"] or len(header) != 13:
+        return "has PNG chunks out of order, or bytes after its end"
+    return _pixel_problem(header, b"".join(pixels), spec)
+
+
+def _pixel_problem(header: bytes, compressed: bytes, spec: PublicSpec | None) -> str | None:
+    width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
+    channels = {colour: number for number, colour in _COLOURS.items()}.get(header[9])
+    if header[8] != 8 or channels is None or header[10:] != b"\0\0\0" or width * height > 2**26:
+        return "is no plain grey or colour PNG of 8 bits"
+    if spec is not None and (height, width, channels) != (spec.height, spec.width, spec.channels):
+        return f"is {height}x{width}x{channels}, not of the size that the certificate says"
+    size = height * (1 + width * channels)
+    stream = zlib.decompressobj()
+    try:
+        rows = stream.decompress(compressed, size + 1)
+    except zlib.error:
+        return "is a damaged PNG"
+    if len(rows) != size or not stream.eof or stream.unused_data:
+        return "has more or fewer pixels than its PNG header says"
+    return None

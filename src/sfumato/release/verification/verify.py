@@ -1,0 +1,186 @@
+"""Verify a release: does it prove its ε, is it whole, and does it hold nothing private?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import sfumato
+from sfumato.errors import CertificateError
+from sfumato.privacy import Relation
+from sfumato.release import strict_json
+from sfumato.release.certificate import Certificate, core_of, own_digest, read_certificate
+from sfumato.release.files import (
+    CARD,
+    IMAGES,
+    METRICS,
+    MODEL,
+    SAMPLES,
+    digests,
+    file_digest,
+    list_files,
+)
+from sfumato.release.strict_json import mismatches
+from sfumato.release.verification import claim, leaks, metrics, pictures
+from sfumato.release.writing.card import make_card
+
+MOST_PROBLEMS = 50
+STAMPED = (
+    "NOT PRIVATE: the noise of this run came from a known seed, so anybody can subtract it. Such "
+    "a release is for tests only and must not be shared."
+)
+_RELEASE = {"made_by": str, "format": str, "samples": int, "seed_public": int}
+_MADE_BY = ("synthesize", "sample", "fit-embedding")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a verified release guarantees.
+
+    ``epsilon_by_relation`` is what the certificate claims, ``recomputed`` is the same by the
+    closed form, the accountant that the writer did not use. ``metrics_recomputed`` is what the
+    published metrics, if there are any, have cost the images that they were measured on.
+    """
+
+    epsilon: float
+    delta: float
+    relation: str
+    unit: str
+    epsilon_by_relation: Mapping[Relation, float]
+    recomputed: Mapping[Relation, float]
+    method: str
+    samples: int
+    metrics_delta: float | None = None
+    metrics_recomputed: Mapping[Relation, float] | None = None
+    metrics_unit: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict as plain JSON values."""
+        return asdict(self)
+
+
+def verify(release: str | os.PathLike[str]) -> Verification:
+    """Check a release folder against its certificate and for private leftovers.
+
+    Nothing in the folder is trusted: no link is followed, nothing is unpickled, and sizes are
+    bounded. ``docs/certificate.md`` lists what is checked and what no check can show.
+
+    Raises:
+        CertificateError: the release fails; the message names every problem.
+    """
+    folder = Path(release)
+    certificate = read_certificate(folder)
+    found = list(problems(folder, certificate))
+    if claim.is_stamped(certificate):
+        found.insert(0, STAMPED)
+    if found:
+        shown = "".join(f"\n  - {problem}" for problem in found[:MOST_PROBLEMS])
+        more = f"\n  and {len(found) - MOST_PROBLEMS} more" if len(found) > MOST_PROBLEMS else ""
+        raise CertificateError(f"{folder}: the release fails verification.{shown}{more}")
+    return Verification(
+        certificate["epsilon"],
+        certificate["delta"],
+        certificate["relation"],
+        certificate["unit"],
+        certificate["epsilon_by_relation"],
+        claim.recompute(certificate),
+        certificate["method"]["name"],
+        certificate["release"]["samples"],
+        *_price_of_metrics(certificate),
+    )
+
+
+def _price_of_metrics(
+    certificate: Certificate,
+) -> tuple[float | None, Mapping[Relation, float] | None, str | None]:
+    """δ, ε and unit of the published metrics, if there are any."""
+    core = certificate.get(metrics.PART)
+    if core is None:
+        return None, None, None
+    return core["delta"], claim.recompute(core), core["unit"]
+
+
+def problems(folder: Path, certificate: Certificate) -> Iterator[str]:
+    """Yield a sentence for everything that is wrong, except the stamp of an insecure run."""
+    if certificate.get("digest") != own_digest(certificate):
+        yield "the certificate was changed: its digest does not fit it"
+    about_claim = list(claim.problems(core_of(certificate)))
+    yield from about_claim
+    yield from leaks.certificate_leaks(certificate)
+    about_release = list(mismatches(certificate.get("release"), _RELEASE, "certificate.release"))
+    if not about_release and certificate["release"]["made_by"] not in _MADE_BY:
+        about_release.append(f"certificate.release.made_by must be one of {', '.join(_MADE_BY)}")
+    yield from about_release
+    try:
+        names, unexpected = list_files(folder)
+        yield from unexpected
+        if unexpected:
+            return  # files of any size or kind are not opened
+        yield from _changed_files(folder, names, certificate.get("files"))
+        yield from leaks.file_leaks(folder, names, claim.is_stamped(certificate))
+        about_metrics = list(metrics.problems(folder, names, certificate))
+        yield from about_metrics
+        if not about_claim and not about_release:
+            yield from _images(folder, names, certificate)
+            if CARD in names and not about_metrics:
+                yield from _card(folder, names, certificate)
+    except OSError as error:
+        yield f"a file cannot be read ({error.strerror})"
+
+
+def _changed_files(folder: Path, names: list[str], claimed: object) -> Iterator[str]:
+    if not isinstance(claimed, dict):
+        yield "certificate.files must be an object"
+        return
+    actual = digests(folder, names)
+    for name in sorted(claimed.keys() | actual.keys() | {CARD, MODEL, SAMPLES}):
+        if name not in claimed:
+            yield f"{name[:200]!r} is not named by the certificate"
+        elif name not in actual:
+            yield f"{name[:200]!r} is missing"
+        elif claimed[name] != actual[name]:
+            yield f"{name!r} was changed: its digest is not the certificate's"
+
+
+def _images(folder: Path, names: list[str], certificate: Certificate) -> Iterator[str]:
+    spec = claim.spec_of(certificate)
+    images = [name for name in names if name.startswith(f"{IMAGES}/")]
+    stated = certificate["release"]
+    found, count = pictures.check_images(folder, images, stated["format"], spec)
+    yield from found
+    if not found and count != stated["samples"]:
+        yield f"there are {count} images, but the certificate says {stated['samples']}"
+
+
+def _card(folder: Path, names: list[str], certificate: Certificate) -> Iterator[str]:
+    # Another version may have other words; then the digest and the linter must do.
+    if certificate["sfumato"] != sfumato.__version__:
+        return
+    bought = None
+    if METRICS in names:
+        bought = strict_json.parse((folder / METRICS).read_bytes(), METRICS)
+    if (folder / CARD).read_text("utf-8", "replace") != make_card(certificate, names, bought):
+        yield f"{CARD} says something else than the card of this certificate"
+
+
+def trusted_core(release: Path, name: str) -> Certificate:
+    """The core of a release, after judging its claim, for another release made from its ``name``.
+
+    Raises:
+        CertificateError: the claim fails, or the file is not the one that was released.
+    """
+    certificate = read_certificate(release)
+    core = core_of(certificate)
+    found = [*claim.problems(core), *leaks.certificate_leaks(core)]
+    files, path = certificate.get("files"), release / name
+    if path.is_symlink() or not path.is_file():
+        found.append(f"{name} is missing")
+    elif not isinstance(files, dict) or files.get(name) != file_digest(path):
+        found.append(f"{name} was changed: its digest is not the certificate's")
+    if found:
+        shown = "; ".join(found[:MOST_PROBLEMS])
+        raise CertificateError(f"{release}: another release cannot be made from it: {shown}.")
+    return core

@@ -1,0 +1,75 @@
+"""The data set card: README.md with Hugging Face's front matter, in words for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from sfumato.release.certificate import RECORD
+from sfumato.release.files import EMBEDDING
+from sfumato.release.verification.claim import is_stamped
+from sfumato.release.verification.numbers import factor
+from sfumato.release.writing.citations import citations
+
+_SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)
+
+
+def make_card(
+    certificate: Mapping[str, Any],
+    names: Sequence[str],
+    metrics: Mapping[str, Any] | None = None,
+) -> str:
+    """Write a release's card from its certificate (files and digest may still be missing).
+
+    names: the release's files so far, relative. metrics: those that were bought, if any were.
+    """
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["eps"] = lambda value: f"{value:.4g}"
+    environment.filters["percent"] = _percent
+    environment.filters["factor"] = factor
+    room = files("sfumato.release.writing")
+    template = room.joinpath("card.md.jinja").read_text(encoding="utf-8")
+    samples = certificate["release"]["samples"]
+    return environment.from_string(template).render(
+        certificate=certificate,
+        title="Synthetic images with differential privacy",
+        classes=certificate["classes"],
+        spec=certificate["spec"],
+        total={"units": [], **certificate["data_set_total"]},
+        unit=certificate["spec"].get("unit"),
+        one="unit" if "unit" in certificate["spec"] else RECORD,
+        samples=samples,
+        size_category=next((name for most, name in _SIZES if samples < most), "10M<n<100M"),
+        form=certificate["release"]["format"],
+        shards=_shards([name for name in names if name.endswith(".tar")]),
+        embedding=EMBEDDING in names,
+        stamped=is_stamped(certificate),
+        citations=citations(certificate),
+        metrics=metrics,
+        bought=certificate.get("published_metrics"),
+    )
+
+
+def _percent(measured: Mapping[str, Any]) -> str:
+    """A share that was bought, with the deviation of its noise."""
+    if measured["value"] is None:
+        return "drowned in the noise"
+    return f"{100 * measured['value']:.1f} % ± {100 * measured['deviation']:.1f}"
+
+
+def _shards(names: list[str]) -> str:
+    """Name one tar, or several in the braces that WebDataset expands."""
+    last = max(names, default="").rpartition("/")[2]
+    number = last.rpartition("-")[2].removesuffix(".tar")
+    return last.replace(number, f"{{000000..{number}}}") if len(names) > 1 else last

@@ -1,0 +1,236 @@
+"""Write a release whole or not at all."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from sfumato.data.writers import write_images
+from sfumato.errors import CertificateError, UsageError
+from sfumato.methods.base import Batch, Model
+from sfumato.release import certificate as certificates
+from sfumato.release.certificate import NAME, Certificate
+from sfumato.release.files import (
+    CARD,
+    EMBEDDING,
+    IMAGES,
+    LARGEST,
+    METRICS,
+    MODEL,
+    REPORT,
+    SAMPLES,
+    digests,
+    file_digest,
+    list_files,
+)
+from sfumato.release.verification.leftovers import writing_into
+from sfumato.release.verification.verify import problems
+from sfumato.release.writing.card import make_card
+from sfumato.release.writing.grid import SampleGrid
+from sfumato.release.writing.swap import exchange
+
+
+def check_target(out: Path, force: bool = False) -> None:
+    """Refuse a place where a release would destroy something else.
+
+    Raises:
+        UsageError: ``out`` is a file, holds a release and ``force`` is not given, or holds
+            anything else.
+    """
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UsageError(f"out={out} is a file or a link. Name a new folder.")
+    if out.is_dir() and any(out.iterdir()):
+        if not _is_release(out):
+            raise UsageError(
+                f"out={out} holds files that are no release, so it is never replaced. Name a new "
+                "or empty folder."
+            )
+        if not force:
+            raise UsageError(
+                f"out={out} already holds a release. Name another folder, or replace it with "
+                "--force (force=True)."
+            )
+
+
+def _is_release(folder: Path) -> bool:
+    try:
+        certificates.read_certificate(folder)
+    except CertificateError:
+        return False
+    return {path.name for path in folder.iterdir()} <= {*LARGEST, IMAGES}
+
+
+def write_release(
+    out: Path,
+    model: Model,
+    core: Mapping[str, Any],
+    batches: Iterable[Batch],
+    *,
+    format: str = "folder",
+    made_by: str = "synthesize",
+    seed_public: int = 0,
+    force: bool = False,
+) -> Path:
+    """Write a release into ``out`` and return it; a crash leaves the old state of ``out``.
+
+    Args:
+        out: a new or empty folder, or a release to replace with ``force``.
+        model: the released model; its ``embedding``, if it has one, is released too.
+        core: what the run spent, ``make_core(curator.record())`` or another release's.
+        batches: released images uint8 ``[b, c, h, w]`` and labels int64 ``[b]``, streamed.
+        format: ``folder``, ``parquet`` or ``webdataset``.
+        made_by: the command that makes it; ``seed_public``: the public seed of the draw.
+
+    Raises:
+        UsageError: ``out`` holds something else.
+        CertificateError: what was written does not pass :func:`verify`; nothing is left of it.
+    """
+    check_target(out, force)
+    with _replacing(out) as part:
+        made = {"made_by": made_by, "seed_public": seed_public}
+        _fill(part, model, core, batches, format, made)
+    return out
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """Give a new folder that takes the place of ``out`` if the block ends without an error."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    mark = secrets.token_hex(4)
+    part = out.with_name(f".{out.name}.{mark}.part")
+    with writing_into(out.parent, f".{glob.escape(out.name)}.????????.part"):
+        part.mkdir()
+        try:
+            yield part
+            _make_durable()
+            if not out.exists():
+                part.rename(out)
+            elif not exchange(part, out):  # else the old one is removed below
+                old = out.with_name(f".{out.name}.{mark}.old")
+                out.rename(old)
+                part.rename(out)
+                shutil.rmtree(old)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _fill(
+    part: Path,
+    model: Model,
+    core: Mapping[str, Any],
+    batches: Iterable[Batch],
+    format: str,
+    made: Mapping[str, Any],
+) -> None:
+    grid = SampleGrid(model.spec)
+    count = write_images(_seen(batches, grid), model.spec.classes, part, format)
+    (part / SAMPLES).write_bytes(grid.to_png())
+    _save_model(part / MODEL, model, core)
+    if embedding := getattr(model, "embedding", None):
+        embedding.save(part / EMBEDDING)
+        shutil.copymode(part / SAMPLES, part / EMBEDDING)
+    release = {**made, "format": format, "samples": count}
+    names, _ = list_files(part)
+    (part / CARD).write_text(make_card({**core, "release": release}, names), encoding="utf-8")
+    names, _ = list_files(part)
+    finished = certificates.complete(core, release, digests(part, names))
+    (part / NAME).write_bytes(certificates.to_bytes(finished))
+    if found := list(problems(part, finished)):
+        raise CertificateError(
+            f"the release was not published, because it does not verify: {'; '.join(found[:10])}. "
+            "The run can go on: run the same command again once this is mended."
+        )
+
+
+def _seen(batches: Iterable[Batch], grid: SampleGrid) -> Iterator[Batch]:
+    for images, labels in batches:
+        grid.add(images, labels)
+        yield images, labels
+
+
+def _save_model(path: Path, model: Model, core: Mapping[str, Any]) -> None:
+    """Save what ``sfumato.methods.load_model`` reads."""
+    facts = {
+        "method": core["method"]["name"],
+        "spec": model.spec.to_dict(),
+        "config": model.config(),
+    }
+    # safetensors writes the bytes of a strided view as they lie.
+    tensors = {name: np.ascontiguousarray(value) for name, value in model.tensors().items()}
+    save_file(tensors, path, metadata={"sfumato": json.dumps(facts, allow_nan=False)})
+    # It makes files that only their owner can read, and a release is to be shared.
+    shutil.copymode(path.parent / SAMPLES, path)
+
+
+def _make_durable() -> None:
+    # The run is closed after this; a power cut must not take images that are paid for.
+    if hasattr(os, "sync"):
+        os.sync()
+
+
+def attach_report(release: Path, page: bytes) -> None:
+    """Put ``report.html`` into a release and name it in the certificate.
+
+    Raises:
+        CertificateError: the release has no readable certificate.
+    """
+    certificate: Certificate = certificates.read_certificate(release)
+    with _replacing(release) as part:
+        shutil.copytree(release, part, copy_function=_link, dirs_exist_ok=True)
+        for name in (REPORT, NAME):
+            (part / name).unlink(missing_ok=True)  # a link: written through, it would change both
+        (part / REPORT).write_bytes(page)
+        named = {**certificate["files"], REPORT: file_digest(part / REPORT)}
+        core = certificates.core_of(certificate)
+        metrics = certificate.get("published_metrics")
+        again = certificates.complete(core, certificate["release"], named, metrics)
+        (part / NAME).write_bytes(certificates.to_bytes(again))
+
+
+def attach_metrics(release: Path, core: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    """Put ``metrics.json`` into a release, and into certificate and card what it has cost.
+
+    core: what the run spent that bought them, ``make_core(curator.record())``. A crash leaves the
+    release as it was. A report is removed, because it says that nothing was bought; make it anew.
+
+    Raises:
+        CertificateError: the result would not verify; the release is as it was.
+    """
+    certificate = certificates.read_certificate(release)
+    made = certificate["release"]
+    with _replacing(release) as part:
+        shutil.copytree(release, part, copy_function=_link, dirs_exist_ok=True)
+        for name in (METRICS, CARD, NAME, REPORT):
+            (part / name).unlink(missing_ok=True)  # a link: written through, it would change both
+        text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False)
+        (part / METRICS).write_text(text, encoding="utf-8")
+        facts = {**certificate, "published_metrics": core}
+        card = make_card(facts, list_files(part)[0], metrics)
+        (part / CARD).write_text(card, encoding="utf-8")
+        named = digests(part, list_files(part)[0])
+        finished = certificates.complete(certificates.core_of(certificate), made, named, core)
+        (part / NAME).write_bytes(certificates.to_bytes(finished))
+        if found := list(problems(part, finished)):
+            raise CertificateError(
+                f"the metrics were not published, because the release would not verify: "
+                f"{'; '.join(found[:10])}. Run the same command again once this is mended: it is "
+                "not charged again."
+            )
+
+
+def _link(source: str, target: str) -> None:
+    """A second name for a file, or a copy where the system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sfumato.data import load_labelled, open_images
+from sfumato.data.readers import archive
+from sfumato.errors import DataError
+
+
+@pytest.fixture
+def cells(write, images):
+    return [write.encoded(image) for image in images]
+
+
+def test_splits_and_a_common_top_folder(tmp_path, write, cells, images):
+    path = tmp_path / "set.zip"
+    write.zip(
+        path,
+        {
+            "set/train/b/1.png": cells[1],
+            "set/train/a/2.png": cells[2],
+            "set/test/a/3.png": cells[3],
+        },
+    )
+    train = load_labelled(open_images(path, channels=1))
+    np.testing.assert_array_equal(train.images, images[[2, 1]])
+    assert train.classes == ("a", "b") and train.labels.tolist() == [0, 1]
+    test = open_images(path, split="test", channels=1)
+    np.testing.assert_array_equal(load_labelled(test).images, images[[3]])
+    assert test.location_key == f"{path}:test"
+
+
+def test_hidden_members_are_not_read(tmp_path, write, cells):
+    write.zip(
+        tmp_path / "set.zip",
+        {"a/1.png": cells[1], "__MACOSX/a/._1.png": b"", "a/.2.png": cells[2], "b/": b""},
+    )
+    source = open_images(tmp_path / "set.zip")
+    assert source._private_length() == 1 and source.spec.classes == ("a", "b")
+
+
+@pytest.mark.parametrize("name", ["../1.png", "a/../../1.png", "/1.png", "C:/1.png", "..\\1.png"])
+def test_a_path_that_climbs_out_is_refused_and_not_quoted(tmp_path, write, cells, name):
+    write.zip(tmp_path / "set.zip", {"a/1.png": cells[1], name: cells[2]})
+    with pytest.raises(DataError, match="climbs out") as refused:
+        open_images(tmp_path / "set.zip")
+    assert "1.png" not in str(refused.value)
+    assert list(tmp_path.rglob("*.png")) == []
+
+
+def test_no_images_no_zip_and_a_cut_off_zip_are_refused(tmp_path, write, cells):
+    write.zip(tmp_path / "none.zip", {"data.pkl": b"\x80\x04."})
+    with pytest.raises(DataError, match="no images in this zip"):
+        open_images(tmp_path / "none.zip")
+    (tmp_path / "text.zip").write_bytes(b"no zip")
+    with pytest.raises(DataError, match="not a readable zip"):
+        open_images(tmp_path / "text.zip")
+    write.zip(tmp_path / "set.zip", {"a/1.png": cells[1]})
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "set.zip").read_bytes()[:-30])
+    with pytest.raises(DataError, match="not a readable zip"):
+        open_images(tmp_path / "cut.zip")
+
+
+def test_an_encrypted_zip_is_refused(tmp_path, write, cells):
+    path = tmp_path / "set.zip"
+    write.zip(path, {"a/1.png": cells[1]})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="encrypted"):
+        open_images(path)
+
+
+def test_a_member_that_is_too_long_or_oddly_packed_is_unusable(tmp_path, cells, monkeypatch):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as written:
+        written.writestr("a/1.png", cells[1])
+        written.writestr("a/2.png", cells[2], zipfile.ZIP_LZMA)
+        written.writestr("a/3.png", cells[3] + bytes(5000))
+    monkeypatch.setattr(archive, "LARGEST_FILE", len(cells[3]) + 4000)
+    ((_, labels),) = open_images(path).batches(5)
+    assert labels.tolist() == [0, -1, -1]
+
+
+def test_a_member_with_a_wrong_checksum_is_unusable(tmp_path, cells):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as written:
+        written.writestr("a/1.png", cells[1])
+        written.writestr("a/2.png", cells[2])
+    data = bytearray(path.read_bytes())
+    data[data.index(cells[1]) + 200] ^= 1
+    path.write_bytes(data)
+    ((_, labels),) = open_images(path).batches(5)
+    assert labels.tolist() == [-1, 0]
+
+
+def small_zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as written:
+        written.writestr("a/1.png", b"one")
+        written.writestr("b/2.png", b"two")
+    return buffer.getvalue()
+
+
+@given(st.data())
+def test_damaged_archives_raise_nothing_but_data_errors(tmp_path_factory, data):
+    damaged = bytearray(small_zip())
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "damaged.zip"
+    path.write_bytes(damaged[: data.draw(st.integers(len(damaged) // 2, len(damaged)))])
+    try:
+        list(open_images(path).batches(4))
+    except DataError:
+        pass

@@ -1,0 +1,63 @@
+"""A small model of each method, as a release would hold it: facts, and tensors by name."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from sfumato.data import PublicSpec
+from sfumato.methods import DiffusionModel, GANModel, MEPFModel
+from sfumato.methods.datalens.student import StudentModel, student_network
+from sfumato.methods.dpdm.diffusion import Denoiser, Shape
+from sfumato.methods.dpgan.method import make_generator
+from sfumato.methods.gaussian import Gaussians
+from sfumato.methods.mepf.generator import Generator
+
+SPEC = PublicSpec(28, 28, 1, ("a", "b"))
+COUNTS = np.array([3.0, 4.0])
+Facts = dict[str, Any]
+Tensors = dict[str, Any]
+
+
+def mepf() -> tuple[Facts, Tensors]:
+    """A generator."""
+    start = Gaussians(np.zeros((2, 5), np.float32), np.zeros((2, 5, 5), np.float32))
+    model = MEPFModel(SPEC, COUNTS, Generator(SPEC, start, 16), None)
+    return {"method": "mepf", "spec": asdict(SPEC), "config": model.config()}, model.tensors()
+
+
+def dpdm() -> tuple[Facts, Tensors]:
+    """A diffusion model."""
+    shape = Shape(width=8, multipliers=(1, 2), blocks=1, attention=8, patch=4)
+    denoiser = Denoiser.of(shape.network(SPEC).eval(), "edm")
+    model = DiffusionModel(SPEC, denoiser, shape, "edm", COUNTS, "fid", 2)
+    return {"method": "dpdm", "spec": asdict(SPEC), "config": model.config()}, model.tensors()
+
+
+def gan(method: str) -> tuple[Facts, Tensors]:
+    """A model of either adversarial method."""
+    model = GANModel(SPEC, make_generator(SPEC, 4, 8), 4, COUNTS)
+    return {"method": method, "spec": asdict(SPEC), "config": model.config()}, model.tensors()
+
+
+def dpgan() -> tuple[Facts, Tensors]:
+    """A GAN by noisy gradients."""
+    return gan("dpgan")
+
+
+def dpaf() -> tuple[Facts, Tensors]:
+    """A GAN by noisy aggregates."""
+    return gan("dpaf")
+
+
+def datalens() -> tuple[Facts, Tensors]:
+    """A student of teachers."""
+    codes, labels = torch.randn(6, 16), torch.arange(6) % 2
+    model = StudentModel(SPEC, student_network(SPEC, 4, 16), codes, labels, 4, 0.5)
+    return {"method": "datalens", "spec": asdict(SPEC), "config": model.config()}, model.tensors()
+
+
+MODELS = (mepf, dpdm, dpgan, dpaf, datalens)

@@ -1,0 +1,312 @@
+"""DPAF: what reaches the curator, who learns from what, and runs that go on where they were."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sfumato.data.spec import PublicSpec
+from sfumato.errors import UsageError
+from sfumato.methods import DPAF
+from sfumato.methods.dpaf.asymmetric_training import Contest, Play
+from sfumato.methods.dpaf.class_means import ClassMaps, DrawnReleases, PrivateReleases
+from sfumato.networks import Generator
+from sfumato.networks.aggregating import Lower, Upper
+from sfumato.privacy import AggregateQuery, Budget, Curator
+from sfumato.synthesis import make_method
+
+SPEC = PublicSpec(28, 28, 1, ("a", "b", "c"), declared_size=1000)
+BUDGET = Budget(epsilon=10.0, delta=1e-5)
+
+
+def pixels(count, size=28, channels=1):
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, channels, size, size)
+    return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("size", [28, 32, 64, 128])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_maps_have_eight_pixels_a_side_and_do_not_know_their_mates(size, channels):
+    torch.manual_seed(0)
+    lower = Lower(size, channels, 4, 4)
+    images = pixels(3, size, channels) / 127.5 - 1
+    together = lower(images).detach()
+    assert together.shape == (3, 4, 8, 8)
+    for place in range(3):
+        alone = lower(images[place : place + 1])[0]
+        torch.testing.assert_close(alone, together[place], atol=1e-3, rtol=1e-3)
+    norms = together.flatten(1).norm(dim=1)
+    assert lower.norm * (1 + 1e-5) >= float(norms.max()) and float(norms.min()) > 0.9 * lower.norm
+    torch.testing.assert_close(together.mean(dim=(2, 3)), torch.zeros(3, 4), atol=1e-5, rtol=0)
+    assert Upper(lower, 2, 4)(together.flatten(1), torch.tensor([0, 1, 1])).shape == (3,)
+
+
+def test_position_and_normalisation_are_options():
+    assert [Lower(28, 1, 4, 4, position=p).side for p in (1, 2, 3)] == [16, 8, 4]
+    assert not list(Lower(28, 1, 4, 4, position=1).parameters())  # the first layer is fixed
+    raw = Lower(28, 1, 4, 4, normalised=False)(pixels(2) / 127.5 - 1).detach()
+    assert float(raw.mean(dim=(2, 3)).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("reach", [0.5, 1e6])
+def test_features_are_bounded_maps_and_a_constant(reach):
+    torch.manual_seed(0)
+    lower, maps = Lower(28, 1, 4, 4, normalised=False), ClassMaps(reach)
+    rows = maps(lower, pixels(5), torch.zeros(5, dtype=torch.int64))
+    assert rows.shape == (5, 4 * 64 + 1)
+    assert float(rows.norm(dim=1).max()) <= maps.clip_norm * (1 + 1e-5)
+    assert torch.unique(rows[:, -1]).tolist() == pytest.approx([0.1 * reach])
+    raw = lower(pixels(5) / 127.5 - 1).flatten(1)
+    factor = (reach / raw.norm(dim=1, keepdim=True)).clamp(max=1)
+    torch.testing.assert_close(rows[:, :-1], raw * factor)
+
+
+class Told(Curator):
+    """A curator that has one answer, and remembers what it was asked."""
+
+    def __init__(self, total):
+        self.total, self.asked = total, []
+
+    def aggregate(self, query, step, network, features):
+        self.asked.append((query.name, step))
+        return self.total
+
+    def pull_back(self, query, step, network, features, cotangent):
+        self.asked.append((query.name, step, cotangent))
+        return torch.zeros(query.gradient_dimension)
+
+
+def test_each_mu_th_step_asks_for_a_gradient_and_the_others_do_not():
+    lower, maps = Lower(28, 1, 4, 4), ClassMaps(2.0)
+    size = sum(p.numel() for p in lower.parameters())
+    forward = AggregateQuery("f", 2, 257, 1.0, 0.5, 4)
+    joint = AggregateQuery("j", 2, 257, 1.0, 0.5, 2, gradient_dimension=size)
+    total = torch.full((2, 257), 6.0)
+    total[:, -1] = torch.tensor([0.2 * 30, -1.0])  # thirty units, and a count that noise drowned
+    curator = Told(total)
+    tally = torch.zeros(3)
+    releases = PrivateReleases(curator, forward, joint, 3, 0.5, lower, maps, 20.0, tally)
+    for step in range(6):
+        means, noise = releases.means(step, torch.Generator())
+        assert means[:, 0].tolist() == pytest.approx(
+            [6 / 30, 6 / 5]
+        )  # a quarter of twenty at least
+        assert noise.tolist() == pytest.approx([0.5 / 30, 0.5 / 5])
+        if step % 3 == 2:
+            releases.pull_back(step, torch.ones(2, 256))
+    names = [entry[:2] for entry in curator.asked]
+    assert names == [
+        *[("f", 0), ("f", 1), ("j", 0), ("j", 0)],
+        *[("f", 2), ("f", 3), ("j", 1), ("j", 1)],
+    ]
+    cotangent = curator.asked[3][2]
+    assert cotangent[:, 0].tolist() == pytest.approx([1 / 30, 1 / 5])
+    assert cotangent[:, -1].tolist() == [0.0, 0.0]
+    assert tally[-1] == 6 and tally[0] == pytest.approx(180)
+
+
+def shades(count, generator):
+    """Classes of a left, a right and an upper bright half."""
+    labels = torch.randint(3, (count,), generator=generator)
+    images = torch.full((count, 1, 28, 28), 20, dtype=torch.uint8)
+    images[labels == 0, :, :, :14] = 230
+    images[labels == 1, :, :, 14:] = 230
+    images[labels == 2, :, :14] = 230
+    return images, labels
+
+
+def contest(folder, **changes):
+    torch.manual_seed(0)
+    values = {
+        "loss": "hinge",
+        "matching": 0.0,
+        "generator_steps": 2,
+        "generated": 8,
+        "memory": 3,
+        "every": 2,
+        "generator_rate": 5e-3,
+        "upper_rate": 2e-3,
+        "lower_rate": 1e-3,
+        "average": 0.9,
+    }
+    lower = Lower(28, 1, 4, 8)
+    upper, generator = Upper(lower, 3, 8), Generator(28, 1, 3, 8, latent=8)
+    play = Play(**{**values, **changes})
+    maps = ClassMaps(lower.norm)
+    return Contest(lower, upper, generator, maps, play, 0, folder, True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"loss": "non-saturating"}, {"matching": 1.0, "every": 0}],
+    ids=["hinge", "non-saturating", "matching"],
+)
+def test_playing_teaches_the_generator_its_classes(tmp_path, changes):
+    players = contest(tmp_path, **changes)
+    below = [p.detach().clone() for p in players.lower.parameters()]
+    releases = DrawnReleases(shades, players.lower, players.maps, 3)
+    generator = players.run("warming up", 40, releases, torch.zeros(0))
+    labels = torch.arange(3).repeat_interleave(20)
+    with torch.no_grad():
+        images = generator(torch.randn(60, 8), labels).view(3, 20, 28, 28).mean(dim=1)
+    left, right, up = images
+    assert left[:, :14].mean() > left[:, 14:].mean() + 0.3
+    assert right[:, 14:].mean() > right[:, :14].mean() + 0.3
+    assert up[:14].mean() > up[14:].mean() + 0.3
+    moved = [not torch.equal(a, b) for a, b in zip(below, players.lower.parameters(), strict=True)]
+    assert moved == [changes.get("every") != 0] * len(below)
+
+
+def fitted(method, source, state, stop=None, part="aggregate"):
+    true, calls = getattr(Curator, part), []
+
+    def killed(self, *arguments):
+        calls.append(arguments)
+        if len(calls) - 1 == stop:
+            raise KeyboardInterrupt
+        return true(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Curator, part, killed)
+        # Another run may measure another way to be the fastest; its sums differ in their last bits.
+        patch.setattr("sfumato.privacy.answering.gradient.fastest_way", lambda *_: "layers")
+        try:
+            with Curator(source, BUDGET, state=state, quiet=True, insecure_seed=1) as curator:
+                model = method.fit(curator)
+                record = curator.record()
+                curator.close()
+                return model, record
+        except KeyboardInterrupt:
+            return None
+
+
+@pytest.mark.parametrize(("part", "stop"), [("aggregate", 2), ("pull_back", 1), ("gradient", 1)])
+def test_a_killed_run_ends_as_an_unbroken_one(
+    small_dpaf, digits, tmp_path, monkeypatch, part, stop
+):
+    monkeypatch.setattr("sfumato.methods.checkpoint.SAVED_EVERY", 2)
+    method = small_dpaf(steps=5, first_layer="private", warm_up="moments")
+    whole, _ = fitted(method, digits, tmp_path / "whole")
+    assert fitted(method, digits, tmp_path / "killed", stop, part) is None
+    resumed, record = fitted(method, digits, tmp_path / "killed")
+    for name, value in whole.tensors().items():
+        assert np.array_equal(value, resumed.tensors()[name]), name
+    assert [entry["kind"] for entry in record["ledger"]] == ["plan"] + ["answer"] * 4
+    assert record["data_set_total"]["runs"] == 1
+
+
+def test_the_first_layer_that_was_learned_is_the_one_in_use(small_dpaf, digits, tmp_path):
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        true = Curator.aggregate
+
+        def watched(self, query, step, network, features):
+            seen.append(network.blocks[0].weight.clone())
+            return true(self, query, step, network, features)
+
+        patch.setattr(Curator, "aggregate", watched)
+        for name in ("random", "private"):
+            method = small_dpaf(first_layer=name)
+            with Curator(digits, BUDGET, state=tmp_path / name, quiet=True) as curator:
+                method.fit(curator)
+    random, learned = seen[:3], seen[3:]
+    assert all(torch.equal(random[0], other) for other in random[1:])
+    assert all(torch.equal(learned[0], other) for other in learned[1:])
+    assert not torch.allclose(random[0], learned[0])
+
+
+def test_the_split_divides_the_squared_signal(small_dpaf):
+    method = small_dpaf(
+        steps=10,
+        every=5,
+        first_layer="private",
+        split=(0.2, 0.3, 0.5),
+        warm_up="moments",
+        warm_up_share=0.4,
+    )
+    warm, first, means, joint = method.queries(SPEC)
+    assert [q.name for q in (first, means, joint)] == ["first-layer", "means", "means-and-gradient"]
+    assert (means.steps, joint.steps) == (8, 2) and means.forward_noise == joint.forward_noise
+    rate = 30 / 1000
+    shares = [
+        1 / warm.relative_noise**2,
+        rate**2 * first.steps / first.relative_noise**2,
+        rate**2 * 2 / joint.backward_noise**2,
+        rate**2 * 10 / means.forward_noise**2,
+    ]
+    assert shares == pytest.approx([0.4, 0.2, 0.3, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"every": 0}, ["means"]),
+        ({"every": 1}, ["means-and-gradient"]),
+        ({"position": 1}, ["means"]),
+    ],
+)
+def test_what_is_not_trained_is_not_asked_for(small_dpaf, digits, tmp_path, changes, names):
+    method = small_dpaf(**changes)
+    assert [query.name for query in method.queries(SPEC)] == names
+    with Curator(digits, BUDGET, state=tmp_path, quiet=True) as curator:
+        method.fit(curator)
+        assert [event["name"] for event in curator.record()["events"]] == names
+
+
+@pytest.mark.parametrize(
+    ("changes", "spec", "problem"),
+    [
+        ({}, PublicSpec(28, 28, 1, ()), "declared"),
+        ({"batch": 1001}, SPEC, "must not exceed"),
+        ({"first_layer": "private"}, PublicSpec(28, 28, 1, (), 1000), "needs classes"),
+        ({"position": 4}, SPEC, "position=4"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(small_dpaf, changes, spec, problem):
+    with pytest.raises(UsageError, match=f"dpaf.*{problem}"):
+        small_dpaf(**changes).queries(spec)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 0},
+        {"every": -1},
+        {"position": 0},
+        {"clip_norm": None, "normalised": False},
+        {"clip_norm": -1.0},
+        {"split": (1.0, 0.0, 1.0)},
+        {"generator_width": 6},
+        {"average": 1.0},
+        {"lower_rate": 0.0},
+        {"matching": -1.0},
+    ],
+)
+def test_a_value_outside_its_rule_is_refused(changes):
+    with pytest.raises(UsageError, match=next(iter(changes))):
+        DPAF(**changes)
+
+
+def test_the_preset_fits_small_data_sets():
+    assert make_method("dpaf", SPEC, preset="cpu").batch <= 1000
+    with pytest.raises(UsageError, match="preset='paper'"):
+        make_method("dpaf", SPEC, preset="paper")
+
+
+def test_configuration_is_json_and_makes_the_same_method(small_dpaf):
+    values = json.loads(json.dumps(small_dpaf().config()))
+    assert DPAF(**{**values, "split": tuple(values["split"])}) == small_dpaf()
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_colour_and_larger_images_have_a_plan(small_dpaf, size):
+    spec = PublicSpec(size, size, 3, ("a", "b"), declared_size=1000)
+    means, joint = small_dpaf().queries(spec)
+    assert means.dimension == 4 * 64 + 1
+    lower = Lower(size, 3, 4, 4)
+    assert joint.gradient_dimension == sum(p.numel() for p in lower.parameters())
+    assert "hours" in small_dpaf().estimate(spec)["training_time"]

@@ -1,0 +1,252 @@
+"""DPDM: what its loss averages, what its warm-ups draw, and training that goes on where it was."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sfumato.data import open_images
+from sfumato.data.spec import PublicSpec
+from sfumato.errors import UsageError
+from sfumato.methods import DPDM, load_model
+from sfumato.methods.dpdm.diffusion import Denoiser, DenoisingLoss, Shape
+from sfumato.methods.dpdm.parameterisations import EDM
+from sfumato.methods.warmup import CentralImages, MomentImages
+from sfumato.networks import UNet
+from sfumato.privacy import Answer, Budget, Curator
+from sfumato.synthesis import make_method, sample, synthesize
+
+SPEC = PublicSpec(28, 28, 1, ("a", "b", "c"), declared_size=1000)
+BUDGET = Budget(epsilon=10.0, delta=1e-5)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    network = UNet(28, 1, 3, width=8, blocks=1, patch=4)
+    for parameter in network.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    return network
+
+
+def test_a_units_loss_is_the_mean_over_its_own_draws(network):
+    loss = DenoisingLoss(Denoiser(network, EDM(), bfloat16=False), 3, label_dropout=0.5)
+    images = torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8)
+    labels = torch.tensor([0, 1, 2, 0])
+    sigma, noise, dropped = loss.draws(4, torch.Generator().manual_seed(0))
+    assert sigma.shape == (4, 3) and noise.shape == (4, 3, 1, 28, 28) and dropped.shape == (4,)
+    assert dropped.any() and not dropped.all()
+    clean = images / 127.5 - 1
+    with torch.no_grad():
+        ours = loss(network, images, labels, sigma, noise, dropped)
+        for unit in range(4):
+            known = torch.tensor([3 if dropped[unit] else labels[unit]])
+            each = [
+                EDM().loss(
+                    network, clean[unit][None], known, sigma[unit, k][None], noise[unit, k][None]
+                )
+                for k in range(3)
+            ]
+            torch.testing.assert_close(ours[unit], torch.stack(each).mean())
+
+
+def test_draws_of_a_unit_are_independent_of_its_mates(network):
+    loss = DenoisingLoss(Denoiser(network, EDM(), bfloat16=False), 2, label_dropout=0.3)
+    sigma, noise, dropped = loss.draws(500, torch.Generator().manual_seed(0))
+    assert abs(np.corrcoef(sigma.log()[:, 0], sigma.log()[:, 1])[0, 1]) < 0.15
+    assert abs(np.corrcoef(noise[:-1].flatten(), noise[1:].flatten())[0, 1]) < 0.01
+    assert 0.22 < dropped.float().mean() < 0.38
+
+
+def fitted(method, source, state, stop=None):
+    true = Curator.gradient
+
+    def killed(self, query, step, network, loss):
+        if step == stop:
+            raise KeyboardInterrupt
+        return true(self, query, step, network, loss)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Curator, "gradient", killed)
+        # Another run may measure another way to be the fastest; its sums differ in their last bits.
+        patch.setattr("sfumato.privacy.answering.gradient.fastest_way", lambda *_: "layers")
+        try:
+            with Curator(source, BUDGET, state=state, quiet=True, insecure_seed=1) as curator:
+                model = method.fit(curator)
+                record = curator.record()
+                curator.close()
+                return model, record
+        except KeyboardInterrupt:
+            return None
+
+
+@pytest.mark.parametrize("stop", [0, 1, 4])
+def test_a_killed_run_ends_as_an_unbroken_one(small_dpdm, digits, tmp_path, monkeypatch, stop):
+    monkeypatch.setattr("sfumato.methods.checkpoint.SAVED_EVERY", 2)
+    method = small_dpdm(steps=5, warm_up="moments")
+    whole, _ = fitted(method, digits, tmp_path / "whole")
+    assert fitted(method, digits, tmp_path / "killed", stop) is None
+    resumed, record = fitted(method, digits, tmp_path / "killed")
+    for name, value in whole.tensors().items():
+        assert np.array_equal(value, resumed.tensors()[name]), name
+    assert [entry["kind"] for entry in record["ledger"]] == ["plan", "answer", "answer"]
+    assert record["data_set_total"]["runs"] == 1
+
+
+def test_a_killed_warm_up_ends_as_an_unbroken_one(small_dpdm, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("sfumato.methods.checkpoint.SAVED_EVERY", 1)
+    method = small_dpdm(steps=1, warm_up="moments", warm_up_steps=4)
+    whole, _ = fitted(method, digits, tmp_path / "whole")
+    true, calls = DenoisingLoss.draws, []
+
+    def killed(self, units, generator):
+        calls.append(units)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return true(self, units, generator)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DenoisingLoss, "draws", killed)
+        assert fitted(method, digits, tmp_path / "killed") is None
+    resumed, _ = fitted(method, digits, tmp_path / "killed")
+    for name, value in whole.tensors().items():
+        assert np.array_equal(value, resumed.tensors()[name]), name
+
+
+def test_a_released_model_changes_its_sampler_and_nothing_else(small_dpdm, digits, tmp_path):
+    release = synthesize(
+        "digits",
+        epsilon=10.0,
+        declared_size=1500,
+        method=small_dpdm(),
+        samples=20,
+        out=tmp_path / "release",
+        state=tmp_path / "state",
+        quiet=True,
+    )
+    model = load_model(release / "model.safetensors")
+    again = sample(
+        release, samples=20, out=tmp_path / "a", sampler="ddim", sampling_steps=3, quiet=True
+    )
+    other = load_model(again / "model.safetensors")
+    assert (model.sampler, other.sampler, other.sampling_steps) == ("quick", "ddim", 3)
+    for name, value in model.tensors().items():
+        assert np.array_equal(value, other.tensors()[name])
+    with pytest.raises(UsageError, match="sampler='euler'"):
+        sample(release, samples=2, out=tmp_path / "b", sampler="euler", quiet=True)
+
+
+def test_only_a_diffusion_model_has_samplers(digits_release, tmp_path):
+    with pytest.raises(UsageError, match="only a diffusion model"):
+        sample(digits_release, samples=2, out=tmp_path / "b", sampler="ddim", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "spec", "problem"),
+    [
+        ({}, PublicSpec(28, 28, 1, ()), "declared"),
+        ({"batch": 1001}, SPEC, "must not exceed"),
+    ],
+)
+def test_a_plan_without_a_public_rate_is_refused(small_dpdm, changes, spec, problem):
+    with pytest.raises(UsageError, match=problem):
+        small_dpdm(**changes).queries(spec)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"steps": 0}, {"parameterisation": "x"}, {"width": 6}, {"sampler": "x"}],
+)
+def test_a_value_outside_its_rule_is_refused(changes):
+    with pytest.raises(UsageError, match=next(iter(changes))):
+        DPDM(**changes)
+
+
+def test_pre_training_needs_public_images():
+    with pytest.raises(UsageError, match="--public"):
+        DPDM(public_steps=5)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_public_images_are_learned_before_private_ones(small_dpdm, digits, tmp_path, conditional):
+    method = make_method(
+        "dpdm",
+        digits.spec,
+        {**small_dpdm().config(), "public_steps": 4, "public_conditional": conditional},
+        public="digits",
+    )
+    assert method.public is not None and method.config()["public_digest"]
+    assert bool(method.public_labels.any()) is conditional
+    plain = small_dpdm()
+    with Curator(digits, BUDGET, state=tmp_path, quiet=True, insecure_seed=1) as curator:
+        ours = method.fit(curator).tensors()
+    with Curator(digits, BUDGET, state=tmp_path, quiet=True, insecure_seed=1) as curator:
+        theirs = plain.fit(curator).tensors()
+    assert any(not np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_presets_fit_the_image_size():
+    paper = make_method("dpdm", SPEC, preset="paper")
+    assert (paper.batch, paper.multiplicity, paper.patch) == (1000, 32, 1)
+    large = PublicSpec(128, 128, 3, ("a", "b"), declared_size=100_000)
+    assert make_method("dpdm", large, preset="paper").patch == 4
+    assert make_method("dpdm", large, {"patch": 16}, preset="cpu").patch == 16
+    with pytest.raises(UsageError, match="preset='gpu'"):
+        make_method("dpdm", SPEC, preset="gpu")
+    with pytest.raises(UsageError, match="moments has no presets"):
+        make_method("moments", SPEC, preset="cpu")
+
+
+def test_the_papers_networks_have_the_papers_sizes():
+    def parameters(spec):
+        method = make_method("dpdm", spec, preset="paper")
+        return sum(p.numel() for p in method.shape.network(spec).parameters())
+
+    assert parameters(PublicSpec(28, 28, 1, (), 60_000)) == pytest.approx(1.75e6, rel=0.005)
+    assert parameters(PublicSpec(32, 32, 3, (), 50_000)) == pytest.approx(1.80e6, rel=0.005)
+
+
+def test_configuration_is_json_and_makes_the_same_method(small_dpdm):
+    config = small_dpdm().config()
+    values = json.loads(json.dumps(config))
+    assert DPDM(**{**values, "multipliers": tuple(values["multipliers"])}) == small_dpdm()
+
+
+@pytest.mark.parametrize("kind", [MomentImages, CentralImages])
+def test_a_warm_up_image_mostly_keeps_its_length_and_draws_its_class(kind, tmp_path):
+    source = open_images("digits", declared_size=1500)
+    warm = kind(source.spec)
+    query = warm.query(10.0)
+    images, labels = next(source.batches(1797))
+    rows = query.values(torch.from_numpy(images), torch.from_numpy(labels))
+    assert rows.shape == (len(images), query.dimension)
+    norms = rows.norm(dim=1)
+    assert (norms <= query.clip_norm * (1 + 1e-5)).float().mean() > 0.6  # the others are shortened
+    total = np.zeros((10, query.dimension))
+    np.add.at(total, labels, rows.numpy())
+    warm.learn(Answer(total, np.zeros(0), 1e-6), tmp_path, True)
+    np.testing.assert_allclose(warm.counts, np.bincount(labels), rtol=1e-3)
+    drawn, names = warm.draw(3000, torch.Generator().manual_seed(0))
+    assert drawn.dtype == torch.uint8 and drawn.shape == (3000, 1, 28, 28)
+    for digit in range(10):
+        ours = drawn[names == digit].float().mean(dim=0)
+        theirs = torch.from_numpy(images[labels == digit]).float().mean(dim=0)
+        assert float((ours - theirs).abs().mean()) < 12
+
+
+def test_a_warm_up_on_embedded_images_is_charged_as_one_sum(
+    small_dpdm, small_mepf, digits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sfumato.methods.warmup.DPMEPF", lambda **_: small_mepf())
+    monkeypatch.setattr("sfumato.methods.warmup.POOL", 50)
+    _, record = fitted(small_dpdm(warm_up="mepf"), digits, tmp_path)
+    assert [event["query"] for event in record["events"]] == ["sum", "gradient"]
+    assert record["events"][0]["noise_std"] > 0
+
+
+def test_a_shape_is_the_network_it_describes():
+    network = Shape(8, (1, 2), 1, 8, 4).network(SPEC)
+    assert (network.width, network.patch, network.classes) == (8, 4, 3)

@@ -1,0 +1,191 @@
+"""DP-MEPF: the joint release, its losses, and training that goes on where it stopped."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sfumato.data.spec import PublicSpec
+from sfumato.errors import DataError, UsageError
+from sfumato.methods import DPMEPF, fit_embedding
+from sfumato.methods.mepf.embedding import Embedding, JointEmbedding
+from sfumato.methods.mepf.matching import Matching
+from sfumato.privacy import Budget, Curator
+
+SPEC = PublicSpec(28, 28, 1, ("a", "b", "c"))
+
+
+@pytest.fixture(scope="module")
+def joint(small_mepf):
+    return JointEmbedding(small_mepf(), SPEC)
+
+
+def noiseless(joint, images, labels):
+    """The answer the curator would give without noise, for images at hand."""
+    rows = joint.contribution(torch.from_numpy(images), torch.from_numpy(labels)).double()
+    split = rows.shape[1] - joint.shared
+    total = torch.zeros(3, split, dtype=torch.float64)
+    total.index_add_(0, torch.from_numpy(labels), rows[:, :split])
+    shared = rows[:, split:].sum(dim=0).numpy()
+    return Embedding(total.numpy(), shared, 1e-6, SPEC, joint.method.config())
+
+
+@pytest.fixture(scope="module", params=["norm", "clip", "per-layer"])
+def bounded(request, small_mepf):
+    return JointEmbedding(small_mepf(bound=request.param), SPEC)
+
+
+@settings(max_examples=8)
+@given(seed=st.integers(0, 2**16))
+def test_a_contribution_never_exceeds_the_clip_norm(bounded, seed):
+    joint = bounded
+    rng = np.random.default_rng(seed)
+    images = rng.choice([0, 128, 255], (4, 1, 28, 28)).astype(np.uint8)
+    rows = joint.contribution(torch.from_numpy(images), torch.zeros(4, dtype=torch.int64))
+    assert rows.shape == (4, joint.dimension)
+    assert float(rows.norm(dim=1).max()) <= joint.norm * (1 + 1e-5)
+
+
+def test_an_answer_is_taken_apart_into_class_means(joint):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (30, 1, 28, 28), dtype=np.uint8)
+    labels = rng.integers(0, 3, 30)
+    targets = joint.targets(noiseless(joint, images, labels))
+    np.testing.assert_allclose(targets.counts, np.bincount(labels), rtol=1e-6)
+    with torch.no_grad():
+        first, second = joint.moments(joint.features.of(images))
+    for c in range(3):
+        mine = torch.from_numpy(labels == c)
+        torch.testing.assert_close(targets.first[c], first[mine].mean(0), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(targets.second[c], second[mine].mean(0), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"second_weight": 0.0},
+        {"start_coefficients": 0},
+        {"labeller_size": 0},
+        {"compress": 16},
+        {"second_weight": 0.0, "start_coefficients": 0, "labeller_size": 0},
+    ],
+)
+def test_parts_can_be_left_out_and_the_rest_still_fits(changes, digits, small_mepf, tmp_path):
+    method = small_mepf(**changes)
+    curator = Curator(digits, Budget(10.0, 1e-5), state=tmp_path, quiet=True)
+    images, _ = next(method.fit(curator).sample(10))
+    assert images.shape == (10, 1, 28, 28)
+
+
+def test_the_two_batch_loss_is_unbiased_where_the_plain_one_is_not():
+    rng = np.random.default_rng(0)
+    truth, wanted = rng.normal(size=20), rng.normal(size=20)
+    exact = ((wanted - truth) ** 2).sum()
+    plain, two = [], []
+    for _ in range(4000):
+        rows = truth + rng.normal(size=(4, 20))
+        plain.append(((wanted - rows.mean(0)) ** 2).sum())
+        two.append((wanted - rows[:2].mean(0)) @ (wanted - rows[2:].mean(0)))
+    spread = np.std(two) / np.sqrt(len(two))
+    assert abs(np.mean(two) - exact) < 4 * spread
+    assert np.mean(plain) - exact > 4
+
+
+@pytest.mark.parametrize("loss", ["moving-average", "two-batch"])
+def test_training_moves_toward_the_embedding(loss, digits, small_mepf):
+    method = small_mepf(steps=60, learning_rate=5e-3, loss=loss, labeller_size=0)
+    joint = JointEmbedding(method, digits.spec)
+    images, labels = next(digits.batches(400))
+    rows = joint.contribution(torch.from_numpy(images), torch.from_numpy(labels)).double()
+    total = torch.zeros(10, rows.shape[1], dtype=torch.float64)
+    total.index_add_(0, torch.from_numpy(labels), rows)
+    targets = joint.targets(
+        Embedding(total.numpy(), np.zeros(0), 1e-6, digits.spec, method.config())
+    )
+    matching = Matching(joint, targets, seed=0)
+
+    def gap():
+        noise = torch.Generator().manual_seed(9)
+        with torch.no_grad():
+            images = matching.generator.draw(torch.arange(10).repeat(20), noise)
+            first, _ = joint.moments(joint.features.activations(images))
+        return float((targets.first - first.view(20, 10, -1).mean(0)).square().sum())
+
+    before = gap()
+    matching.run(folder=None, quiet=True)
+    assert gap() < 0.8 * before
+
+
+class KilledError(Exception):
+    """Stands for a kill in the middle of training."""
+
+
+def test_a_killed_training_goes_on_to_the_same_generator(joint, tmp_path, monkeypatch):
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (30, 1, 28, 28), dtype=np.uint8)
+    targets = joint.targets(noiseless(joint, images, rng.integers(0, 3, 30)))
+    monkeypatch.setattr("sfumato.methods.checkpoint.SAVED_EVERY", 1)
+    unbroken = Matching(joint, targets, seed=5).run(None, quiet=True)
+    killed = Matching(joint, targets, seed=5)
+    advance = killed.advance
+
+    def until_two(step):
+        if step == 2:
+            raise KilledError
+        advance(step)
+
+    monkeypatch.setattr(killed, "advance", until_two)
+    with pytest.raises(KilledError):
+        killed.run(tmp_path, quiet=True)
+    resumed = Matching(joint, targets, seed=5).run(tmp_path, quiet=True)
+    for name, value in unbroken.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_released_embedding_retrains_without_a_curator(digits, small_mepf, tmp_path):
+    curator = Curator(digits, Budget(10.0, 1e-5), state=tmp_path, quiet=True)
+    model = small_mepf().fit(curator)
+    path = tmp_path / "embedding.safetensors"
+    model.embedding.save(path)
+    public = small_mepf().public
+    again = fit_embedding(path, public=public, quiet=True)
+    assert np.array_equal(next(model.sample(10))[0], next(again.sample(10))[0])
+    other = fit_embedding(path, seed_public=1, steps=2, public=public, quiet=True)
+    assert not np.array_equal(next(model.sample(10))[0], next(other.sample(10))[0])
+
+
+def test_other_public_images_are_noticed(digits, small_mepf, tmp_path):
+    public = np.random.default_rng(0).integers(0, 256, (40, 1, 28, 28), dtype=np.uint8)
+    curator = Curator(digits, Budget(10.0, 1e-5), state=tmp_path, quiet=True)
+    model = small_mepf(public=public).fit(curator)
+    path = tmp_path / "embedding.safetensors"
+    model.embedding.save(path)
+    with pytest.raises(UsageError, match="public"):
+        fit_embedding(path, quiet=True)
+    assert fit_embedding(path, public=public, steps=1, quiet=True)
+
+
+def test_what_is_not_an_embedding_is_refused(tmp_path):
+    path = tmp_path / "embedding.safetensors"
+    path.write_bytes(b"\x80\x04.")
+    with pytest.raises(DataError, match="not a released embedding"):
+        fit_embedding(path)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"steps": 0},
+        {"layers": ()},
+        {"layers": (5, 3)},
+        {"second_weight": -1.0},
+        {"moving_average": 1.0},
+        {"count_weight": 0.0},
+    ],
+)
+def test_a_value_outside_its_rule_is_named(bad):
+    with pytest.raises(UsageError, match=next(iter(bad))):
+        DPMEPF(**bad)

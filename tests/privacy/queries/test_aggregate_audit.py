@@ -1,0 +1,163 @@
+"""A distinguishing attack on both parts of an aggregate: what it proves must not pass the claim.
+
+As in ``test_gradient_audit.py``: canaries with a coordinate of their own in either part, put in by
+fair coins, and the likelihood ratio of both parts together as evidence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sfumato.audit import Family, epsilon_independent
+from sfumato.privacy import RELATIONS, AggregateQuery
+from sfumato.privacy.answering import aggregate, gradient
+from sfumato.privacy.answering.aggregate import Aggregation
+from sfumato.privacy.noise.keys import Key
+
+CANARIES, RUNS, STEPS = 3000, 8, 2
+S, C, RATE, Z, DELTA = 0.7, 1.3, 0.15, 1.3, 1e-5
+CHANCE = 1e-6
+QUERY = AggregateQuery("c", 1, 2 * CANARIES, S, RATE, STEPS, 1.0, CANARIES, C, 1.2)
+PARTS = QUERY.noise_stds(Z)
+CLAIMED = Family([replace(QUERY.event(RELATIONS[0]), noise_std=Z)], DELTA, RELATIONS[0])
+
+
+class Canary:
+    """Features far beyond the clip; turning them away from their own axis is the gradient."""
+
+    def draws(self, units: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        return ()
+
+    def __call__(
+        self, network: nn.Module, images: Tensor, labels: Tensor, /, *draws: Tensor
+    ) -> Tensor:
+        number = images[:, 0, 0, 0].long() + 256 * images[:, 0, 0, 1].long()
+        own = nn.functional.one_hot(number, CANARIES).float()
+        return 10 * S * torch.cat([own, own * network(number)], dim=1)
+
+
+def evidence(sums: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """Log likelihood ratio, present over absent, of ``[steps, canaries]`` answers, as claimed."""
+    tilt = sum(
+        (2 * answers / clip - 1) / (2 * (std / clip) ** 2)
+        for answers, clip, std in zip((sums, gradients), (S, C), PARTS, strict=True)
+    )
+    return np.logaddexp(math.log1p(-RATE), math.log(RATE) + tilt).sum(axis=0)
+
+
+def proven(make_source: Callable, place: Path, repeats: int = 1, runs: int = RUNS) -> float:
+    """The ε that the attack proves, over the claim."""
+    rng, scores, coins = np.random.default_rng(), [], []
+    torch.manual_seed(0)
+    network, canary = nn.Embedding(CANARIES, 1), Canary()
+    nn.init.zeros_(network.weight)
+    c = torch.zeros(1, 2 * CANARIES)
+    c[:, CANARIES:] = 10 * C / S
+    for number in range(runs):
+        inside = rng.random(CANARIES) < 0.5
+        folder = place / str(number)
+        folder.mkdir()
+        source = make_source([(int(unit), 0) for unit in np.flatnonzero(inside)])
+        steps = Aggregation(QUERY, Z, source, folder, Key.of_run(folder), lambda: None)
+        sums, gradients = [], []
+        for step in range(STEPS):
+            answer = steps.forward(step, network, canary)
+            sums.append(answer[0, :CANARIES].numpy())
+            turned = [steps.pull_back(step, network, canary, c).numpy() for _ in range(repeats)]
+            gradients.append(np.mean(turned, axis=0))
+        scores.append(evidence(np.array(sums, np.float64), np.array(gradients, np.float64)))
+        coins.append(inside)
+    bound = epsilon_independent(np.concatenate(scores), np.concatenate(coins), CLAIMED, CHANCE)
+    return bound / CLAIMED.epsilon(1.0)
+
+
+@pytest.fixture(autouse=True)
+def _one_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradient, "fastest_way", lambda *_: "layers")
+
+
+def test_attack_proves_no_more_than_is_claimed_and_something(
+    make_source: Callable, tmp_path: Path
+) -> None:
+    assert 0 < proven(make_source, tmp_path) <= 1
+
+
+@pytest.mark.parametrize("part", ["noise", "backward noise"])
+def test_attack_finds_the_noise_of_either_part_left_out(
+    make_source: Callable,
+    tmp_path: Path,
+    part: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    honest = gradient.Sampled._noisy
+
+    def noisy(self: Any, total: Tensor, std: float, purpose: str, step: int) -> Tensor:
+        return honest(self, total, 0.0 if purpose == part else std, purpose, step)
+
+    # Without its noise a part tells by itself in whose sample it was.
+    monkeypatch.setitem(
+        globals(),
+        "evidence",
+        lambda sums, gradients: (
+            sums.max(axis=0) - S / 2 if part == "noise" else gradients.max(axis=0) - C / 2
+        ),
+    )
+    monkeypatch.setattr(gradient.Sampled, "_noisy", noisy)
+    assert proven(make_source, tmp_path) > 1
+
+
+@pytest.mark.parametrize("part", ["clip_rows", "clipped_sum"])
+def test_attack_finds_either_clip_left_out(
+    make_source: Callable,
+    tmp_path: Path,
+    part: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if part == "clip_rows":
+        monkeypatch.setattr(aggregate, "clip_rows", lambda rows, clip_norm: rows)
+    else:
+        honest = aggregate.clipped_sum
+        monkeypatch.setattr(
+            aggregate,
+            "clipped_sum",
+            lambda network, loss, batch, clip_norm, way: honest(network, loss, batch, 1e6, way),
+        )
+    assert proven(make_source, tmp_path) > 1
+
+
+def test_attack_finds_sampling_left_out(
+    make_source: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gradient, "poisson_sample", lambda size, rate, stream: np.arange(size))
+    assert proven(make_source, tmp_path) > 1
+
+
+def test_attack_finds_a_second_answer(
+    make_source: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Thirty gradients at each step, each with fresh noise, instead of the stored one.
+    honest_noise, drawn = Key.stream, iter(range(10**6))
+    honest_stored = gradient.Sampled._stored
+
+    def stored(self: Any, step: int) -> dict[str, Tensor]:
+        return {k: v for k, v in honest_stored(self, step).items() if k == "forward"}
+
+    def stream(self: Key, purpose: str, step: int) -> np.random.Generator:
+        fresh = purpose.startswith("backward")
+        return honest_noise(self, f"{purpose} {next(drawn)}" if fresh else purpose, step)
+
+    monkeypatch.setattr(gradient.Sampled, "_stored", stored)
+    monkeypatch.setattr(Key, "stream", stream)
+    monkeypatch.setitem(
+        globals(), "evidence", lambda sums, gradients: gradients.max(axis=0) - C / 2
+    )
+    assert proven(make_source, tmp_path, repeats=30, runs=4) > 1

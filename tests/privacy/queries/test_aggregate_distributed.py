@@ -1,0 +1,106 @@
+"""Several processes, one aggregate: the same sums and gradients, one noise for each part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+SCRIPT = """
+import hashlib, sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from sfumato.data.source import ImageSource
+from sfumato.data.spec import PublicSpec
+from sfumato.privacy import AggregateQuery, distributed
+from sfumato.privacy.answering.aggregate import Aggregation
+from sfumato.privacy.noise.keys import Key
+
+torch.set_num_threads(1)
+place = Path(sys.argv[1])
+SPEC = PublicSpec(height=2, width=2, channels=1, classes=("a", "b"))
+
+
+class Source(ImageSource):
+    def __init__(self, count):
+        super().__init__("memory", SPEC, "memory:world")
+        self.count = count
+
+    def _records(self):
+        rng = np.random.default_rng(0)
+        for number in range(self.count):
+            yield rng.integers(0, 256, (1, 2, 2), dtype=np.uint8), (0, 1, -1)[number % 3]
+
+    def _private_length(self):
+        return self.count
+
+    def fingerprint(self):
+        return hashlib.sha256(str(self.count).encode()).hexdigest()
+
+
+class Features:
+    def draws(self, units, generator):
+        return (torch.rand(units, generator=generator),)
+
+    def __call__(self, network, images, labels, *draws):
+        return network(images.float().flatten(1) / 255 + draws[0][:, None]).tanh()
+
+
+noises = []
+honest = Key.stream
+def stream(self, purpose, step):
+    if "noise" in purpose:
+        noises.append((purpose, step))
+    return honest(self, purpose, step)
+Key.stream = stream
+distributed.join()
+torch.manual_seed(0)
+network, seen = nn.Linear(4, 3), {}
+for name, count, rate, z in [("many", 60, 0.5, 1e-12), ("none", 0, 1.0, 1e-12), ("noisy", 60, 0.5, 3.0)]:
+    noises.clear()
+    folder = place / name
+    folder.mkdir(exist_ok=True)
+    query = AggregateQuery("g", 2, 3, 0.7, rate, 2, 1.0, 15, 0.9, 1.0)
+    steps = Aggregation(query, z, Source(count), folder, Key(bytes(range(32))), lambda: None)
+    steps._way = "loop"
+    c = torch.arange(6.0).view(2, 3) - 2
+    parts = [(steps.forward(s, network, Features()), steps.pull_back(s, network, Features(), c)) for s in range(2)]
+    again = [(steps.forward(s, network, Features()), steps.pull_back(s, network, Features(), c)) for s in range(2)]
+    flat = [torch.cat([p.flatten() for pair in pairs for p in pair]) for pairs in (parts, again)]
+    seen[name] = {"answers": flat[0], "again": flat[1], "noises": list(noises)}
+torch.save(seen, place / f"seen-{distributed.rank()}.pt")
+if distributed.size() > 1:
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+"""  # noqa: E501
+
+
+@pytest.fixture(scope="module")
+def seen(run_ranks: Callable, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """Alone, then the two ranks."""
+    alone = run_ranks(SCRIPT, tmp_path_factory.mktemp("alone"), 1)
+    return alone + run_ranks(SCRIPT, tmp_path_factory.mktemp("both"), 2)
+
+
+@pytest.mark.parametrize("name", ["many", "none"])
+def test_neither_part_depends_on_the_number_of_ranks(seen: list[dict], name: str) -> None:
+    alone, first, second = (s[name]["answers"] for s in seen)
+    assert alone.shape == (2 * (6 + 15),)
+    assert bool(alone.abs().max() > 0.1) == (name != "none")
+    assert torch.allclose(first, alone, rtol=1e-6, atol=1e-6) and torch.equal(first, second)
+
+
+def test_each_part_has_one_noise_that_all_ranks_see(seen: list[dict]) -> None:
+    expected = [(part, step) for step in (0, 1) for part in ("noise g", "backward noise g")]
+    for name in ("many", "none", "noisy"):
+        alone, first, second = (s[name] for s in seen)
+        assert alone["noises"] == first["noises"] == expected and second["noises"] == []
+        assert torch.equal(first["answers"], second["answers"])
+        assert all(torch.equal(s["answers"], s["again"]) for s in (alone, first, second))
+    alone, first, _ = (s["noisy"]["answers"] for s in seen)
+    assert torch.allclose(alone, first, atol=1e-5)

@@ -1,0 +1,134 @@
+"""docs/proofs.md, "Ledger and resume": what a kill, a full disk or a lost file may do to a run."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from sfumato.errors import BudgetExceededError, LedgerError
+from sfumato.privacy import Answer, Budget, Curator, HistogramQuery, SumQuery, make_plan
+from sfumato.privacy import curator as curator_module
+
+
+def pixels(images: Tensor, labels: Tensor) -> Tensor:
+    return images.flatten(1).float() / 255
+
+
+SUM = SumQuery("pixels", pixels, 4, 1.0, by_class=True)
+VOTES = HistogramQuery("votes", lambda images, labels: labels, 3)
+
+
+def opened(curator: Curator, *queries: SumQuery | HistogramQuery) -> Curator:
+    curator.open(make_plan({"name": "test"}, queries or (SUM,), curator.budget, curator.spec))
+    return curator
+
+
+def killed(curator: Curator) -> None:
+    """The process is gone: its locks are free, nothing else was done."""
+    curator._run.release()
+
+
+def kinds(curator: Curator) -> list[str]:
+    with curator._ledger.locked():
+        return [entry["kind"] for entry in curator._ledger.entries()]
+
+
+def same(first: Answer, second: Answer) -> bool:
+    return first.total.tobytes() == second.total.tobytes()
+
+
+def interrupted(*args: object, **options: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("moment", ["total", "add_noise"])
+def test_killed_before_the_answer_was_stored(
+    make_curator: Callable, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    first = opened(make_curator())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(
+            curator_module.integer_sums if moment == "total" else curator_module,
+            moment,
+            interrupted,
+        )
+        first.sum(SUM)
+    killed(first)
+    second = opened(make_curator())
+    second.sum(SUM)
+    assert kinds(second) == ["plan", "answer"]
+
+
+def test_a_full_disk_keeps_the_answer_inside(
+    make_curator: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curator = opened(make_curator())
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(LedgerError, match="No space left"):
+        patch.setattr("sfumato.privacy.run.write_atomically", full)
+        curator.sum(SUM)
+    assert kinds(curator) == ["plan"]
+    curator.sum(SUM)
+
+
+def test_another_answer_of_the_run_is_not_taken_for_this_one(make_curator: Callable) -> None:
+    curator = opened(make_curator(), SUM, VOTES)
+    curator.sum(SUM)
+    curator.histogram(VOTES)
+    file, other = (curator.run_folder / f"answer-{n}.safetensors" for n in ("pixels", "votes"))
+    file.write_bytes(other.read_bytes())
+    with pytest.raises(LedgerError, match="never answered twice"):
+        curator.sum(SUM)
+
+
+def test_another_plan_does_not_go_on_with_the_unfinished_run(make_curator: Callable) -> None:
+    killed(opened(make_curator(), SUM))
+    killed(opened(make_curator(), VOTES))
+    assert kinds(opened(make_curator(budget=Budget(2.0, 1e-5)))).count("plan") == 3
+
+
+def test_other_code_under_the_same_plan_gets_the_answer_that_was_paid_for(
+    make_curator: Callable,
+) -> None:
+    first = opened(make_curator())
+    answer = first.sum(SUM)
+    killed(first)
+    second = opened(make_curator())
+    swapped = SumQuery("pixels", lambda i, y: 1 - pixels(i, y), 4, 1.0, by_class=True)
+    assert same(second.sum(swapped), answer)
+
+
+def test_nothing_private_is_touched_by_a_refused_or_resumed_run(
+    make_curator: Callable, make_source: type
+) -> None:
+    class Untouchable(make_source):
+        def batches(self, size: int) -> object:
+            raise AssertionError("read")
+
+        fingerprint = _private_length = _records = batches
+
+    killed(opened(make_curator(cap=Budget(1.2, 1e-5))))
+    late = make_curator(Untouchable([]), fresh=True)  # the cap is in the ledger by now
+    with pytest.raises(BudgetExceededError, match="cap"):
+        opened(late)
+    resumed = opened(make_curator(Untouchable([])))  # paid for already
+    assert kinds(resumed) == ["cap", "plan"]
+    killed(resumed)
+    late._ledger.path.write_text("")
+    with pytest.raises(LedgerError, match="damaged"):
+        opened(make_curator(Untouchable([])))
+
+
+def test_folder_is_the_owners_only_and_holds_no_more_than_it_must(make_curator: Callable) -> None:
+    curator = opened(make_curator())
+    curator.sum(SUM)
+    assert curator.run_folder.parents[1].stat().st_mode & 0o077 == 0
+    files = {file.name for file in curator.run_folder.iterdir()}
+    assert files <= {"run.lock", "fingerprint", "answer-pixels.safetensors"}
