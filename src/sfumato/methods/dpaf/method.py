@@ -1,9 +1,9 @@
 """DPAF: a generative adversarial network whose discriminator adds features up in the forward pass.
 
-Lin, Hsu, Yu, Cao, Huang, arXiv 2304.12185, changed so that its ε is true: "DPAF" in
-``docs/methods.md`` says what was not private as published. The layers above the sum see real images
-through noisy class means only, and are trained for nothing; those below take a step now and then
-along a pulled-back gradient, clipped unit by unit.
+Lin, Hsu, Yu, Cao, Huang, arXiv 2304.12185, changed so that its ε is true:
+``docs/methods/dpaf.md`` says what was not private as published. The layers above the sum see real
+images through noisy class means only, and are trained for nothing; those below take a step now and
+then along a pulled-back gradient, clipped unit by unit.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class PairLoss:
     ℓ(x, y, z) = s(−D(x, y)) + s(D(G(z, y), y)) with the softplus s: the logistic loss of
     arXiv 1406.2661, equation 1, for one image of each kind. Both halves lie inside the clip, so
     that what their gradients have in common cancels before the norm is bounded; see "DP-GAN" in
-    ``docs/methods.md``.
+    ``docs/methods/dpgan.md``.
     """
 
     generator: Generator

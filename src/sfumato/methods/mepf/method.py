@@ -2,7 +2,7 @@
 
 Harder, Jalali, Sutherland, Park, arXiv 2205.12900. One noisy sum is released; every generator step
 after it is post-processing, so training longer, or again, costs nothing. What differs from the
-published code, and why, is written in ``docs/methods.md``.
+published code, and why, is written in ``docs/methods/mepf.md``.
 """
 
 from __future__ import annotations
