@@ -56,15 +56,30 @@ def row(markdown: str, start: str) -> list[str]:
 
 def test_figures_stand_beside_published_ones_with_their_source() -> None:
     text = to_markdown(LINES)
-    assert row(text, "| mepf | cnn") == ["mepf", "cnn", "82.0 ± 2.8", "86.0", "measured here"]
-    assert row(text, "| moments | cnn") == ["moments", "cnn", "–", "–", "measured here"]
-    assert row(text, "| DP-FETA | CNN-type") == [
-        "DP-FETA", "CNN-type", "81.7", "87.3", "dpimagebench",
+    assert row(text, "| mepf | cnn") == [
+        "mepf",
+        "cnn",
+        "82.0 ± 2.8",
+        "86.0",
+        "none",
+        "measured here",
+    ]
+    assert row(text, "| moments | cnn") == ["moments", "cnn", "–", "–", "none", "measured here"]
+    assert row(text, "| DPDM | CNN-type") == [
+        "DPDM", "CNN-type", "76.4", "85.6", "GPU", "dpimagebench",
     ]  # fmt: skip
     assert "arXiv 2503.14681" in text
     assert "[unchecked] quoted second-hand" in text
     assert "budgeted under add-or-remove-one; ε = 1 (add-or-remove-one), 2.2 (replace-one)" in text
     assert "commit 0123456789ab" in text
+
+
+def test_what_a_method_needs_is_said_of_our_rows_too() -> None:
+    public = line("dpdm", 1.0, 0, 0.7, method={"label": "dpdm", "options": {"public": "x"}})
+    machine = {"cpu": "A_CPU", "cores": 2, "threads": 1, "gpu": "A_GPU"}
+    text = to_markdown([*LINES, public, line("merf", 1.0, 0, 0.6, machine=machine)])
+    assert "public images" in row(text, "| dpdm | cnn")
+    assert "GPU" in row(text, "| merf | cnn")
 
 
 def test_distances_name_their_features_and_keep_apart_from_published_fid() -> None:
@@ -78,7 +93,7 @@ def test_distances_name_their_features_and_keep_apart_from_published_fid() -> No
         "50 ± 0",
     ]
     assert "efficientnet-lite0, pooled (SHA-256 abababababab…)" in text
-    assert row(text, "| DP-MERF | – |") == ["DP-MERF", "–", "106", "dpimagebench"]
+    assert row(text, "| DP-MERF | – |") == ["DP-MERF", "–", "106", "dpimagebench-2025"]
     assert "not to be compared" in text
 
 

@@ -13,6 +13,7 @@ from sfumato.evaluation.literature import Published, published_on
 
 OURS = "measured here"
 NONE = "–"
+NEEDS = "needs: beyond this package, its public encoder and two processor cores"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,16 @@ def _label(line: Line) -> str:
     return str(line["method"]["label"])
 
 
+def _needs(lines: Sequence[Line], label: str) -> str:
+    """What it took to run a method here."""
+    mine = [line for line in lines if _label(line) == label]
+    found = {
+        "GPU": any(line["machine"]["gpu"] for line in mine),
+        "public images": any("public" in line["method"]["options"] for line in mine),
+    }
+    return ", ".join(what for what, needed in found.items() if needed) or "none"
+
+
 def _epsilons(lines: Sequence[Line]) -> list[float]:
     return sorted({float(line["epsilon"]) for line in lines})
 
@@ -77,18 +88,19 @@ def _accuracy(data: str, lines: Sequence[Line]) -> Table:
             for epsilon in epsilons:
                 found = [line["accuracy"].get(name) for line in _at(lines, label, epsilon)]
                 cells.append(_spread([100 * share for share in found if share is not None]))
-            rows.append((label, name, *cells, OURS))
+            rows.append((label, name, *cells, _needs(lines, label), OURS))
     quoted = published_on(data)
     for row in quoted:
         at = [row.accuracy_at(epsilon) for epsilon in epsilons]
         if any(value is not None for value in at):
             texts = (NONE if value is None else f"{value:.1f}" for value in at)
-            rows.append((_marked(row, quoted), row.classifier, *texts, row.source.key))
+            marked = _marked(row, quoted)
+            rows.append((marked, row.classifier, *texts, row.needs, row.source.key))
     return Table(
         f"{data}: accuracy (%), trained on synthetic and tested on real images",
-        ("method", "classifier", *(f"ε = {epsilon:g}" for epsilon in epsilons), "source"),
+        ("method", "classifier", *(f"ε = {epsilon:g}" for epsilon in epsilons), "needs", "source"),
         tuple(rows),
-        (*_settings(lines), *_footnotes(quoted)),
+        (*_settings(lines), NEEDS, *_footnotes(quoted)),
     )
 
 
@@ -128,7 +140,7 @@ def _marked(row: Published, rows: Sequence[Published]) -> str:
 def _footnotes(rows: Sequence[Published]) -> list[str]:
     sources = {row.source.key: row.source for row in rows}
     caveats = dict.fromkeys(row.caveat for row in rows if row.caveat)
-    notes = [f"{s.key}: {s.cite}; δ = {s.delta}; {s.protocol}" for s in sources.values()]
+    notes = [f"{s.key} ({s.date}): {s.cite}; δ = {s.delta}; {s.protocol}" for s in sources.values()]
     notes += [f"[{number}] {caveat}" for number, caveat in enumerate(caveats, start=1)]
     if not all(row.checked for row in rows):
         notes.append("[unchecked] quoted second-hand")

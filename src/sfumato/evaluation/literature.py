@@ -19,10 +19,11 @@ else:
 
 @dataclass(frozen=True)
 class Source:
-    """A publication: how to cite it, its δ, and how its figures came about."""
+    """A publication: how to cite it, which state of it, its δ, and how its figures came about."""
 
     key: str
     cite: str
+    date: str
     delta: str
     protocol: str
 
@@ -31,6 +32,7 @@ class Source:
 class Published:
     """One row of a published table: accuracies in percent and FIDs by ε, NaN where there is none.
 
+    ``needs`` says what it takes to run the method: "none", "GPU", "public images", or both;
     ``checked`` is False for figures that are quoted second-hand.
     """
 
@@ -41,6 +43,7 @@ class Published:
     epsilon: tuple[float, ...]
     accuracy: tuple[float, ...]
     fid: tuple[float, ...]
+    needs: str
     caveat: str
     checked: bool
 
