@@ -80,7 +80,7 @@ def main() -> None:
         Budget(options.epsilon, 1e-5),
         source.spec,
     )
-    noise_std = plan.event(query).noise_std / options.batch
+    noise_std = plan.event(query.name).noise_std / options.batch
 
     rows = []
     for seed in range(options.seeds):

@@ -115,13 +115,13 @@ def trained(source: InMemory, plan: Plan, batch: int, rate: float) -> nn.Module:
         tempfile.TemporaryDirectory() as state,
         Curator(source, plan.budget, state=Path(state), quiet=True) as curator,
     ):
-        curator.open(plan)
+        curator.open_plan(plan)
         for step in range(query.steps):
-            mean = curator.gradient(query, step, network, loss) / (query.bound * batch)
+            mean = curator.gradient(query.name, step, network, loss) / (query.bound * batch)
             for parameter, value in zip(parameters, unflatten(mean, parameters), strict=True):
                 parameter.grad = value.clone()
             optimiser.step()
-            curator.forget(query, step)
+            curator.forget(query.name, step)
     return network
 
 

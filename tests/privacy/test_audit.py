@@ -27,7 +27,7 @@ QUERY = SumQuery("q", lambda images, labels: images[:, 0, 0, :1], 1, clip_norm=1
 def audited(relation: str, noise_factor: float = 1.0, clip: bool = True) -> tuple[float, float]:
     """The claimed ε, and the one that the attack proves."""
     plan = make_plan({"name": "audit"}, [QUERY], Budget(1.0, 1e-5, relation), SPEC)
-    event = plan.event(QUERY)
+    event = plan.event(QUERY.name)
 
     def answers(canary: float) -> np.ndarray:
         row = torch.tensor([[canary]])

@@ -57,8 +57,8 @@ def audited(make_curator: Callable[..., Curator], make_source: type) -> float:
     present = np.random.default_rng().random(CANARIES) < 0.5
     records = [(int(number), 0) for number in np.flatnonzero(present)]
     curator = make_curator(make_source(records), BUDGET, fresh=True)
-    curator.open(make_plan({"name": "audit"}, [QUERY], BUDGET, curator.spec))
-    return lower_bound(curator.sum(QUERY), present)
+    curator.open_plan(make_plan({"name": "audit"}, [QUERY], BUDGET, curator.spec))
+    return lower_bound(curator.sum(QUERY.name), present)
 
 
 def test_the_audit_finds_no_more_than_is_claimed_and_not_much_less(

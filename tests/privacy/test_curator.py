@@ -106,8 +106,12 @@ def test_answers_are_the_truth_and_the_claimed_noise(
     counts = np.bincount(firsts, minlength=6)[:4]  # votes 4 and 5 abstain
 
     curator = make_curator(make_source(records), WIDE)
-    curator.open(planned(WIDE, SUM, TOTAL, VOTES))
-    answer, split, votes = curator.sum(SUM), curator.sum(TOTAL), curator.histogram(VOTES)
+    curator.open_plan(planned(WIDE, SUM, TOTAL, VOTES))
+    answer, split, votes = (
+        curator.sum(SUM.name),
+        curator.sum(TOTAL.name),
+        curator.histogram(VOTES.name),
+    )
     for found, truth in (
         (answer.total, sums),
         (split.total, sums[:, :1]),
@@ -124,8 +128,8 @@ def test_answer_carries_the_noise_that_was_paid_for(make_source: type, make_cura
     query = SumQuery("q", lambda images, labels: torch.zeros(len(images), 4000), 4000, 3.0)
     paid = planned(BUDGET, query)
     curator = make_curator(make_source([(3, 0)]))
-    curator.open(paid)
-    answer = curator.sum(query)
+    curator.open_plan(paid)
+    answer = curator.sum(query.name)
     assert answer.noise_std == paid.events[0].noise_std
     # Six standard errors of 4000 draws are 6.7 %.
     assert np.std(answer.total) == pytest.approx(answer.noise_std, rel=0.067)
@@ -141,8 +145,8 @@ def test_plan_is_on_disk_before_noise_is_drawn(
         return add_noise(*arguments)
 
     monkeypatch.setattr("sfumato.privacy.curator.add_noise", looks_at_the_disk)
-    curator.open(plan)
-    curator.sum(SUM)
+    curator.open_plan(plan)
+    curator.sum(SUM.name)
     ((charged,),) = seen
     assert charged["kind"] == "plan" and charged["plan"] == plan.digest()
     assert charged["events"] == [event.to_dict() for event in plan.events]
@@ -155,11 +159,12 @@ def test_query_outside_the_plan_is_refused(
     source = make_source([(3, 0)])
     curator = make_curator(source)
     with pytest.raises(UsageError, match="no plan is open"):
-        curator.sum(SUM)
-    curator.open(plan)
-    for other in (TOTAL, SumQuery("sum", pixels, 2, 3.0, by_class=True)):
-        with pytest.raises(BudgetExceededError, match="not in the plan"):
-            curator.sum(other)
+        curator.sum(SUM.name)
+    curator.open_plan(plan)
+    with pytest.raises(BudgetExceededError, match=r"sum 'total' is not in the plan.*: sum \(sum\)"):
+        curator.sum(TOTAL.name)
+    with pytest.raises(BudgetExceededError, match="histogram 'sum' is not in the plan"):
+        curator.histogram(SUM.name)
     assert source.reads == 0 and kinds(curator) == ["plan"]
 
 
@@ -169,7 +174,7 @@ def test_plan_for_another_budget_or_data_set_is_refused(
     other = make_source([], PublicSpec(height=2, width=2, channels=1, classes=("a",)))
     for curator in (make_curator(budget=Budget(0.9, 1e-5)), make_curator(other)):
         with pytest.raises(UsageError, match="another budget"):
-            curator.open(plan)
+            curator.open_plan(plan)
         assert kinds(curator) == []
 
 
@@ -178,8 +183,8 @@ def test_second_ask_gives_the_first_answer(
 ) -> None:
     source = make_source([(3, 0), (700, 2)])
     curator = make_curator(source)
-    curator.open(plan)
-    assert same(curator.sum(SUM), curator.sum(SUM))
+    curator.open_plan(plan)
+    assert same(curator.sum(SUM.name), curator.sum(SUM.name))
     assert len(drawn) == 1 == source.reads and kinds(curator) == ["plan", "answer"]
 
 
@@ -187,13 +192,13 @@ def test_interrupted_run_goes_on_without_a_new_charge(
     make_curator: Make, plan: Plan, drawn: list
 ) -> None:
     first = make_curator()
-    first.open(plan)
-    answer = first.sum(SUM)
+    first.open_plan(plan)
+    answer = first.sum(SUM.name)
     interrupt(first)
     second = make_curator()
-    second.open(plan)
-    assert same(second.sum(SUM), answer) and len(drawn) == 1
-    second.histogram(VOTES)
+    second.open_plan(plan)
+    assert same(second.sum(SUM.name), answer) and len(drawn) == 1
+    second.histogram(VOTES.name)
     assert kinds(second) == ["plan", "answer", "answer"] and len(drawn) == 2
 
 
@@ -208,15 +213,15 @@ def test_killed_between_stored_answer_and_ledger_gives_the_stored_answer(
         return append(self, kind, **content)
 
     first = make_curator()
-    first.open(plan)
+    first.open_plan(plan)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Ledger, "append", killed)
-        first.sum(SUM)
+        first.sum(SUM.name)
     interrupt(first)
     assert kinds(first) == ["plan"]
     second = make_curator()
-    second.open(plan)
-    answer = second.sum(SUM)
+    second.open_plan(plan)
+    answer = second.sum(SUM.name)
     assert len(drawn) == 1 and kinds(second) == ["plan", "answer"]
     assert np.array_equal(np.rint(answer.total * 2**20 / 1.5).ravel(), drawn[0])
 
@@ -225,14 +230,14 @@ def test_stored_answer_that_was_changed_or_lost_is_not_drawn_again(
     make_curator: Make, plan: Plan, drawn: list
 ) -> None:
     curator = make_curator()
-    curator.open(plan)
-    curator.sum(SUM)
+    curator.open_plan(plan)
+    curator.sum(SUM.name)
     stored = curator.run_folder / "answer-sum.safetensors"
     whole = stored.read_bytes()
     for damage in (whole[:-8] + bytes(8), whole[:-8], None):
         stored.unlink() if damage is None else stored.write_bytes(damage)
         with pytest.raises(LedgerError, match="never answered twice"):
-            curator.sum(SUM)
+            curator.sum(SUM.name)
     assert len(drawn) == 1
 
 
@@ -240,13 +245,13 @@ def test_changed_data_are_not_asked_in_the_same_run(
     make_source: type, make_curator: Make, plan: Plan, drawn: list
 ) -> None:
     first = make_curator(make_source([(3, 0)]))
-    first.open(plan)
-    first.sum(SUM)
+    first.open_plan(plan)
+    first.sum(SUM.name)
     interrupt(first)
     second = make_curator(make_source([(4, 0)]))
-    second.open(plan)
+    second.open_plan(plan)
     with pytest.raises(DataError, match="changed"):
-        second.histogram(VOTES)
+        second.histogram(VOTES.name)
     assert len(drawn) == 1
 
 
@@ -255,15 +260,15 @@ def test_closed_or_fresh_run_is_charged_and_drawn_anew(
     make_curator: Make, plan: Plan, drawn: list, how: str
 ) -> None:
     first = make_curator()
-    first.open(plan)
-    answer = first.sum(SUM)
+    first.open_plan(plan)
+    answer = first.sum(SUM.name)
     if how == "closed":
         first.close()
     else:
         interrupt(first)
     second = make_curator(fresh=how == "fresh")
-    second.open(plan)
-    assert not same(second.sum(SUM), answer) and len(drawn) == 2
+    second.open_plan(plan)
+    assert not same(second.sum(SUM.name), answer) and len(drawn) == 2
     charged = [entry for entry in entries(second) if entry["kind"] == "plan"]
     assert len(charged) == 2 == len({entry["run"] for entry in charged})
     total = second.record()["data_set_total"]
@@ -272,11 +277,11 @@ def test_closed_or_fresh_run_is_charged_and_drawn_anew(
 
 def test_run_in_use_cannot_be_opened_twice(make_curator: Make, plan: Plan) -> None:
     first, second = make_curator(), make_curator()
-    first.open(plan)
+    first.open_plan(plan)
     with pytest.raises(LedgerError, match="another process"):
-        second.open(plan)
+        second.open_plan(plan)
     with pytest.raises(UsageError, match="open already"):
-        first.open(plan)
+        first.open_plan(plan)
 
 
 def test_plan_over_the_cap_is_refused_before_a_byte_is_read(
@@ -290,9 +295,9 @@ def test_plan_over_the_cap_is_refused_before_a_byte_is_read(
 
     curator = make_curator(Untouchable([(3, 0)]), cap=Budget(0.5, 1e-5))
     with pytest.raises(BudgetExceededError, match="cap"):
-        curator.open(plan)
+        curator.open_plan(plan)
     with pytest.raises(UsageError):
-        curator.sum(SUM)
+        curator.sum(SUM.name)
     assert kinds(curator) == ["cap"]
 
 
@@ -313,9 +318,9 @@ def test_text_of_a_failure_on_private_data_is_withheld(
     query = SumQuery("q", fails_on_private, 2, 1.0)
     source = (make_source if where == "contribution" else Broken)([(77 + 256, 0)])
     curator = make_curator(source)
-    curator.open(planned(BUDGET, query))
+    curator.open_plan(planned(BUDGET, query))
     with pytest.raises(SfumatoError, match="withheld") as caught:
-        curator.sum(query)
+        curator.sum(query.name)
     assert "ValueError" in str(caught.value)
     shown = "".join(traceback.format_exception(caught.value)) + "".join(capsys.readouterr())
     assert "patient" not in shown
@@ -327,16 +332,16 @@ def test_known_seed_is_stamped_and_kept_apart(make_curator: Make, plan: Plan) ->
     answers = []
     for _ in range(2):
         curator = make_curator(insecure_seed=7)
-        curator.open(plan)
-        answers.append(curator.sum(SUM))
+        curator.open_plan(plan)
+        answers.append(curator.sum(SUM.name))
         assert curator.record()["noise"] == INSECURE_PATH
         curator.close()
     assert same(*answers)
     honest = make_curator()
-    honest.open(plan)
+    honest.open_plan(plan)
     assert honest.record()["noise"] == NOISE_PATH
     assert honest.record()["data_set_total"]["runs"] == 1
-    assert not same(honest.sum(SUM), answers[0])
+    assert not same(honest.sum(SUM.name), answers[0])
 
 
 def test_number_of_records_is_never_shown(
@@ -352,8 +357,8 @@ def test_number_of_records_is_never_shown(
     for size in (SIZE, 173):
         source = make_source((2 * records)[:size])
         curator = Curator(source, BUDGET, state=tmp_path / f"own-state-{size}")
-        curator.open(plan)
-        curator.sum(SUM)
+        curator.open_plan(plan)
+        curator.sum(SUM.name)
         output = capsys.readouterr()
         assert output.out == ""
         shown.append(re.findall(r"\d+%", output.err))
@@ -368,8 +373,8 @@ def test_record_is_what_was_paid_and_holds_no_path(
     make_curator: Make, plan: Plan, tmp_path: Path
 ) -> None:
     curator = make_curator()
-    curator.open(plan)
-    curator.sum(SUM)
+    curator.open_plan(plan)
+    curator.sum(SUM.name)
     record = curator.record()
     text = json.dumps(record, allow_nan=False)
     for private in (str(tmp_path), "own-state", "memory:test", str(curator.run_folder)):
@@ -401,9 +406,9 @@ def test_an_error_of_our_own_kind_is_withheld_too(
 
     query = SumQuery("q", contribution, 2, 1.0)
     curator = make_curator(make_source([(77 + 256, 0)]))
-    curator.open(planned(BUDGET, query))
+    curator.open_plan(planned(BUDGET, query))
     with pytest.raises(SfumatoError, match="withheld") as caught:
-        curator.sum(query)
+        curator.sum(query.name)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
@@ -415,9 +420,9 @@ def test_what_the_reader_says_of_the_public_format_is_shown(
             raise DataError("images.idx: wrong magic number")
 
     curator = make_curator(Broken([(3, 0)]))
-    curator.open(plan)
+    curator.open_plan(plan)
     with pytest.raises(DataError, match="wrong magic"):
-        curator.sum(SUM)
+        curator.sum(SUM.name)
 
 
 def test_warnings_about_private_data_are_silent(make_source: type, make_curator: Make) -> None:
@@ -431,17 +436,17 @@ def test_warnings_about_private_data_are_silent(make_source: type, make_curator:
 
     query = SumQuery("q", contribution, 2, 1.0)
     curator = make_curator(make_source([(77, 0)]))
-    curator.open(planned(BUDGET, query))
+    curator.open_plan(planned(BUDGET, query))
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        curator.sum(query)
+        curator.sum(query.name)
     assert warned and SECRET not in [str(warning.message) for warning in heard]
 
 
 def test_unlabelled_data_has_one_row(make_source: type, make_curator: Make) -> None:
     spec = PublicSpec(height=2, width=2, channels=1, classes=())
     curator = make_curator(make_source([(30, None), (40, 2)], spec), WIDE)
-    curator.open(make_plan({"name": "test"}, [SUM], WIDE, spec))
-    answer = curator.sum(SUM)
+    curator.open_plan(make_plan({"name": "test"}, [SUM], WIDE, spec))
+    answer = curator.sum(SUM.name)
     assert answer.total.shape == (1, 2)
     assert answer.total[0, 0] == pytest.approx(0.7, abs=6 * answer.noise_std)

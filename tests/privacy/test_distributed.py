@@ -120,11 +120,11 @@ total = SumQuery("t", lambda images, labels: images.flatten(1).float() / 255, 4,
 plan = make_plan({"name": "world"}, [query, total], budget, SPEC)
 for part in ("first", "resumed"):
     with Curator(source, budget, state=place / "state", quiet=True) as curator:
-        curator.open(plan)
-        answers = [curator.gradient(query, step, network(), Loss()) for step in range(3)]
+        curator.open_plan(plan)
+        answers = [curator.gradient(query.name, step, network(), Loss()) for step in range(3)]
         seen[part] = {
             "run": curator.run_folder.name, "answers": torch.stack(answers),
-            "sum": torch.from_numpy(curator.sum(total).total),
+            "sum": torch.from_numpy(curator.sum(total.name).total),
         }
         if part == "resumed":
             record = curator.record()

@@ -33,7 +33,7 @@ def test_queries_share_the_budget_by_their_relative_noise(relation: str) -> None
     assert second == pytest.approx(3 * first)
     assert 0.999 * 2 <= made.epsilons()[relation] <= 2
     assert first == pytest.approx(
-        made.event(made.queries[0]).noise_std / made.events[0].sensitivity[relation]
+        made.event(made.queries[0].name).noise_std / made.events[0].sensitivity[relation]
     )
 
 

@@ -23,7 +23,7 @@ VOTES = HistogramQuery("votes", lambda images, labels: labels, 3)
 
 
 def opened(curator: Curator, *queries: SumQuery | HistogramQuery) -> Curator:
-    curator.open(make_plan({"name": "test"}, queries or (SUM,), curator.budget, curator.spec))
+    curator.open_plan(make_plan({"name": "test"}, queries or (SUM,), curator.budget, curator.spec))
     return curator
 
 
@@ -56,10 +56,10 @@ def test_killed_before_the_answer_was_stored(
             moment,
             interrupted,
         )
-        first.sum(SUM)
+        first.sum(SUM.name)
     killed(first)
     second = opened(make_curator())
-    second.sum(SUM)
+    second.sum(SUM.name)
     assert kinds(second) == ["plan", "answer"]
 
 
@@ -73,19 +73,19 @@ def test_a_full_disk_keeps_the_answer_inside(
 
     with monkeypatch.context() as patch, pytest.raises(LedgerError, match="No space left"):
         patch.setattr("sfumato.privacy.run.write_atomically", full)
-        curator.sum(SUM)
+        curator.sum(SUM.name)
     assert kinds(curator) == ["plan"]
-    curator.sum(SUM)
+    curator.sum(SUM.name)
 
 
 def test_another_answer_of_the_run_is_not_taken_for_this_one(make_curator: Callable) -> None:
     curator = opened(make_curator(), SUM, VOTES)
-    curator.sum(SUM)
-    curator.histogram(VOTES)
+    curator.sum(SUM.name)
+    curator.histogram(VOTES.name)
     file, other = (curator.run_folder / f"answer-{n}.safetensors" for n in ("pixels", "votes"))
     file.write_bytes(other.read_bytes())
     with pytest.raises(LedgerError, match="never answered twice"):
-        curator.sum(SUM)
+        curator.sum(SUM.name)
 
 
 def test_another_plan_does_not_go_on_with_the_unfinished_run(make_curator: Callable) -> None:
@@ -98,7 +98,7 @@ def test_other_code_under_the_same_plan_gets_the_answer_that_was_paid_for(
     make_curator: Callable,
 ) -> None:
     first = opened(make_curator())
-    answer = first.sum(SUM)
+    answer = first.sum(SUM.name)
     killed(first)
     second = opened(make_curator())
     swapped = SumQuery("pixels", lambda i, y: 1 - pixels(i, y), 4, 1.0, by_class=True)
@@ -128,7 +128,7 @@ def test_nothing_private_is_touched_by_a_refused_or_resumed_run(
 
 def test_folder_is_the_owners_only_and_holds_no_more_than_it_must(make_curator: Callable) -> None:
     curator = opened(make_curator())
-    curator.sum(SUM)
+    curator.sum(SUM.name)
     assert curator.run_folder.parents[1].stat().st_mode & 0o077 == 0
     files = {file.name for file in curator.run_folder.iterdir()}
     assert files <= {"run.lock", "fingerprint", "answer-pixels.safetensors"}

@@ -117,20 +117,20 @@ IMAGES = Question(torch.zeros(1, 1, 2, 2), torch.tensor([0]), 0.0)
 def asked(curator: Curator, query: Query) -> np.ndarray:
     """The first answer, as an array."""
     if isinstance(query, SumQuery):
-        return curator.sum(query).total
+        return curator.sum(query.name).total
     if isinstance(query, GradientQuery):
         network = nn.Linear(4, 1)
         nn.init.zeros_(network.weight)
-        return curator.gradient(query, 0, network, Mean()).numpy()
+        return curator.gradient(query.name, 0, network, Mean()).numpy()
     assert isinstance(query, VoteQuery)
-    return curator.vote(query, 0, Constant(), IMAGES).numpy()
+    return curator.vote(query.name, 0, Constant(), IMAGES).numpy()
 
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Callable[[Query], Curator]:
     def make(query: Query) -> Curator:
         curator = Curator(OfThree(), BUDGET, state=tmp_path / "state", quiet=True, fresh=True)
-        curator.open(make_plan({"name": "test"}, [query], BUDGET, SPEC))
+        curator.open_plan(make_plan({"name": "test"}, [query], BUDGET, SPEC))
         return curator
 
     return make
@@ -178,7 +178,7 @@ def test_where_noise_cannot_be_drawn_nothing_is_answered(
 def test_noise_does_not_know_how_often_a_class_or_an_image_occurs(opened: Callable) -> None:
     """Faults 2 and 5. 200 equal images, a class of one record and an empty class."""
     with opened(SUM) as curator:
-        answer = curator.sum(SUM)
+        answer = curator.sum(SUM.name)
     deviation = answer.total.std(axis=1)
     # 2,000 coordinates: six standard errors are 9.5 %.
     assert deviation == pytest.approx(np.full(3, answer.noise_std), rel=0.095)

@@ -41,16 +41,16 @@ class OverheardCurator(Curator):
         super().__init__(*arguments, **options)
         self.answers: list[tuple[ExactQuery, Answer]] = []
 
-    def sum(self, query: SumQuery) -> Answer:
+    def sum(self, name: str) -> Answer:
         """Answer, and note it."""
-        answer = super().sum(query)
-        self.answers.append((query, answer))
+        answer = super().sum(name)
+        self.answers.append((self.plan.query(name, SumQuery), answer))
         return answer
 
-    def histogram(self, query: HistogramQuery) -> Answer:
+    def histogram(self, name: str) -> Answer:
         """Answer, and note it."""
-        answer = super().histogram(query)
-        self.answers.append((query, answer))
+        answer = super().histogram(name)
+        self.answers.append((self.plan.query(name, HistogramQuery), answer))
         return answer
 
 

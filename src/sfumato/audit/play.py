@@ -60,11 +60,10 @@ def play(
     source = NumberedCanaries(present, relation, classes, unit)
     with tempfile.TemporaryDirectory() as state:
         with Curator(source, budget, state=Path(state), quiet=True) as curator:
-            plan = make_plan({"name": "audit"}, twins, budget, source.spec)
-            curator.open(plan)
+            plan = curator.open_plan(make_plan({"name": "audit"}, twins, budget, source.spec))
             scores = np.zeros(canaries)
             for twin in twins:
-                event: Event = plan.event(twin)
+                event: Event = plan.event(twin.name)
                 game = games[twin.mechanism]
                 scores += game.scores(curator, twin, event, canaries, relation)
             curator.close()

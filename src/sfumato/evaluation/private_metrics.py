@@ -74,11 +74,11 @@ def publish(
     queries: list[Query] = [*([utility.query] if utility else []), fidelity.query]
     curator = Curator(real.test, budget, state=state, quiet=quiet)
     method = {"name": "publish-metrics", "config": {"classifiers": list(classifiers)}}
-    curator.open(make_plan(method, queries, budget, curator.spec))
-    measured = utility.read(curator.sum(utility.query)) if utility else []
+    curator.open_plan(make_plan(method, queries, budget, curator.spec))
+    measured = utility.read(curator.sum(utility.query.name)) if utility else []
     metrics: dict[str, Any] = {
         "utility": measured,
-        "frechet": fidelity.read(curator.sum(fidelity.query)),
+        "frechet": fidelity.read(curator.sum(fidelity.query.name)),
         "same_data_set_as_release": _same_data_set(released.certificate, Ledger(folder)),
     }
     attach_metrics(release, make_core(curator.record()), metrics)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from sfumato.data.spec import LARGEST_SIDE, PublicSpec
 from sfumato.errors import DataError
-from sfumato.methods.base import Batch, Method, Model, plan_of
+from sfumato.methods.base import Batch, Method, Model
 from sfumato.methods.datalens.method import DataLens
 from sfumato.methods.datalens.student import StudentModel
 from sfumato.methods.dpaf.method import DPAF
@@ -92,5 +92,4 @@ __all__ = [
     "Moments",
     "fit_embedding",
     "load_model",
-    "plan_of",
 ]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.privacy import Curator, Plan, Query, make_plan
+from sfumato.privacy import Curator, Query
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Images uint8 ``[b, channels, height, width]`` and labels int64 ``[b]``."""
@@ -48,12 +48,6 @@ class Method(Protocol):
 
     def fit(self, curator: Curator) -> Model:
         """Ask the curator the queries and learn a model from the answers."""
-
-
-def plan_of(method: Method, curator: Curator) -> Plan:
-    """Calibrate the method's queries to the curator's budget; reads no private byte."""
-    description = {"name": method.name, "config": method.config()}
-    return make_plan(description, method.queries(curator.spec), curator.budget, curator.spec)
 
 
 def check_rules(method: Method, rules: Mapping[str, bool]) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.features.basis import dct_basis
-from sfumato.methods.base import Batch, labels_in_proportion, plan_of
+from sfumato.methods.base import Batch, labels_in_proportion
 from sfumato.methods.estimate import reading
 from sfumato.methods.gaussian import Gaussians, MomentBlock, loaded_gaussians
 from sfumato.methods.saved_arrays import checked_counts
@@ -71,11 +71,8 @@ class Moments:
 
     def fit(self, curator: Curator) -> MomentModel:
         """Ask once, then fit a Gaussian to each class."""
-        plan = plan_of(self, curator)
-        curator.open(plan)
-        (query,) = plan.queries
-        assert isinstance(query, SumQuery)
-        return self.learn(curator.sum(query), curator.spec)
+        curator.open(self)
+        return self.learn(curator.sum("moments"), curator.spec)
 
     def learn(self, answer: Answer, spec: PublicSpec) -> MomentModel:
         """Fit a Gaussian to each class of a noisy answer, at no privacy cost."""

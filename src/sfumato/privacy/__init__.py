@@ -12,7 +12,7 @@ from sfumato.privacy.budget import RELATIONS, Budget, Relation
 from sfumato.privacy.curator import Answer, Curator
 from sfumato.privacy.gradients.per_example import UnitLoss
 from sfumato.privacy.gradients.topagg import TopSigns
-from sfumato.privacy.plan import Plan, make_plan
+from sfumato.privacy.plan import Asker, Plan, make_plan
 from sfumato.privacy.queries.aggregate import AggregateQuery
 from sfumato.privacy.queries.gradient import GradientQuery
 from sfumato.privacy.queries.histogram import HistogramQuery
@@ -25,6 +25,7 @@ __all__ = [
     "SAVED_EVERY",
     "AggregateQuery",
     "Answer",
+    "Asker",
     "Budget",
     "Curator",
     "Event",

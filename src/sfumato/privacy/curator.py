@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sfumato.data.decode import quiet
 from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
-from sfumato.errors import BudgetExceededError, DataError, SfumatoError, UsageError
+from sfumato.errors import DataError, SfumatoError, UsageError
 from sfumato.privacy import distributed
 from sfumato.privacy.accounting.epsilon import accountant_name
 from sfumato.privacy.accounting.events import Event
@@ -30,11 +30,11 @@ from sfumato.privacy.gradients.per_example import UnitLoss
 from sfumato.privacy.ledger import Entry, Ledger, charges_of, total_epsilon, units_of_runs
 from sfumato.privacy.noise.discrete_gaussian import add_noise
 from sfumato.privacy.noise.keys import Key
-from sfumato.privacy.plan import Plan
+from sfumato.privacy.plan import Asker, Plan, make_plan
 from sfumato.privacy.queries.aggregate import AggregateQuery
 from sfumato.privacy.queries.gradient import GradientQuery
 from sfumato.privacy.queries.histogram import HistogramQuery
-from sfumato.privacy.queries.kinds import ExactQuery, Query, StepQuery
+from sfumato.privacy.queries.kinds import ExactQuery, StepQuery
 from sfumato.privacy.queries.sum import SumQuery
 from sfumato.privacy.queries.vote import VoteQuery
 from sfumato.privacy.run import Run, answer_digest, data_set_folder, default_state
@@ -121,7 +121,25 @@ class Curator:
         """The open run's private folder, where a method keeps its checkpoints."""
         return self._opened()[1].folder
 
-    def open(self, plan: Plan) -> None:
+    @property
+    def plan(self) -> Plan:
+        """The open plan: what may be asked, and the noise that it gets."""
+        return self._opened()[0]
+
+    def calibrate(self, method: Asker) -> Plan:
+        """What ``method`` would ask, and the noise that fits the budget; charges nothing."""
+        description = {"name": method.name, "config": method.config()}
+        return make_plan(description, method.queries(self.spec), self.budget, self.spec)
+
+    def open(self, method: Asker) -> Plan:
+        """Calibrate the method's queries to the budget and charge them; see :meth:`open_plan`.
+
+        Returns:
+            The open plan, whose queries can be asked by name.
+        """
+        return self.open_plan(self.calibrate(method))
+
+    def open_plan(self, plan: Plan) -> Plan:
         """Charge ``plan`` to the ledger, or go on with an unfinished run of the same plan.
 
         Raises:
@@ -138,6 +156,7 @@ class Curator:
         run = self._taken(plan, insecure) if first else None
         run_id = distributed.from_first(None if run is None else run.id)
         self._plan, self._run = plan, run or Run(self._folder, run_id, hold=False)
+        return plan
 
     def _taken(self, plan: Plan, insecure: bool) -> Run:
         # In one turn: a run that another process closed in between would answer once more.
@@ -162,60 +181,59 @@ class Curator:
         run.release()
         self._run = None
 
-    def sum(self, query: SumQuery) -> Answer:
+    def sum(self, name: str) -> Answer:
         """Answer Σ clip(f(x, y)) + Gaussian noise, exactly; ``docs/proofs.md``, "sum".
 
-        A query that was answered before the run was interrupted gets the same answer again.
+        ``name`` is that of a sum query in the open plan. A query that was answered before the run
+        was interrupted gets the same answer again.
 
         Raises:
-            BudgetExceededError: the query is not in the plan.
+            BudgetExceededError: the open plan has no such query.
             LedgerError: the stored answer or the ledger is damaged.
         """
-        return self._answer(query)
+        return self._answer(self.plan.query(name, SumQuery))
 
-    def histogram(self, query: HistogramQuery) -> Answer:
+    def histogram(self, name: str) -> Answer:
         """Answer the noisy number of votes in each bin; ``docs/proofs.md``, "histogram".
 
         Raises:
-            BudgetExceededError: the query is not in the plan.
+            BudgetExceededError: the open plan has no such query.
             LedgerError: the stored answer or the ledger is damaged.
         """
-        return self._answer(query)
+        return self._answer(self.plan.query(name, HistogramQuery))
 
-    def gradient(
-        self, query: GradientQuery, step: int, network: nn.Module, loss: UnitLoss
-    ) -> Tensor:
+    def gradient(self, name: str, step: int, network: nn.Module, loss: UnitLoss) -> Tensor:
         """Answer Σ clip(∇ loss) + Gaussian noise over a Poisson sample; ``docs/proofs.md``.
 
         Args:
-            query: one of the plan's.
-            step: 0, 1, …, ``query.steps`` - 1. A step that is still stored is answered as before.
+            name: of a gradient query in the open plan.
+            step: 0, 1, …, the query's ``steps`` - 1; one that is stored is answered as before.
             network: the gradient is taken at its parameters that require one.
             loss: each unit's loss.
 
         Returns:
-            float32 ``[query.dimension]`` on the network's device, a sum and not a mean: divide by
+            float32 ``[dimension]`` on the network's device, a sum and not a mean: divide by
             public constants only.
 
         Raises:
-            BudgetExceededError: the query is not in the plan.
+            BudgetExceededError: the open plan has no such query.
             UsageError: the step is out of turn.
             LedgerError: a stored answer or the ledger is damaged, or the disk refuses.
         """
+        query = self.plan.query(name, GradientQuery)
         answer = self._stepwise(query, Descent).answer(step, network, loss)
         self._confirm_last(query, step, answer)
         return answer
 
-    def aggregate(
-        self, query: AggregateQuery, step: int, network: nn.Module, features: UnitFeatures
-    ) -> Tensor:
+    def aggregate(self, name: str, step: int, network: nn.Module, features: UnitFeatures) -> Tensor:
         """Answer Σ clip(features) + Gaussian noise by class over a Poisson sample.
 
         Arguments and errors are those of :meth:`gradient`; ``docs/proofs.md``, "aggregate".
 
         Returns:
-            float32 ``[query.rows, query.dimension]`` on the network's device; sums, not means.
+            float32 ``[rows, dimension]`` on the network's device; sums, not means.
         """
+        query = self.plan.query(name, AggregateQuery)
         answer = self._stepwise(query, Aggregation).forward(step, network, features)
         if not query.backward:
             self._confirm_last(query, step, answer)
@@ -223,7 +241,7 @@ class Curator:
 
     def pull_back(
         self,
-        query: AggregateQuery,
+        name: str,
         step: int,
         network: nn.Module,
         features: UnitFeatures,
@@ -232,45 +250,46 @@ class Curator:
         """Answer Σ clip(Jᵀ · cotangent) + Gaussian noise over the sample of the newest aggregate.
 
         Args:
-            query, step, network, features: as for :meth:`aggregate`, which comes first.
-            cotangent: float ``[query.rows, query.dimension]``, what the sums' gradient is.
+            name, step, network, features: as for :meth:`aggregate`, which comes first.
+            cotangent: float ``[rows, dimension]``, what the sums' gradient is.
 
         Returns:
-            float32 ``[query.gradient_dimension]``, laid out as :meth:`gradient` does.
+            float32 ``[gradient_dimension]``, laid out as :meth:`gradient` does.
         """
+        query = self.plan.query(name, AggregateQuery)
         answer = self._stepwise(query, Aggregation).pull_back(step, network, features, cotangent)
         self._confirm_last(query, step, answer)
         return answer
 
-    def vote(self, query: VoteQuery, step: int, teachers: Teachers, question: Question) -> Tensor:
+    def vote(self, name: str, step: int, teachers: Teachers, question: Question) -> Tensor:
         """Answer Σ of the teachers' votes + exact Gaussian noise; ``docs/proofs.md``, "vote".
 
         Args:
-            query, step: as for :meth:`gradient`.
+            name, step: as for :meth:`gradient`.
             teachers: the public recipe of what a teacher does.
             question: the public images that are voted on.
 
         Returns:
-            float64 ``[query.dimension]``, whole numbers; errors as :meth:`gradient`.
+            float64 ``[dimension]``, whole numbers; errors as :meth:`gradient`.
         """
+        query = self.plan.query(name, VoteQuery)
         answer = self._stepwise(query, Ballot).answer(step, teachers, question)
         self._confirm_last(query, step, answer)
         return answer
 
-    def forget(self, query: StepQuery, before: int) -> None:
+    def forget(self, name: str, before: int) -> None:
         """Drop stored answers of the steps before ``before``: a checkpoint covers them."""
-        if query.name in self._answering:
-            self._answering[query.name].forget(before)
+        if name in self._answering:
+            self._answering[name].forget(before)
 
     def _stepwise(self, query: StepQuery, kind: Callable[..., Answering]) -> Answering:
         """What answers the query's steps: made at the first, when the run's key is made too."""
         plan, run = self._opened()
-        self._check_planned(query, plan)
         if query.name not in self._answering:
             own = Key.of_run(run.folder, self._insecure_seed) if distributed.is_first() else None
             self._answering[query.name] = kind(
                 query,
-                plan.event(query).noise_std,
+                plan.event(query.name).noise_std,
                 self._source,
                 run.folder,
                 distributed.from_first(own),
@@ -317,15 +336,8 @@ class Curator:
 
     def _opened(self) -> tuple[Plan, Run]:
         if self._plan is None or self._run is None:
-            raise UsageError("no plan is open: call curator.open(plan) before asking.")
+            raise UsageError("no plan is open: call curator.open(method) before asking.")
         return self._plan, self._run
-
-    def _check_planned(self, query: Query, plan: Plan) -> None:
-        if query not in plan.queries:
-            raise BudgetExceededError(
-                f"query {query.name!r} is not in the plan that was paid for "
-                f"({', '.join(q.name for q in plan.queries)}). Put it into the method's queries()."
-            )
 
     def _check_same_data(self, run: Run) -> None:
         if not run.is_same_data(self._source.fingerprint()):
@@ -343,8 +355,7 @@ class Curator:
 
     def _answer(self, query: ExactQuery) -> Answer:
         plan, run = self._opened()
-        self._check_planned(query, plan)
-        event = plan.event(query)
+        event = plan.event(query.name)
         step = event.clip_norm / UNIT
         grid = distributed.from_first(
             self._grid(query, event, run) if distributed.is_first() else None

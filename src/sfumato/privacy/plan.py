@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import BudgetExceededError, UsageError
@@ -16,6 +16,23 @@ from sfumato.privacy.clipping import max_dimension
 from sfumato.privacy.ledger import digest
 from sfumato.privacy.queries.kinds import Query
 from sfumato.privacy.queries.sum import SumQuery
+
+AnyQuery = TypeVar("AnyQuery", bound=Query)
+
+
+@runtime_checkable
+class Asker(Protocol):
+    """What a plan is made for: a method, or anything else that says its queries beforehand."""
+
+    @property
+    def name(self) -> str:
+        """What the plan and the certificate call it."""
+
+    def config(self) -> dict[str, Any]:
+        """Its public configuration, as plain JSON values."""
+
+    def queries(self, spec: PublicSpec) -> list[Query]:
+        """What it will ask about a data set of this public specification."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +89,24 @@ class Plan:
         """SHA-256 that tells whether two runs would ask the same at the same price."""
         return digest(self.to_dict())
 
-    def event(self, query: Query) -> Event:
-        """The calibrated event of one of the plan's queries."""
-        return self.events[self.queries.index(query)]
+    def query(self, name: str, kind: type[AnyQuery]) -> AnyQuery:
+        """The plan's query of that name.
+
+        Raises:
+            BudgetExceededError: the plan has none of that name and kind, so nobody has paid for it.
+        """
+        for query in self.queries:
+            if query.name == name and isinstance(query, kind):
+                return query
+        planned = ", ".join(f"{query.name} ({query.mechanism})" for query in self.queries)
+        raise BudgetExceededError(
+            f"{kind.mechanism} {name!r} is not in the plan that was paid for: {planned}. "
+            "Put it into the method's queries()."
+        )
+
+    def event(self, name: str) -> Event:
+        """The calibrated event of the plan's query of that name."""
+        return next(event for event in self.events if event.name == name)
 
 
 def make_plan(

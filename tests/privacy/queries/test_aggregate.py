@@ -301,15 +301,15 @@ def test_what_does_not_fit_the_query_is_refused(source: Any, tmp_path: Path) -> 
 
 def run(curator: Curator, plan: Plan, parts: int) -> list[Tensor]:
     """Ask for ``parts`` answers, the first and second parts of steps in turn."""
-    curator.open(plan)
+    curator.open_plan(plan)
     network, answers = lower(), []
     for number in range(parts):
         step = number // 2
         if number % 2 == 0:
-            answers.append(curator.aggregate(QUERY, step, network, Pixels()))
+            answers.append(curator.aggregate(QUERY.name, step, network, Pixels()))
         else:
             c = answers[-1] / 10
-            answers.append(curator.pull_back(QUERY, step, network, Pixels(), c))
+            answers.append(curator.pull_back(QUERY.name, step, network, Pixels(), c))
             with torch.no_grad():
                 network.weight -= 0.01 * answers[-1].view(4, 2)
     return answers
@@ -340,11 +340,11 @@ def test_a_run_that_was_killed_gives_what_the_unbroken_one_does(
 
 def test_a_query_outside_the_plan_is_refused(source: Any, plan: Plan, tmp_path: Path) -> None:
     with Curator(source, BUDGET, state=tmp_path, quiet=True) as curator:
-        curator.open(plan)
+        curator.open_plan(plan)
         with pytest.raises(BudgetExceededError):
-            curator.aggregate(EVERY, 0, lower(), Pixels())
+            curator.aggregate("other", 0, lower(), Pixels())
         with pytest.raises(BudgetExceededError):
-            curator.pull_back(EVERY, 0, lower(), Pixels(), cotangent())
+            curator.pull_back("other", 0, lower(), Pixels(), cotangent())
 
 
 def test_errors_over_private_data_are_withheld(make_source: Callable, tmp_path: Path) -> None:

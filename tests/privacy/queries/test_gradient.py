@@ -110,14 +110,14 @@ def train(
     query: GradientQuery = QUERY,
 ) -> Tensor:
     """Gradient descent from the last checkpoint on, up to a kill after ``until`` steps."""
-    curator.open(plan)
+    curator.open_plan(plan)
     network, start = Tiles(), 0
     checkpoint = curator.run_folder / "checkpoint.pt"
     if checkpoints and checkpoint.exists():
         weights, start = torch.load(checkpoint)
         network.load_state_dict(weights)
     for step in range(start, until):
-        answer = curator.gradient(query, step, network, CrossEntropy())
+        answer = curator.gradient(query.name, step, network, CrossEntropy())
         assert answer.dtype == torch.float32 and answer.shape == (QUERY.dimension,)
         with torch.no_grad():
             nn.utils.vector_to_parameters(
@@ -126,7 +126,7 @@ def train(
             )
         if checkpoints and step % 2:
             torch.save((network.state_dict(), step + 1), checkpoint)
-            curator.forget(query, step + 1)
+            curator.forget(query.name, step + 1)
     return nn.utils.parameters_to_vector(network.parameters()).detach()
 
 
@@ -167,7 +167,7 @@ def test_a_run_that_was_killed_ends_where_the_unbroken_one_does(
         resumed.close()
         assert kinds(resumed) == ["plan", "answer", "closed"]
     with curator() as later:
-        later.open(plan)
+        later.open_plan(plan)
         assert kinds(later) == ["plan", "answer", "closed", "plan"]
 
 
@@ -203,7 +203,7 @@ def test_closing_a_resumed_run_that_asked_nothing_destroys_its_steps_too(
         train(curator, plan)
         folder = curator.run_folder
     with Curator(digits, BUDGET, state=tmp_path, quiet=True) as curator:
-        curator.open(plan)
+        curator.open_plan(plan)
         curator.close()
     assert not (folder / "key").exists() and not (folder / "steps-g").exists()
 
@@ -330,11 +330,11 @@ class Flat(CrossEntropy):
 def test_noise_is_what_was_paid_for_at_every_step(
     digits: ImageSource, plan: Plan, tmp_path: Path
 ) -> None:
-    noise_std = plan.event(QUERY).noise_std
+    noise_std = plan.event(QUERY.name).noise_std
     with Curator(digits, BUDGET, state=tmp_path, quiet=True) as curator:
-        curator.open(plan)
+        curator.open_plan(plan)
         network = Tiles()
-        answers = [curator.gradient(QUERY, step, network, Flat()) for step in range(STEPS)]
+        answers = [curator.gradient(QUERY.name, step, network, Flat()) for step in range(STEPS)]
     drawn = torch.stack(answers).numpy().astype(np.float64) / noise_std
     assert stats.kstest(drawn.ravel(), "norm").pvalue > SURE
     for wrong in (2 / 3, 1.5):
@@ -355,15 +355,15 @@ def test_data_that_changed_within_a_run_are_refused(
     source = make_source([(300, 0), (517, 2)])
     network = small_network()
     with make_curator(source) as curator:
-        curator.open(small_plan)
-        first = curator.gradient(SMALL, 0, network, Pixels())
+        curator.open_plan(small_plan)
+        first = curator.gradient(SMALL.name, 0, network, Pixels())
     source.records = source.records[:1]
     reads = source.reads
     with make_curator(source) as curator:
-        curator.open(small_plan)
-        assert torch.equal(curator.gradient(SMALL, 0, network, Pixels()), first)
+        curator.open_plan(small_plan)
+        assert torch.equal(curator.gradient(SMALL.name, 0, network, Pixels()), first)
         with pytest.raises(DataError, match="changed"):
-            curator.gradient(SMALL, 1, network, Pixels())
+            curator.gradient(SMALL.name, 1, network, Pixels())
     assert source.reads == reads
 
 
@@ -373,13 +373,13 @@ def test_plan_is_charged_before_anything_is_read(
     source = make_source([(300, 0), (517, 2)])
     with make_curator(source) as curator:
         with pytest.raises(UsageError, match="no plan is open"):
-            curator.gradient(SMALL, 0, small_network(), Pixels())
-        curator.open(small_plan)
+            curator.gradient(SMALL.name, 0, small_network(), Pixels())
+        curator.open_plan(small_plan)
         assert kinds(curator) == ["plan"] and source.reads == 0
-        curator.gradient(SMALL, 0, small_network(), Pixels())
+        curator.gradient(SMALL.name, 0, small_network(), Pixels())
         assert source.reads == 1
         for step in range(1, 4):
-            curator.gradient(SMALL, step, small_network(), Pixels())
+            curator.gradient(SMALL.name, step, small_network(), Pixels())
         assert source.reads == 1
 
 
@@ -388,17 +388,13 @@ def test_what_is_not_in_the_plan_is_refused(
 ) -> None:
     source = make_source([(300, 0)])
     with make_curator(source) as curator:
-        curator.open(small_plan)
-        for other in (
-            GradientQuery("s", 2, 1.5, 0.5, steps=5),
-            GradientQuery("s", 2, 1.5, 0.6, steps=4),
-            GradientQuery("s", 2, 9.0, 0.5, steps=4),
-            GradientQuery("t", 2, 1.5, 0.5, steps=4),
-        ):
-            with pytest.raises(BudgetExceededError, match="not in the plan"):
-                curator.gradient(other, 0, small_network(), Pixels())
+        curator.open_plan(small_plan)
+        with pytest.raises(BudgetExceededError, match="gradient 't' is not in the plan"):
+            curator.gradient("t", 0, small_network(), Pixels())
+        with pytest.raises(BudgetExceededError, match=f"aggregate '{SMALL.name}' is not in the"):
+            curator.aggregate(SMALL.name, 0, small_network(), Pixels())
         with pytest.raises(UsageError, match="3 parameters"):
-            curator.gradient(SMALL, 0, nn.Linear(2, 1), Pixels())
+            curator.gradient(SMALL.name, 0, nn.Linear(2, 1), Pixels())
     assert source.reads == 0
 
 

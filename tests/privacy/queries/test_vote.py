@@ -320,8 +320,8 @@ def test_a_killed_run_goes_on_with_the_same_teachers(
 
     def run(stop: int, fresh: bool = False, start: int = 0) -> list[Tensor]:
         with make_curator(source, insecure_seed=3, fresh=fresh) as curator:
-            curator.open(plan)
-            answers = [curator.vote(QUERY, step, Adders(), ASKED) for step in range(start, stop)]
+            curator.open_plan(plan)
+            answers = [curator.vote("v", step, Adders(), ASKED) for step in range(start, stop)]
             if stop == STEPS:
                 curator.close()
             return answers
@@ -337,23 +337,23 @@ def test_a_stored_step_is_answered_as_before_and_no_step_out_of_turn(
 ) -> None:
     source = make_source([(number, 0) for number in range(20)])
     with make_curator(source) as curator:
-        curator.open(plan)
-        first = curator.vote(QUERY, 0, Adders(), ASKED)
+        curator.open_plan(plan)
+        first = curator.vote("v", 0, Adders(), ASKED)
         other = Question(torch.ones(2, 1, 2, 2), torch.tensor([1, 1]), 0.5)
-        assert torch.equal(curator.vote(QUERY, 0, Adders(), other), first)
+        assert torch.equal(curator.vote("v", 0, Adders(), other), first)
         with pytest.raises(UsageError, match="step=2"):
-            curator.vote(QUERY, 2, Adders(), ASKED)
-        curator.vote(QUERY, 1, Adders(), ASKED)
+            curator.vote("v", 2, Adders(), ASKED)
+        curator.vote("v", 1, Adders(), ASKED)
         folder = curator.run_folder
     with make_curator(source) as curator:  # killed before the teachers' memory was stored
-        curator.open(plan)
+        curator.open_plan(plan)
         with pytest.raises(LedgerError, match="memory of step 1"):
-            curator.vote(QUERY, 1, Adders(), ASKED)
+            curator.vote("v", 1, Adders(), ASKED)
     (folder / "steps-v" / "00000001.safetensors").write_bytes(b"broken")
     with make_curator(source) as curator:
-        curator.open(plan)
+        curator.open_plan(plan)
         with pytest.raises(LedgerError, match="never answered twice"):
-            curator.vote(QUERY, 1, Adders(), ASKED)
+            curator.vote("v", 1, Adders(), ASKED)
 
 
 def test_nothing_of_the_teachers_outlives_the_run(
@@ -364,9 +364,9 @@ def test_nothing_of_the_teachers_outlives_the_run(
 ) -> None:
     monkeypatch.setattr(vote, "SAVED_EVERY", 1)
     with make_curator(make_source([(5, 0)])) as curator:
-        curator.open(plan)
+        curator.open_plan(plan)
         for step in range(STEPS):
-            curator.vote(QUERY, step, Adders(), ASKED)
+            curator.vote("v", step, Adders(), ASKED)
         folder = curator.run_folder
         stored = [path.name for path in folder.rglob("memory-*")]
         assert curator.record()["noise"] == NOISE_PATH
@@ -387,9 +387,9 @@ def test_what_teachers_say_about_records_is_withheld(
             return super().vote(memory, shard, question, generator)
 
     with make_curator(make_source([(77, 0)])) as curator:
-        curator.open(plan)
+        curator.open_plan(plan)
         with pytest.raises(SfumatoError, match="ValueError") as caught:
-            curator.vote(QUERY, 0, Loud(), ASKED)
+            curator.vote("v", 0, Loud(), ASKED)
     assert "Doe" not in "".join(traceback.format_exception(caught.value))
 
 
@@ -411,8 +411,8 @@ plan = make_plan({{"name": "t"}}, [QUERY], Budget(1.0, 1e-5), source.spec)
 asked = type(ASKED)(torch.zeros(2, 1, 28, 28), ASKED.labels, 0.0)
 budget, state = Budget(1.0, 1e-5), place / "state"
 with Curator(source, budget, state=state, quiet=True, insecure_seed=1) as curator:
-    curator.open(plan)
-    answers = torch.stack([curator.vote(QUERY, step, Adders(), asked) for step in range(STEPS)])
+    curator.open_plan(plan)
+    answers = torch.stack([curator.vote("v", step, Adders(), asked) for step in range(STEPS)])
 torch.save({{"answers": answers, "draws": len(draws)}}, place / f"seen-{{distributed.rank()}}.pt")
 """
 

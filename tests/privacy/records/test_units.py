@@ -320,8 +320,8 @@ def test_records_know_their_units(tmp_path: Path) -> None:
 def charge(source: ImageSource, make_curator: Callable[..., Curator]) -> dict:
     with make_curator(source) as curator:
         plan = make_plan({"name": "t", "config": {}}, [ones()], curator.budget, curator.spec)
-        curator.open(plan)
-        curator.sum(plan.queries[0])
+        curator.open_plan(plan)
+        curator.sum(plan.queries[0].name)
         record = curator.record()
         curator.close()
     return record

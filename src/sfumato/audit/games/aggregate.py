@@ -70,12 +70,12 @@ class AggregateAudit:
         cotangent = torch.zeros(twin.rows, twin.dimension)
         cotangent[:, 1::2] = 1.0
         for step in range(twin.steps):
-            sums = curator.aggregate(twin, step, network, features).double().numpy()
+            sums = curator.aggregate(twin.name, step, network, features).double().numpy()
             # The two parts as one observation in clip norms: weighted by their precisions.
             along = sums[number % twin.rows, 2 * number] * twin.clip_norm / forward**2
             if twin.backward:
-                pulled = curator.pull_back(twin, step, network, features, cotangent)
+                pulled = curator.pull_back(twin.name, step, network, features, cotangent)
                 along += pulled.double().numpy() * twin.gradient_clip_norm / backward**2
             total += pair.loss(along * pair.z**2)
-            curator.forget(twin, step)
+            curator.forget(twin.name, step)
         return total

@@ -50,7 +50,7 @@ class GradientAudit:
         network, loss = nn.Embedding(canaries, 1), CanaryLoss(OVER * twin.bound)
         pair, total = event.pair(relation), np.zeros(canaries)
         for step in range(twin.steps):
-            answer = curator.gradient(twin, step, network, loss).numpy()
+            answer = curator.gradient(twin.name, step, network, loss).numpy()
             total += pair.loss(answer.astype(np.float64) / twin.bound)
-            curator.forget(twin, step)
+            curator.forget(twin.name, step)
         return total

@@ -35,6 +35,6 @@ class HistogramAudit:
         relation: Relation,
     ) -> NDArray[np.float64]:
         """Log likelihood ratios from one answer."""
-        first, second = curator.histogram(twin).total.reshape(canaries, 2).T
+        first, second = curator.histogram(twin.name).total.reshape(canaries, 2).T
         middle = 0.5 if relation == "add-or-remove-one" else second
         return (first - middle) / event.noise_std**2

@@ -48,7 +48,7 @@ class SumAudit:
         self, curator: Curator, twin: SumQuery, event: Event, canaries: int, relation: Relation
     ) -> NDArray[np.float64]:
         """Log likelihood ratios from one answer."""
-        answer = curator.sum(twin)
+        answer = curator.sum(twin.name)
         axes, number = _axes(twin, relation), np.arange(canaries)
         first = _along(answer, axes * number, number, axes)
         if relation == "add-or-remove-one":

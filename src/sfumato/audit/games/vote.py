@@ -71,7 +71,7 @@ class VoteAudit:
         teachers, total = CanaryTeachers(canaries), np.zeros(canaries)
         alone, middle = (1.0, 0.5) if relation == "add-or-remove-one" else (2.0, 0.0)
         for step in range(twin.steps):
-            votes = curator.vote(twin, step, teachers, question).numpy()
+            votes = curator.vote(twin.name, step, teachers, question).numpy()
             total += alone * (votes - middle) / event.noise_std**2
-            curator.forget(twin, step)
+            curator.forget(twin.name, step)
         return total

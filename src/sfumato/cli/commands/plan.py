@@ -41,7 +41,6 @@ def plan(
       sfumato plan fashion-mnist --epsilon 10 --method moments
     """
     from sfumato.data import open_images
-    from sfumato.methods import plan_of
     from sfumato.privacy import Budget, Curator
     from sfumato.privacy.spending import ledger_of, spending
     from sfumato.synthesis import make_method
@@ -60,7 +59,7 @@ def plan(
     budget = Budget(epsilon, delta, p.parse_relation(relation))
     settings = p.parse_settings(set_, pretrain)
     chosen = make_method(method, source.spec, settings, public, seed_public, preset)
-    made = plan_of(chosen, Curator(source, budget, state=state, quiet=True))
+    made = Curator(source, budget, state=state, quiet=True).calibrate(chosen)
     ledger = ledger_of(source, state)
     before, after = spending(ledger, delta), spending(ledger, delta, made.events)
     estimate: dict[str, Any] | None = None

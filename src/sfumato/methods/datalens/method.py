@@ -16,7 +16,7 @@ from torch import Tensor
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.features.basis import dct_basis
-from sfumato.methods.base import check_rules, plan_of
+from sfumato.methods.base import check_rules
 from sfumato.methods.checkpoint import Training
 from sfumato.methods.datalens.student import StudentModel, student_network
 from sfumato.methods.datalens.teachers import NearestTeachers, NetworkTeachers
@@ -209,9 +209,7 @@ class DataLens:
 
     def fit(self, curator: Curator) -> StudentModel:
         """Ask for votes and let the student follow them; a killed run goes on where it was."""
-        plan = plan_of(self, curator)
-        curator.open(plan)
-        (query,) = (query for query in plan.queries if isinstance(query, VoteQuery))
+        curator.open(self)
         spec, teachers, basis = curator.spec, self.recipe(curator.spec), self.basis(curator.spec)
         torch.manual_seed(self.seed_public)
         draws = torch.Generator().manual_seed(self.seed_public)
@@ -224,7 +222,8 @@ class DataLens:
         def advance(step: int) -> None:
             with torch.no_grad():
                 images = (student(codes, labels) + 1) / 2
-            total = curator.vote(query, step, teachers, Question(images, labels, step / self.steps))
+            question = Question(images, labels, step / self.steps)
+            total = curator.vote("votes", step, teachers, question)
             share = 1 - step / self.steps
             ways = self.direction(total.to(torch.float32), spec) * (self.step_size * share)
             moved = ways if basis is None else ways @ basis
@@ -237,7 +236,7 @@ class DataLens:
             advance,
             curator.run_folder,
             curator.quiet,
-            lambda done: curator.forget(query, done),
+            lambda done: curator.forget("votes", done),
         )
         return StudentModel(spec, student.eval(), codes, labels, self.width, self.blend)
 

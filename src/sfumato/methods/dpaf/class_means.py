@@ -103,14 +103,14 @@ class PrivateReleases:
         self.noise_std, self.lower, self.maps = noise_std, lower, maps
         self.expected, self.tally = expected, tally
 
-    def _place(self, step: int) -> tuple[AggregateQuery, int]:
-        """The query that a step belongs to, and its number there."""
+    def _place(self, step: int) -> tuple[str, int]:
+        """The name of the query that a step belongs to, and its number there."""
         joint_before = step // self.every if self.every else 0
         if self.every and (step + 1) % self.every == 0:
             assert self.joint is not None
-            return self.joint, joint_before
+            return self.joint.name, joint_before
         assert self.forward is not None
-        return self.forward, step - joint_before
+        return self.forward.name, step - joint_before
 
     def counts(self) -> Tensor:
         """Noisy expected number of sampled units of each class, float ``[rows]``."""
@@ -127,10 +127,10 @@ class PrivateReleases:
 
     def pull_back(self, step: int, cotangent: Tensor) -> Sequence[Tensor]:
         """The noisy gradient over the sample of ``step``, whose means were the last released."""
-        query, number = self._place(step)
+        name, number = self._place(step)
         counts = self.counts().to(cotangent.device)
         whole = torch.cat([cotangent / counts[:, None], torch.zeros_like(cotangent[:, :1])], dim=1)
-        flat = self.curator.pull_back(query, number, self.lower, self.maps, whole)
+        flat = self.curator.pull_back(name, number, self.lower, self.maps, whole)
         return unflatten(flat, list(self.lower.parameters()))
 
     def forget(self, done: int) -> None:
@@ -138,7 +138,7 @@ class PrivateReleases:
         joint = done // self.every if self.every else 0
         for query, before in ((self.joint, joint), (self.forward, done - joint)):
             if query is not None:
-                self.curator.forget(query, before)
+                self.curator.forget(query.name, before)
 
 
 class DrawnReleases:

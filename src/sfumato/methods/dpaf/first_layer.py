@@ -63,7 +63,7 @@ def learn_first_layer(
     parameters, loss = list(classifier.parameters()), CrossEntropy()
 
     def advance(step: int) -> None:
-        mean = unflatten(curator.gradient(query, step, classifier, loss) / batch, parameters)
+        mean = unflatten(curator.gradient(query.name, step, classifier, loss) / batch, parameters)
         optimizer.zero_grad(set_to_none=True)
         for parameter, value in zip(parameters, mean, strict=True):
             parameter.grad = value.clone()
@@ -75,6 +75,6 @@ def learn_first_layer(
         advance,
         curator.run_folder,
         curator.quiet,
-        lambda done: curator.forget(query, done),
+        lambda done: curator.forget(query.name, done),
     )
     return classifier.first.to(device_of(classifier))

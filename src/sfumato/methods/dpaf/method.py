@@ -17,7 +17,7 @@ import torch
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.methods.base import check_rules, plan_of, poisson_rate
+from sfumato.methods.base import check_rules, poisson_rate
 from sfumato.methods.dpaf.asymmetric_training import Contest, Loss, Play
 from sfumato.methods.dpaf.class_means import ClassMaps, DrawnReleases, PrivateReleases
 from sfumato.methods.dpaf.first_layer import Classifier, learn_first_layer
@@ -232,8 +232,7 @@ class DPAF:
 
     def fit(self, curator: Curator) -> GANModel:
         """Learn a first layer, train on drawn images, then on private class means."""
-        plan = plan_of(self, curator)
-        curator.open(plan)
+        plan = curator.open(self)
         spec = curator.spec
         asked = {query.name: query for query in plan.queries}
         lower, upper, generator = self._untrained(spec)
@@ -254,7 +253,7 @@ class DPAF:
             self._transfer(lower, asked["first-layer"], curator)
         if warm is not None:
             (query,) = (query for query in plan.queries if isinstance(query, SumQuery))
-            warm.learn(curator.sum(query), curator.run_folder, curator.quiet)
+            warm.learn(curator.sum(query.name), curator.run_folder, curator.quiet)
             drawn = DrawnReleases(warm.draw, lower, maps, rows)
             ready = contest.run("warming up", self.warm_up_steps, drawn, torch.zeros(0))
             generator.load_state_dict(ready.state_dict())
@@ -269,7 +268,7 @@ class DPAF:
             forward,
             joint,
             self._every(lower),
-            some.noise_stds(plan.event(some).noise_std)[0],
+            some.noise_stds(plan.event(some.name).noise_std)[0],
             lower,
             maps,
             self.batch / rows,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.methods.base import check_rules, plan_of, poisson_rate
+from sfumato.methods.base import check_rules, poisson_rate
 from sfumato.methods.dpdm.diffusion import (
     Denoiser,
     DenoisingLoss,
@@ -209,8 +209,7 @@ class DPDM:
 
     def fit(self, curator: Curator) -> DiffusionModel:
         """Train on public, then drawn, then private images; a killed run goes on where it was."""
-        plan = plan_of(self, curator)
-        curator.open(plan)
+        plan = curator.open(self)
         spec = curator.spec
         network, loss = self._untrained(spec)
         counts = np.ones(max(len(spec.classes), 1))
@@ -223,13 +222,12 @@ class DPDM:
         warm = warm_images(self.warm_up, spec)
         if warm is not None:
             (query,) = (query for query in plan.queries if isinstance(query, SumQuery))
-            warm.learn(curator.sum(query), curator.run_folder, curator.quiet)
+            warm.learn(curator.sum(query.name), curator.run_folder, curator.quiet)
             counts = warm.counts
             phases.plainly("warming up", self.warm_up_steps, plain, warm.draw)
-        (gradient,) = (query for query in plan.queries if isinstance(query, GradientQuery))
 
         def private_step(step: int) -> None:
-            total = curator.gradient(gradient, step, network, loss)
+            total = curator.gradient("gradient", step, network, loss)
             parameters = list(network.parameters())
             mean = unflatten(total / self.batch, parameters)
             for parameter, value in zip(parameters, mean, strict=True):
@@ -240,7 +238,7 @@ class DPDM:
             self.steps,
             self.learning_rate,
             private_step,
-            lambda done: curator.forget(gradient, done),
+            lambda done: curator.forget("gradient", done),
         )
         return DiffusionModel(
             spec,

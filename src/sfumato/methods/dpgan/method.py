@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.methods.base import Batch, check_rules, labels_in_proportion, plan_of, poisson_rate
+from sfumato.methods.base import Batch, check_rules, labels_in_proportion, poisson_rate
 from sfumato.methods.dpdm.diffusion import device_of, to_bytes
 from sfumato.methods.dpgan.adversarial_training import Game, PairLoss, Rates
 from sfumato.methods.estimate import seconds_of
@@ -151,8 +151,7 @@ class DPGAN:
 
     def fit(self, curator: Curator) -> GANModel:
         """Train on drawn, then on private images; a killed run goes on where it was."""
-        plan = plan_of(self, curator)
-        curator.open(plan)
+        plan = curator.open(self)
         spec = curator.spec
         discriminator, loss = self._untrained(spec)
         parameters = list(discriminator.parameters())
@@ -169,17 +168,16 @@ class DPGAN:
         warm = warm_images(self.warm_up, spec)
         if warm is not None:
             (query,) = (query for query in plan.queries if isinstance(query, SumQuery))
-            warm.learn(curator.sum(query), curator.run_folder, curator.quiet)
+            warm.learn(curator.sum(query.name), curator.run_folder, curator.quiet)
             counts = warm.counts
             game.plainly("warming up", self.warm_up_steps, warm.draw)
-        (gradient,) = (query for query in plan.queries if isinstance(query, GradientQuery))
 
         def noisy_mean(step: int, _: torch.Generator) -> Sequence[Tensor]:
-            total = curator.gradient(gradient, step, discriminator, loss)
+            total = curator.gradient("gradient", step, discriminator, loss)
             return unflatten(total / self.batch, parameters)
 
         released = game.play(
-            "training", self.steps, noisy_mean, lambda done: curator.forget(gradient, done)
+            "training", self.steps, noisy_mean, lambda done: curator.forget("gradient", done)
         )
         return GANModel(spec, released.eval(), self.generator_width, counts)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.features.perceptual import Bound
-from sfumato.methods.base import Batch, check_rules, labels_in_proportion, plan_of
+from sfumato.methods.base import Batch, check_rules, labels_in_proportion
 from sfumato.methods.estimate import reading, seconds_of
 from sfumato.methods.gaussian import loaded_gaussians
 from sfumato.methods.mepf.embedding import Embedding, joint_embedding
@@ -167,11 +167,8 @@ class DPMEPF:
 
     def fit(self, curator: Curator) -> MEPFModel:
         """Ask once, then train; a killed run goes on from its checkpoint with the same answer."""
-        plan = plan_of(self, curator)
-        curator.open(plan)
-        (query,) = plan.queries
-        assert isinstance(query, SumQuery)
-        answer = curator.sum(query)
+        curator.open(self)
+        answer = curator.sum("embedding")
         embedding = Embedding(
             answer.total, answer.shared, answer.noise_std, curator.spec, self.config()
         )
