@@ -10,12 +10,12 @@ from sfumato.data.layout import (
     match_ordered_classes,
     safe_folder_names,
 )
-from sfumato.data.spec import Declared
+from sfumato.data.options import DataOptions
 from sfumato.errors import DataError
 
 
 def arranged(files, folders=(), strip_top=False, **declared):
-    found = arrange(files, folders, Declared(**declared), "set", strip_top)
+    found = arrange(files, folders, DataOptions(**declared), "set", strip_top)
     return (
         found.folder,
         found.classes,
@@ -99,14 +99,14 @@ def test_declared_order_and_numbers():
 
 
 def test_ordered_classes_must_keep_the_order():
-    assert match_ordered_classes(("a", "b"), Declared(classes=("a", "b", "c")), "set") == (
+    assert match_ordered_classes(("a", "b"), DataOptions(classes=("a", "b", "c")), "set") == (
         "a",
         "b",
         "c",
     )
-    assert match_ordered_classes(("a", "b"), Declared(classes=()), "set") == ()
+    assert match_ordered_classes(("a", "b"), DataOptions(classes=()), "set") == ()
     with pytest.raises(DataError, match="another order"):
-        match_ordered_classes(("a", "b"), Declared(classes=("b", "a")), "set")
+        match_ordered_classes(("a", "b"), DataOptions(classes=("b", "a")), "set")
 
 
 def test_choose_split_prefers_train():

@@ -12,11 +12,13 @@ decoded. A record that cannot be used is an all-zero image with label -1, never 
 from sfumato.data.arrays import LabelledImages, load_labelled
 from sfumato.data.layout import safe_folder_names
 from sfumato.data.opening import open_images
+from sfumato.data.options import DataOptions
 from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
 from sfumato.data.writers import write_images
 
 __all__ = [
+    "DataOptions",
     "ImageSource",
     "LabelledImages",
     "PublicSpec",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from sfumato.data.spec import Declared
+from sfumato.data.options import DataOptions
 from sfumato.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -71,14 +71,14 @@ def choose_split(found: Iterable[str], wanted: str | None, where: str) -> str | 
 
 
 def match_classes(
-    found: Sequence[str], declared: Declared, where: str
+    found: Sequence[str], declared: DataOptions, where: str
 ) -> tuple[tuple[str, ...], Mapping[str, int]]:
     """Return the class list and the label of each class name that the format gives.
 
     A name matches a declared class by itself or by the folder name that the writers of releases
     give it. Raises DataError for a name outside the declared list.
     """
-    stated = declared.classes
+    stated = declared.classes if isinstance(declared.classes, int) else declared.class_names
     if stated is None or stated == ():
         names = tuple(found) if stated is None else ()
         return names, {name: label for label, name in enumerate(names)}
@@ -103,7 +103,9 @@ def match_classes(
     return stated, labels
 
 
-def match_ordered_classes(found: Sequence[str], declared: Declared, where: str) -> tuple[str, ...]:
+def match_ordered_classes(
+    found: Sequence[str], declared: DataOptions, where: str
+) -> tuple[str, ...]:
     """Return the class list of a format whose stored labels already count the classes it names.
 
     Raises DataError if the declared list would give them another order.
@@ -120,7 +122,7 @@ def match_ordered_classes(found: Sequence[str], declared: Declared, where: str) 
 def arrange(
     files: Sequence[str],
     folders: Iterable[str],
-    declared: Declared,
+    declared: DataOptions,
     where: str,
     strip_top: bool = False,
 ) -> Arrangement:
@@ -160,7 +162,7 @@ def arrange(
     chosen = [index for index, file in enumerate(files) if file.startswith(prefix)]
     chosen.sort(key=lambda index: files[index])
     labels = [label_of.get(_top(files[index], prefix) or "") for index in chosen]
-    named = declared.unit is not None
+    named = declared.privacy_unit is not None
     names = [files[index][len(prefix) :] for index in chosen if named]
     if classes:
         names = [name.partition("/")[2] or name for name in names]

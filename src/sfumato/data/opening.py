@@ -6,10 +6,12 @@ import glob
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from sfumato.data.layout import is_image_name
+from sfumato.data.options import DataOptions
 from sfumato.data.readers.archive import open_archive
 from sfumato.data.readers.folder import is_pickle, open_folder
 from sfumato.data.readers.idx import (
@@ -24,11 +26,10 @@ from sfumato.data.readers.npz import open_npz
 from sfumato.data.readers.parquet import open_parquet
 from sfumato.data.readers.webdataset import open_webdataset
 from sfumato.data.source import ImageSource
-from sfumato.data.spec import Declared
-from sfumato.data.units import check_rule, declared_unit
+from sfumato.data.units import check_rule
 from sfumato.errors import DataError, UsageError
 
-_SHARDS: dict[str, Callable[[Sequence[Path], str, Declared, Path], ImageSource]] = {
+_SHARDS: dict[str, Callable[[Sequence[Path], str, DataOptions, Path], ImageSource]] = {
     ".parquet": open_parquet,
     ".tar": open_webdataset,
 }
@@ -39,46 +40,36 @@ _KNOWN = (
 
 
 def open_images(
-    location: str | os.PathLike[str],
-    *,
-    image_size: int | None = None,
-    channels: int | None = None,
-    classes: Sequence[str] | int | None = None,
-    declared_size: int | None = None,
-    split: str | None = None,
-    unit: str | None = None,
-    unit_pattern: str | None = None,
-    records_per_unit: int | None = None,
+    location: str | os.PathLike[str], options: DataOptions | None = None, **stated: Any
 ) -> ImageSource:
     """Open a data set and read its public specification; no pixel is read yet.
 
     location: folder, zip, IDX, NPZ, Parquet, WebDataset tar(s) (file, folder or glob pattern), a
     release, or a named set, ``fashion-mnist`` or ``digits`` (a folder so called is ``./digits``);
-    ``location:split`` is short for ``split=``. image_size: side in pixels, 28 to 128, by default
-    what the format's header declares, else 32. channels: 1 or 3, by default from the header,
-    else 3. classes: names in label order or their number; 0 reads no labels. A release's
-    certificate states all three. declared_size: the user's public statement of the number of
-    records, or of units where there are any.
-
-    unit: the column (Parquet, also ``meta.patient``), array (NPZ) or JSON field (WebDataset) whose
-    value says which records are one person's, and so one privacy unit; unit_pattern: the regular
-    expression that finds this in a record's name, which is its path below its class folder.
-    records_per_unit: the most records of a unit that are used; 16 by default.
+    ``location:split`` is short for ``split=``. A release's certificate states size, channels and
+    classes. options: what is stated of the data set, :class:`DataOptions`; its fields may also be
+    given as keywords, which go before it: ``open_images("xrays/", classes=2)``.
 
     Raises DataError for what is wrong with the format or the location, UsageError for an option
-    outside its rule. One record's content never raises: see ``ImageSource.batches``.
+    that is unknown or outside its rule. One record's content never raises: see
+    ``ImageSource.batches``.
     """
     name = os.fspath(location)
-    rule = declared_unit(unit, unit_pattern, records_per_unit)
-    stated = _normal_classes(classes)
-    declared = Declared(image_size, channels, stated, declared_size, split, rule)
+    known = {field.name for field in fields(DataOptions)}
+    if unknown := set(stated) - known:
+        raise UsageError(
+            f"open_images has no option {', '.join(sorted(unknown))}; it has "
+            f"{', '.join(sorted(known))}."
+        )
+    declared = replace(options or DataOptions(), **stated)
     place, suffix = _split_off(name)
     if suffix is not None:
-        if split is not None:
-            raise UsageError(f"{name!r} already names a split; leave out split={split!r}.")
+        if declared.split is not None:
+            raise UsageError(f"{name!r} already names a split; leave out split={declared.split!r}.")
         declared = replace(declared, split=suffix)
     source = _open(place, name, declared)
     # Without any key the rule protects nobody as a unit: a misspelt one, most likely.
+    rule = declared.privacy_unit
     if rule is not None and all(key is None for key in source._unit_keys()):
         raise DataError(
             f"{name}: the unit is to be {rule.words}, but no record has one. Correct it."
@@ -86,9 +77,9 @@ def open_images(
     return source
 
 
-def _open(place: str, name: str, declared: Declared) -> ImageSource:
+def _open(place: str, name: str, declared: DataOptions) -> ImageSource:
     if place in NAMED:
-        check_rule(declared.unit, name)
+        check_rule(declared.privacy_unit, name)
         return NAMED[place](name, declared)
     path = Path(place)
     if path.is_dir():
@@ -112,7 +103,7 @@ def _split_off(name: str) -> tuple[str, str | None]:
     return name, None
 
 
-def _open_folder(path: Path, name: str, declared: Declared) -> ImageSource:
+def _open_folder(path: Path, name: str, declared: DataOptions) -> ImageSource:
     if (path / "certificate.json").is_file() and (path / "images").is_dir():
         declared = _with_spec_of_release(path / "certificate.json", declared)
         path = path / "images"
@@ -126,7 +117,7 @@ def _open_folder(path: Path, name: str, declared: Declared) -> ImageSource:
     return open_folder(path, name, declared)
 
 
-def _open_file(path: Path, name: str, declared: Declared) -> ImageSource:
+def _open_file(path: Path, name: str, declared: DataOptions) -> ImageSource:
     suffix = path.suffix.lower()
     if suffix in _SHARDS:
         return _SHARDS[suffix]([path], name, declared, path)
@@ -159,12 +150,12 @@ def _files_in(folder: Path, suffix: str) -> list[Path]:
     )
 
 
-def _with_spec_of_release(certificate: Path, declared: Declared) -> Declared:
+def _with_spec_of_release(certificate: Path, declared: DataOptions) -> DataOptions:
     """Take what the user left open, but the number of records, from a release's certificate."""
     try:
         spec = json.loads(certificate.read_bytes())["spec"]
         side = spec["height"] if spec["height"] == spec["width"] else None
-        stated = Declared(side, spec["channels"], _normal_classes(spec["classes"]))
+        stated = DataOptions(side, spec["channels"], spec["classes"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, UsageError):
         if declared.classes is not None:
             return declared
@@ -178,14 +169,3 @@ def _with_spec_of_release(certificate: Path, declared: Declared) -> Declared:
         channels=declared.channels or stated.channels,
         classes=stated.classes if declared.classes is None else declared.classes,
     )
-
-
-def _normal_classes(classes: Sequence[str] | int | None) -> tuple[str, ...] | int | None:
-    if classes is None or isinstance(classes, int):
-        return () if classes == 0 and not isinstance(classes, bool) else classes
-    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
-        raise UsageError(
-            f"classes={classes!r} must be a list of names in label order, or how many there are, "
-            "for example classes=['cat', 'dog'] or classes=2."
-        )
-    return tuple(classes)

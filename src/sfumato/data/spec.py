@@ -1,4 +1,4 @@
-"""What is public about a data set, and what the user may state about it before it is opened."""
+"""What is public about a data set."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PublicSpec:
     unit: PrivacyUnit | None = None
 
     def __post_init__(self) -> None:
-        if not (_is_count(self.height) and _is_count(self.width)):
+        if not (is_count(self.height) and is_count(self.width)):
             raise DataError(f"height={self.height!r}, width={self.width!r} must be integers >= 1.")
         if self.channels not in (1, 3):
             raise DataError(f"channels={self.channels!r} must be 1 (grey) or 3 (RGB).")
@@ -54,7 +54,7 @@ class PublicSpec:
         if len(set(self.classes)) != len(self.classes):
             twice = next(name for name in self.classes if self.classes.count(name) > 1)
             raise DataError(f"the class {twice!r} is listed twice; class names must be distinct.")
-        if self.declared_size is not None and not _is_count(self.declared_size):
+        if self.declared_size is not None and not is_count(self.declared_size):
             raise DataError(
                 f"declared_size={self.declared_size!r} must be an integer >= 1, or None."
             )
@@ -86,73 +86,6 @@ class PublicSpec:
         return cls(**{**values, "classes": tuple(values["classes"]), "unit": made})
 
 
-@dataclass(frozen=True)
-class Declared:
-    """What the user states of a data set; None leaves it to what the file format says publicly.
-
-    ``classes`` is a tuple of names in label order, a number of classes, or ``()`` / 0 to read
-    images without their labels. Raises UsageError where a value is outside its rule.
-    """
-
-    image_size: int | None = None
-    channels: int | None = None
-    classes: tuple[str, ...] | int | None = None
-    size: int | None = None
-    split: str | None = None
-    unit: PrivacyUnit | None = None
-
-    def __post_init__(self) -> None:
-        if self.image_size is not None and not (
-            _is_count(self.image_size) and SMALLEST_SIDE <= self.image_size <= LARGEST_SIDE
-        ):
-            raise UsageError(
-                f"image_size={self.image_size!r} must be an integer from {SMALLEST_SIDE} to "
-                f"{LARGEST_SIDE} (images become squares of that side)."
-            )
-        if self.channels not in (None, 1, 3):
-            raise UsageError(f"channels={self.channels!r} must be 1 (grey) or 3 (RGB).")
-        if self.size is not None and not _is_count(self.size):
-            raise UsageError(f"declared_size={self.size!r} must be an integer >= 1.")
-        if isinstance(self.classes, int) and (
-            isinstance(self.classes, bool) or not 0 <= self.classes <= 100_000
-        ):
-            raise UsageError(f"classes={self.classes!r} must be a number from 0 to 100000.")
-
-    @property
-    def unlabelled(self) -> bool:
-        """Whether the user asked for images without labels."""
-        return self.classes == ()
-
-    def numbered_classes(self, where: str) -> tuple[str, ...]:
-        """Return the class names of a format whose labels are bare integers.
-
-        Raises DataError if the user stated none: the labels themselves are private, so the list
-        cannot be taken from them.
-        """
-        if self.classes is None:
-            raise DataError(
-                f"{where}: the labels are bare numbers and the format carries no class names. "
-                "State them: classes=10 for the labels 0 to 9, or a list of names in label order; "
-                "classes=0 reads the images without labels."
-            )
-        if isinstance(self.classes, int):
-            return tuple(str(label) for label in range(self.classes))
-        return self.classes
-
-    def spec(
-        self,
-        classes: tuple[str, ...],
-        side: int = DEFAULT_SIDE,
-        channels: int = DEFAULT_CHANNELS,
-    ) -> PublicSpec:
-        """Return the specification: the user's word first, then the format's public header.
-
-        ``side`` and ``channels`` are what the format declares; a side outside 28 to 128 is moved
-        to the nearer end.
-        """
-        side = self.image_size or min(max(side, SMALLEST_SIDE), LARGEST_SIDE)
-        return PublicSpec(side, side, self.channels or channels, classes, self.size, self.unit)
-
-
-def _is_count(value: object) -> bool:
+def is_count(value: object) -> bool:
+    """Whether a value is an integer of at least 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from sfumato.data.decode import LARGEST_FILE, decode
 from sfumato.data.layout import arrange, is_hidden, is_image_name
+from sfumato.data.options import DataOptions
 from sfumato.data.source import ImageSource, Record, digest_of_files
-from sfumato.data.spec import Declared, PublicSpec
+from sfumato.data.spec import PublicSpec
 from sfumato.data.units import Key, check_rule
 from sfumato.errors import DataError
 
@@ -58,12 +59,12 @@ class ZipSource(ImageSource):
         return digest_of_files([self._path])
 
 
-def open_archive(path: Path, name: str, declared: Declared) -> ZipSource:
+def open_archive(path: Path, name: str, declared: DataOptions) -> ZipSource:
     """Open a zip of ``class/name.png`` or ``split/class/name.png``; one common top is stripped.
 
     Raises DataError if it is no zip, holds no image, is encrypted, or has a path that climbs out.
     """
-    check_rule(declared.unit, name, "pattern")
+    check_rule(declared.privacy_unit, name, "pattern")
     with open_zip(path, name) as archive:
         members = archive.infolist()
     folders = set()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from sfumato.data.decode import LARGEST_FILE, decode
 from sfumato.data.layout import arrange, is_image_name
+from sfumato.data.options import DataOptions
 from sfumato.data.source import ImageSource, Record, digest_of_files
-from sfumato.data.spec import Declared, PublicSpec
+from sfumato.data.spec import PublicSpec
 from sfumato.data.units import Key, check_rule
 from sfumato.errors import DataError
 
@@ -56,12 +57,12 @@ class FolderSource(ImageSource):
         return digest_of_files((self._root / file for file in self._files), self._root)
 
 
-def open_folder(root: Path, name: str, declared: Declared) -> FolderSource:
+def open_folder(root: Path, name: str, declared: DataOptions) -> FolderSource:
     """Open ``class/name.png``, ``split/class/name.png`` or a flat folder of images.
 
     Raises DataError if it holds no image, or folders outside the declared classes.
     """
-    check_rule(declared.unit, name, "pattern")
+    check_rule(declared.privacy_unit, name, "pattern")
     files, folders, hint = _scan(root)
     if not files:
         raise DataError(

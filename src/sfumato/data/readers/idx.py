@@ -19,9 +19,10 @@ import numpy as np
 
 from sfumato.data.decode import LARGEST_AREA, fit_pixels
 from sfumato.data.layout import choose_split, split_name
+from sfumato.data.options import DataOptions
 from sfumato.data.readers.rows import CHUNK, damage_as_data_error, read_exactly, rows
 from sfumato.data.source import ImageSource, Record, digest_of_files
-from sfumato.data.spec import Declared, PublicSpec
+from sfumato.data.spec import PublicSpec
 from sfumato.data.units import check_rule
 from sfumato.errors import DataError
 
@@ -81,13 +82,13 @@ def idx_labels_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if LABELS_NAME.fullmatch(path.name))
 
 
-def open_idx(path: Path, name: str, declared: Declared, location_key: str = "") -> IdxSource:
+def open_idx(path: Path, name: str, declared: DataOptions, location_key: str = "") -> IdxSource:
     """Open a folder of IDX pairs, or one images file with its labels beside it.
 
     Raises DataError for a wrong magic, a header or payload that is cut off, labels without images,
     or two files that disagree.
     """
-    check_rule(declared.unit, name)
+    check_rule(declared.privacy_unit, name)
     images = _choose(path, name, declared)
     labels = None if declared.unlabelled else _labels_beside(images)
     classes = declared.numbered_classes(name) if labels else ()
@@ -101,7 +102,7 @@ def open_idx(path: Path, name: str, declared: Declared, location_key: str = "") 
     return IdxSource(name, spec, location_key or str(images.resolve()), images, labels)
 
 
-def _choose(path: Path, name: str, declared: Declared) -> Path:
+def _choose(path: Path, name: str, declared: DataOptions) -> Path:
     if path.is_file():
         if declared.split is not None:
             raise DataError(f"{name}: one file has no splits. Leave split out or give the folder.")

@@ -17,9 +17,10 @@ from platformdirs import user_cache_path
 
 from sfumato.data.decode import fit_pixels
 from sfumato.data.layout import choose_split, match_ordered_classes
+from sfumato.data.options import DataOptions
 from sfumato.data.readers.idx import IdxSource, open_idx
 from sfumato.data.source import ImageSource, Record
-from sfumato.data.spec import Declared, PublicSpec
+from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError
 
 FASHION_MNIST_VARIABLE = "SFUMATO_FASHION_MNIST"
@@ -48,7 +49,7 @@ _LARGEST_DOWNLOAD = 2**27
 _DIGITS_CLASSES = tuple("0123456789")
 
 
-def open_fashion_mnist(name: str, declared: Declared) -> IdxSource:
+def open_fashion_mnist(name: str, declared: DataOptions) -> IdxSource:
     """Open Fashion-MNIST (arXiv 1708.07747): 60,000 + 10,000 grey 28x28 images in ten classes.
 
     Looked for in the folder that SFUMATO_FASHION_MNIST names, in Debian's folder, in the user's
@@ -89,14 +90,14 @@ class DigitsSource(ImageSource):
         return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
 
 
-def open_digits(name: str, declared: Declared) -> DigitsSource:
+def open_digits(name: str, declared: DataOptions) -> DigitsSource:
     """Open the digits of scikit-learn (UCI, Alpaydin and Kaynak 1998), scaled up, no download."""
     split = choose_split(("train", "test"), declared.split, name) or "train"
     classes = match_ordered_classes(_DIGITS_CLASSES, declared, name)
     return DigitsSource(name, declared.spec(classes, side=28, channels=1), split)
 
 
-NAMED: dict[str, Callable[[str, Declared], ImageSource]] = {
+NAMED: dict[str, Callable[[str, DataOptions], ImageSource]] = {
     "fashion-mnist": open_fashion_mnist,
     "digits": open_digits,
 }

@@ -21,10 +21,11 @@ from numpy.lib import format as npy
 
 from sfumato.data.decode import LARGEST_FILE, fit_pixels, quiet
 from sfumato.data.layout import choose_split, match_ordered_classes, split_name
+from sfumato.data.options import DataOptions
 from sfumato.data.readers.archive import METHODS, open_zip
 from sfumato.data.readers.rows import damage_as_data_error, rows
 from sfumato.data.source import ImageSource, Record, digest_of_files
-from sfumato.data.spec import Declared, PublicSpec
+from sfumato.data.spec import PublicSpec
 from sfumato.data.units import Key, PrivacyUnit, as_key, check_rule
 from sfumato.errors import DataError
 
@@ -91,13 +92,13 @@ class NpzSource(ImageSource):
         return digest_of_files([self._path])
 
 
-def open_npz(path: Path, name: str, declared: Declared) -> NpzSource:
+def open_npz(path: Path, name: str, declared: DataOptions) -> NpzSource:
     """Open arrays ``images``/``x`` and ``labels``/``y``, also with ``_train`` and ``_test``.
 
     Images are [n, h, w], [n, h, w, c] or [n, c, h, w] with c 1 or 3; labels integers [n] or
     [n, 1]; an optional text array ``classes`` names the classes. Raises DataError otherwise.
     """
-    check_rule(declared.unit, name, "column")
+    check_rule(declared.privacy_unit, name, "column")
     with damage_as_data_error(name), open_zip(path, name) as archive:
         by_split: dict[str, dict[str, str]] = {}
         for member in archive.namelist():
@@ -122,7 +123,7 @@ def open_npz(path: Path, name: str, declared: Declared) -> NpzSource:
         if "labels" in roles and not declared.unlabelled:
             labels = _header(archive, roles["labels"], name)
         _check(images, labels, name)
-        units = _units(archive, declared.unit, images, name)
+        units = _units(archive, declared.privacy_unit, images, name)
         classes: tuple[str, ...] = ()
         if labels is not None and "classes" in plain:
             names = _class_names(archive, plain["classes"], name)

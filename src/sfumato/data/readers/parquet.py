@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 
 from sfumato.data.decode import decode
 from sfumato.data.layout import choose_split, match_classes, split_name
+from sfumato.data.options import DataOptions
 from sfumato.data.source import ImageSource, Record, digest_of_files
-from sfumato.data.spec import DEFAULT_CHANNELS, Declared, PublicSpec
+from sfumato.data.spec import DEFAULT_CHANNELS, PublicSpec
 from sfumato.data.units import Key, PrivacyUnit, as_key, check_rule
 from sfumato.errors import DataError
 
@@ -111,14 +112,14 @@ class ParquetSource(ImageSource):
 
 
 def open_parquet(
-    shards: Sequence[Path], name: str, declared: Declared, root: Path
+    shards: Sequence[Path], name: str, declared: DataOptions, root: Path
 ) -> ParquetSource:
     """Open Parquet shards; ``root`` is the folder or file that identifies the data set.
 
     Shards called ``train-00000-of-00002.parquet`` or ``train.parquet`` belong to the split train.
     Raises DataError for an unknown schema, or shards whose schemas differ.
     """
-    check_rule(declared.unit, name, "column")
+    check_rule(declared.privacy_unit, name, "column")
     by_split: dict[str, list[Path]] = {}
     for shard in sorted(shards):
         by_split.setdefault(_split_of(shard), []).append(shard)
@@ -134,11 +135,11 @@ def open_parquet(
     classes, label_of = _classes(columns, declared, name)
     key = str(chosen[0].resolve()) if len(chosen) == 1 else f"{root.resolve()}:{split or ''}"
     spec = declared.spec(classes, channels=columns.channels)
-    unit = _unit(schemas[0], declared.unit, name)
+    unit = _unit(schemas[0], declared.privacy_unit, name)
     return ParquetSource(name, spec, key, chosen, columns, label_of, unit)
 
 
-def _columns(schema: pa.Schema, declared: Declared, where: str) -> _Columns:
+def _columns(schema: pa.Schema, declared: DataOptions, where: str) -> _Columns:
     features = _features(schema)
     image = _pick(schema.names, _IMAGES, features, "Image")
     kind = None if image is None else schema.field(image).type
@@ -212,7 +213,7 @@ def _keys(shard: Path, unit: _Unit) -> Iterator[Key]:
 
 
 def _classes(
-    columns: _Columns, declared: Declared, where: str
+    columns: _Columns, declared: DataOptions, where: str
 ) -> tuple[tuple[str, ...], dict[object, int]]:
     """Return the classes and what each stored label stands for."""
     if columns.label is None:

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from sfumato.data.decode import LARGEST_FILE, decode
 from sfumato.data.layout import IMAGE_SUFFIXES, choose_split, split_name
+from sfumato.data.options import DataOptions
 from sfumato.data.readers.archive import climbs_out
 from sfumato.data.source import ImageSource, Record, digest_of_files
-from sfumato.data.spec import Declared, PublicSpec
+from sfumato.data.spec import PublicSpec
 from sfumato.data.units import Key, as_key
 from sfumato.errors import DataError
 
@@ -105,7 +106,7 @@ class WebDatasetSource(ImageSource):
 
 
 def open_webdataset(
-    shards: Sequence[Path], name: str, declared: Declared, root: Path
+    shards: Sequence[Path], name: str, declared: DataOptions, root: Path
 ) -> WebDatasetSource:
     """Open tar shards; ``root`` is the folder or file that identifies the data set.
 
@@ -117,7 +118,7 @@ def open_webdataset(
         by_split.setdefault(split_name(shard.stem.rstrip("0123456789-_")) or "", []).append(shard)
     split = choose_split([found for found in by_split if found], declared.split, name)
     chosen = by_split[split or ""]
-    named = declared.unit is not None and declared.unit.pattern is not None
+    named = declared.privacy_unit is not None and declared.privacy_unit.pattern is not None
     entries = [
         entry for index, shard in enumerate(chosen) for entry in _contents(shard, index, named)
     ]

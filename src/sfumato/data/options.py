@@ -1,0 +1,128 @@
+"""What the user states about a data set before it is opened: one object, one field an option."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from sfumato.data.spec import (
+    DEFAULT_CHANNELS,
+    DEFAULT_SIDE,
+    LARGEST_SIDE,
+    SMALLEST_SIDE,
+    PublicSpec,
+    is_count,
+)
+from sfumato.data.units import PrivacyUnit, declared_unit
+from sfumato.errors import DataError, UsageError
+
+MOST_CLASSES = 100_000
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How a data set is to be read; everything in here is public.
+
+    None leaves an option to what the container says publicly, else to the default.
+
+    Args:
+        image_size: side of the images in pixels, 28 to 128; by default what the format's header
+            declares, else 32.
+        channels: 1 (grey) or 3 (RGB); by default from the header, else 3.
+        classes: names in label order, or their number; 0 or () reads no labels.
+        declared_size: the user's public statement of the number of records, or of units.
+        split: the split to read, where there are several.
+        unit: the column, array or JSON field whose value says whose a record is.
+        unit_pattern: the regular expression that finds this in a record's name, which is its path
+            below its class folder.
+        records_per_unit: the most records of a unit that are used; 16 by default.
+
+    Raises:
+        UsageError: a value is outside its rule.
+    """
+
+    image_size: int | None = None
+    channels: int | None = None
+    classes: Sequence[str] | int | None = None
+    declared_size: int | None = None
+    split: str | None = None
+    unit: str | None = None
+    unit_pattern: str | None = None
+    records_per_unit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and not (
+            is_count(self.image_size) and SMALLEST_SIDE <= self.image_size <= LARGEST_SIDE
+        ):
+            raise UsageError(
+                f"image_size={self.image_size!r} must be an integer from {SMALLEST_SIDE} to "
+                f"{LARGEST_SIDE} (images become squares of that side)."
+            )
+        if self.channels not in (None, 1, 3):
+            raise UsageError(f"channels={self.channels!r} must be 1 (grey) or 3 (RGB).")
+        if self.declared_size is not None and not is_count(self.declared_size):
+            raise UsageError(f"declared_size={self.declared_size!r} must be an integer >= 1.")
+        object.__setattr__(self, "classes", _normal_classes(self.classes))
+        assert self.privacy_unit is None or self.privacy_unit.words  # checks the rule
+
+    @cached_property
+    def privacy_unit(self) -> PrivacyUnit | None:
+        """The stated unit; None where each record is one."""
+        return declared_unit(self.unit, self.unit_pattern, self.records_per_unit)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The stated names in label order, () to read no labels; None if no names are stated."""
+        return self.classes if isinstance(self.classes, tuple) else None
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether the user asked for images without labels."""
+        return self.classes == ()
+
+    def numbered_classes(self, where: str) -> tuple[str, ...]:
+        """Return the class names of a format whose labels are bare values.
+
+        Raises DataError if the user stated none: the labels themselves are private, so the list
+        cannot be taken from them.
+        """
+        if self.classes is None:
+            raise DataError(
+                f"{where}: the format carries no class names, and labels are private, so the list "
+                "is not taken from them. State it: classes=10 for the labels 0 to 9, or a list of "
+                "names in label order; classes=0 reads the images without labels."
+            )
+        if isinstance(self.classes, int):
+            return tuple(str(label) for label in range(self.classes))
+        return tuple(self.classes)
+
+    def spec(
+        self,
+        classes: tuple[str, ...],
+        side: int = DEFAULT_SIDE,
+        channels: int = DEFAULT_CHANNELS,
+    ) -> PublicSpec:
+        """Return the specification: the user's word first, then the container's public header.
+
+        ``side`` and ``channels`` are what the container declares; a side outside 28 to 128 is moved
+        to the nearer end.
+        """
+        side = self.image_size or min(max(side, SMALLEST_SIDE), LARGEST_SIDE)
+        channels = self.channels or channels
+        return PublicSpec(side, side, channels, classes, self.declared_size, self.privacy_unit)
+
+
+def _normal_classes(classes: Sequence[str] | int | None) -> tuple[str, ...] | int | None:
+    if isinstance(classes, int):
+        if isinstance(classes, bool) or not 0 <= classes <= MOST_CLASSES:
+            raise UsageError(f"classes={classes!r} must be a number from 0 to {MOST_CLASSES}.")
+        return classes or ()
+    if classes is None:
+        return None
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+        raise UsageError(
+            f"classes={classes!r} must be a list of names in label order, or how many there are, "
+            "for example classes=['cat', 'dog'] or classes=2."
+        )
+    return tuple(classes)
