@@ -69,7 +69,7 @@ def test_figures_stand_beside_published_ones_with_their_source() -> None:
         "DPDM", "CNN-type", "76.4", "85.6", "GPU", "dpimagebench",
     ]  # fmt: skip
     assert "arXiv 2503.14681" in text
-    assert "[unchecked] quoted second-hand" in text
+    assert "(unchecked) quoted second-hand" in text
     assert "budgeted under add-or-remove-one; ε = 1 (add-or-remove-one), 2.2 (replace-one)" in text
     assert "commit 0123456789ab" in text
 

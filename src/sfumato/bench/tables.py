@@ -134,7 +134,7 @@ def _machine(line: Line) -> str:
 def _marked(row: Published, rows: Sequence[Published]) -> str:
     caveats = list(dict.fromkeys(r.caveat for r in rows if r.caveat))
     mark = f" [{caveats.index(row.caveat) + 1}]" if row.caveat else ""
-    return f"{row.method}{mark}{'' if row.checked else ' [unchecked]'}"
+    return f"{row.method}{mark}{'' if row.checked else ' (unchecked)'}"
 
 
 def _footnotes(rows: Sequence[Published]) -> list[str]:
@@ -143,7 +143,7 @@ def _footnotes(rows: Sequence[Published]) -> list[str]:
     notes = [f"{s.key} ({s.date}): {s.cite}; δ = {s.delta}; {s.protocol}" for s in sources.values()]
     notes += [f"[{number}] {caveat}" for number, caveat in enumerate(caveats, start=1)]
     if not all(row.checked for row in rows):
-        notes.append("[unchecked] quoted second-hand")
+        notes.append("(unchecked) quoted second-hand")
     return notes
 
 
