@@ -1,4 +1,4 @@
-"""What `pip install` gets: wheel and sdist hold all that a run needs, and nothing of the checkout."""
+"""What `pip install` gets: wheel and sdist hold all that a run needs, nothing of the checkout."""
 
 from __future__ import annotations
 
