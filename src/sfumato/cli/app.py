@@ -12,6 +12,7 @@ from sfumato.cli.commands.bench import bench
 from sfumato.cli.commands.check import check
 from sfumato.cli.commands.compare import compare
 from sfumato.cli.commands.demo import demo
+from sfumato.cli.commands.doctor import doctor
 from sfumato.cli.commands.evaluate import evaluate
 from sfumato.cli.commands.fit_embedding import fit_embedding
 from sfumato.cli.commands.ledger import ledger
@@ -72,6 +73,7 @@ app.command("compare")(guarded(compare))
 app.command("audit")(guarded(audit))
 app.command("bench")(guarded(bench))
 app.command("demo")(guarded(demo))
+app.command("doctor")(guarded(doctor))
 
 
 def _print_version(wanted: bool) -> bool:
