@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from sfumato.audit import Verdict, judge, play
-from sfumato.audit.method import QUICK, audit
+from sfumato.audit.method import audit
 from sfumato.data import open_images
+from sfumato.methods import find_method
 from sfumato.privacy import (
     RELATIONS,
     AggregateQuery,
@@ -57,7 +58,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     source = open_images("digits", declared_size=DECLARED)
     for name in arguments.methods:
         for epsilon in arguments.epsilon:
-            method = make_method(name, source.spec, QUICK.get(name))
+            method = make_method(name, source.spec, find_method(name).short)
             budget = Budget(epsilon, DELTA)
 
             def audited(method: Any = method, budget: Budget = budget) -> Verdict:

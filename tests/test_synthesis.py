@@ -12,7 +12,7 @@ import sfumato
 from sfumato import synthesis
 from sfumato.errors import CertificateError, SfumatoError, UsageError
 from sfumato.methods import Moments
-from sfumato.methods.base import Batch
+from sfumato.methods.base import Batch, Model
 from sfumato.privacy.ledger import Ledger
 from sfumato.release import read_certificate, verify
 from sfumato.release.files import EMBEDDING
@@ -211,7 +211,7 @@ def test_public_images_take_the_form_of_the_private_ones(folder: Path) -> None:
     assert images.dtype == np.uint8
 
 
-class Retrained:
+class Retrained(Model):
     """What ``fit_embedding`` might return: black digits."""
 
     def __init__(self, spec: sfumato.data.PublicSpec) -> None:  # type: ignore[name-defined]
@@ -225,6 +225,10 @@ class Retrained:
 
     def config(self) -> dict[str, Any]:
         return {}
+
+    @classmethod
+    def load(cls, spec: Any, config: Any, tensors: Any) -> Model:
+        raise NotImplementedError
 
 
 def test_refitting_carries_the_certificate_of_the_embedding(

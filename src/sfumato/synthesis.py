@@ -12,15 +12,9 @@ from typing import Any
 from sfumato.data import LabelledImages, PublicSpec, load_labelled, open_images
 from sfumato.data.writers import FORMATS
 from sfumato.errors import UsageError
-from sfumato.methods import (
-    METHODS,
-    Batch,
-    DiffusionModel,
-    Method,
-    Model,
-    fit_embedding,
-    load_model,
-)
+from sfumato.methods import find_method, load_model
+from sfumato.methods.base import Batch, Method, Model
+from sfumato.methods.mepf.method import fit_embedding
 from sfumato.privacy import Budget, Curator, Relation
 from sfumato.privacy.distributed import is_first, join
 from sfumato.progress import stage
@@ -76,7 +70,7 @@ def synthesize(
             ``records_per_unit`` as there.
         epsilon, delta, relation: the :class:`sfumato.Budget` of this run.
         out: a new folder, or a release to replace with ``force``.
-        method: a name in :data:`sfumato.methods.METHODS`, or a configured method.
+        method: one of :func:`sfumato.methods.method_names`, or a configured method.
         options: settings of the named method, over those of its ``preset`` where one is named;
             ``public``: public images it may learn from.
         samples: number of synthetic images; the declared size by default, else 10,000.
@@ -162,9 +156,7 @@ def sample(
     core = trusted_core(origin, MODEL)
     model = load_model(origin / MODEL)
     if sampler is not None or sampling_steps is not None:
-        if not isinstance(model, DiffusionModel):
-            raise UsageError(f"sampler={sampler!r}: only a diffusion model has samplers.")
-        model = model.with_sampler(sampler or model.sampler, sampling_steps)
+        model = model.with_sampler(sampler, sampling_steps)
     _release(model, core, samples, target, format, "sample", seed_public, force, quiet)
     return target
 
@@ -220,14 +212,11 @@ def make_method(
     Raises:
         UsageError: the method or one of its options is not known, or a value is outside its rule.
     """
-    if name not in METHODS:
-        raise UsageError(f"method={name!r} must be one of {', '.join(METHODS)}.")
-    known = inspect.signature(METHODS[name]).parameters
+    kind = find_method(name)
+    known = inspect.signature(kind).parameters
     chosen = dict(options or {})
     if preset is not None:
-        if not hasattr(METHODS[name], "preset"):
-            raise UsageError(f"preset={preset!r}: {name} has no presets.")
-        chosen = {**METHODS[name].preset(preset, spec), **chosen}
+        chosen = {**kind.preset(preset, spec), **chosen}
     if public is not None and "public_labels" in known:
         labelled = chosen.get("public_conditional", False)
         images = public_images(public, spec, labelled)
@@ -241,7 +230,7 @@ def make_method(
             raise UsageError(f"{name} has no option {option!r}; it has {', '.join(known)}.")
     lists_as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
     try:
-        method: Method = METHODS[name](**lists_as_tuples)
+        method = kind(**lists_as_tuples)
     except (TypeError, ValueError):
         shown = ", ".join(f"{key}={value!r}" for key, value in (options or {}).items())
         raise UsageError(f"{name}: an option is of the wrong type: {shown}.") from None

@@ -14,7 +14,7 @@ from sfumato.audit.canaries import RECORDS, CanaryImages, WithCanaries
 from sfumato.audit.method import audit, run
 from sfumato.data import ImageSource, LabelledImages, open_images
 from sfumato.errors import UsageError
-from sfumato.methods import METHODS, Moments
+from sfumato.methods import DPDM, Moments
 from sfumato.privacy import RELATIONS, Budget, Relation
 from sfumato.privacy import curator as curator_module
 from sfumato.privacy.records.units import group
@@ -75,7 +75,7 @@ def test_answers_model_and_images_are_attacked(
 
 @pytest.fixture(scope="module")
 def attackable() -> dict[str, Any]:
-    dpdm = METHODS["dpdm"](steps=1, batch=2000, multiplicity=1, width=8, blocks=1, patch=4)
+    dpdm = DPDM(steps=1, batch=2000, multiplicity=1, width=8, blocks=1, patch=4)
     return {"moments": QUICK, "dpdm": dpdm}
 
 

@@ -31,7 +31,8 @@ from fault_disk import Disk, Fault
 from sklearn.datasets import load_digits
 
 from sfumato.errors import SfumatoError, UsageError
-from sfumato.methods import DPDM, DataLens, Method, Moments, checkpoint
+from sfumato.methods import DPDM, DataLens, Moments, checkpoint
+from sfumato.methods.base import Method
 from sfumato.privacy import Curator
 from sfumato.privacy.answering import gradient, vote
 from sfumato.privacy.ledger import Entry, Ledger

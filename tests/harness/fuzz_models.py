@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from sfumato.data import PublicSpec
-from sfumato.methods import DiffusionModel, GANModel, MEPFModel
 from sfumato.methods.datalens.student import StudentModel, student_network
-from sfumato.methods.dpdm.diffusion import Denoiser, Shape
-from sfumato.methods.dpgan.method import make_generator
+from sfumato.methods.dpdm.diffusion import Denoiser, DiffusionModel, Shape
+from sfumato.methods.dpgan.method import GANModel, make_generator
 from sfumato.methods.gaussian import Gaussians
 from sfumato.methods.mepf.generator import Generator
+from sfumato.methods.mepf.method import MEPFModel
 
 SPEC = PublicSpec(28, 28, 1, ("a", "b"))
 COUNTS = np.array([3.0, 4.0])

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError
-from sfumato.methods import METHODS, load_model
+from sfumato.methods import find_method, load_model, method_names
 from sfumato.methods.base import labels_in_proportion
 from sfumato.privacy import Budget, Curator
 
@@ -23,7 +23,7 @@ def sampled(model, count, seed=0):
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
-@pytest.fixture(params=["mepf", "moments", "dpdm", "dpgan", "dpaf", "datalens"])
+@pytest.fixture(params=method_names())
 def method(request, methods):
     return methods[request.param]
 
@@ -39,7 +39,7 @@ def model(method, source, tmp_path):
 
 
 def test_every_method_is_held_to_this_contract(methods):
-    assert set(methods) == set(METHODS)
+    assert set(methods) == set(method_names())
 
 
 def test_samples_have_the_public_shape_and_known_labels(model, source):
@@ -78,7 +78,7 @@ def test_an_estimate_of_reading_follows_the_declared_size(name, methods):
 
 @pytest.mark.parametrize("name", ["mepf", "moments"])
 def test_colour_has_queries(name):
-    assert METHODS[name]().queries(PublicSpec(32, 32, 3, ("a", "b")))[0].dimension > 0
+    assert find_method(name)().queries(PublicSpec(32, 32, 3, ("a", "b")))[0].dimension > 0
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x80\x04pickle"])

@@ -15,14 +15,12 @@ from torch import Tensor
 
 from sfumato.audit.canaries import CanaryImages, records_of
 from sfumato.data import ImageSource, LabelledImages
-from sfumato.methods import DiffusionModel, Model
+from sfumato.methods.base import Model
 from sfumato.privacy import Answer, ExactQuery, Relation, SumQuery
 from sfumato.privacy.answering import integer_sums
 from sfumato.privacy.clipping import UNIT
 
 BATCH = 128
-LOSSES = 16
-"""Noise levels at which a diffusion model's loss on a canary is averaged."""
 
 
 def answer_scores(
@@ -124,35 +122,15 @@ def _flat(images: NDArray[np.uint8]) -> Tensor:
 def model_scores(
     model: Model, canaries: CanaryImages, relation: Relation
 ) -> NDArray[np.float64] | None:
-    """How well a diffusion model denoises each canary, centred; None for other models.
+    """How small a model's own loss on each canary is, centred; None for models without losses.
 
-    Others are computed from answers that :func:`answer_scores` attacks, with nothing added.
+    Those are computed from answers that :func:`answer_scores` attacks, with nothing added.
     """
-    if not isinstance(model, DiffusionModel):
+    losses = model.losses(canaries.images, canaries.labels)
+    if losses is None:
         return None
-    scores = -_denoising_losses(model, canaries.images, canaries.labels)
+    scores = -losses
     if relation == "replace-one":
-        scores += _denoising_losses(model, canaries.others, canaries.labels)
+        others = model.losses(canaries.others, canaries.labels)
+        scores += 0 if others is None else others
     return scores - np.median(scores)
-
-
-@torch.no_grad()
-def _denoising_losses(
-    model: DiffusionModel, images: NDArray[np.uint8], labels: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Mean loss of each image over the same noise levels and noises for all."""
-    network = model.denoiser.network
-    device = next(network.parameters()).device
-    generator = torch.Generator(device).manual_seed(0)
-    sigma, noise = model.denoiser.parameterisation.draws(LOSSES, images.shape[1:], generator)
-    losses = np.zeros(len(images))
-    for start in range(0, len(images), BATCH):
-        part = slice(start, start + BATCH)
-        batch = torch.from_numpy(images[part]).to(device)
-        classes = torch.from_numpy(labels[part]).to(device)
-        for level, one in zip(sigma, noise, strict=True):
-            found = model.denoiser.losses(
-                network, batch, classes, level.expand(len(batch)), one.expand_as(batch)
-            )
-            losses[part] += found.double().cpu().numpy() / LOSSES
-    return losses

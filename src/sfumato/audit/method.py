@@ -14,7 +14,7 @@ from sfumato.audit.play import Attacked, play
 from sfumato.audit.verdict import Verdict, judge
 from sfumato.data import ImageSource, LabelledImages
 from sfumato.errors import UsageError
-from sfumato.methods import Method, Model
+from sfumato.methods.base import Method, Model
 from sfumato.privacy import Answer, Budget, Curator, ExactQuery, HistogramQuery, SumQuery
 
 LEAST_CANARIES = 10
@@ -23,15 +23,6 @@ GAME_FACTOR = 10
 
 RELEASED = 1000
 """Synthetic images that are drawn to be attacked."""
-
-QUICK: dict[str, dict[str, Any]] = {
-    "mepf": {"steps": 20, "batch": 50},
-    "dpdm": {"steps": 10, "batch": 64, "multiplicity": 1, "width": 8, "blocks": 1, "patch": 4},
-    "dpgan": {"steps": 10, "batch": 64, "critic_steps": 1},
-    "dpaf": {"steps": 10, "batch": 64},
-    "datalens": {"steps": 5, "teachers": 50},
-}
-"""Settings that keep a method's training short: what costs privacy is asked all the same."""
 
 
 class OverheardCurator(Curator):

@@ -11,7 +11,7 @@ from typing import Any
 from sfumato.data.readers.named import NAMED
 from sfumato.errors import UsageError
 from sfumato.evaluation.classifiers import recipe
-from sfumato.methods import METHODS
+from sfumato.methods import method_names
 from sfumato.privacy import Budget, Relation
 from sfumato.privacy.ledger import digest
 
@@ -98,10 +98,10 @@ class Suite:
             if not getattr(self, name):
                 raise UsageError(f"suite {self.name!r}: {name} must not be empty.")
         for choice in self.methods:
-            if choice.method not in METHODS:
+            if choice.method not in method_names():
                 raise UsageError(
                     f"suite {self.name!r}: method {choice.method!r} must be one of "
-                    f"{', '.join(METHODS)}."
+                    f"{', '.join(method_names())}."
                 )
         for classifier in self.classifiers:
             recipe(classifier)

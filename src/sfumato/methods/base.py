@@ -1,9 +1,12 @@
-"""What every method is: it says its queries, asks the curator once, and returns a model."""
+"""What every method and every model is: the members that all have, with their defaults."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, fields
+from inspect import cleandoc
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,39 +18,150 @@ from sfumato.privacy import Curator, Query
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Images uint8 ``[b, channels, height, width]`` and labels int64 ``[b]``."""
 
+Settings = Mapping[str, Any]
+HIDDEN = ("public", "public_labels")
+"""Options that are arrays: their digest stands in the configuration, they themselves do not."""
 
-@runtime_checkable
-class Model(Protocol):
+
+class Model(ABC):
     """What a fit leaves behind: public, because it is computed from noisy answers alone."""
 
-    @property
-    def spec(self) -> PublicSpec:
-        """Shape and classes of the images."""
+    spec: PublicSpec
+    """Shape and classes of the images."""
 
+    embedding: Any = None
+    """A released embedding that other generators may be trained on, where there is one."""
+
+    @abstractmethod
     def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
-        """Draw ``count`` images in batches; the seed is public and repeats the draw."""
+        """Sample ``count`` images in batches; the seed is public and repeats the sample."""
 
+    @abstractmethod
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The model's weights, by name."""
 
+    @abstractmethod
     def config(self) -> dict[str, Any]:
-        """Everything else that :func:`sfumato.methods.load_model` needs, as plain JSON values."""
+        """Everything else that :meth:`load` needs, as plain JSON values."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, spec: PublicSpec, config: dict[str, Any], tensors: dict[str, Any]) -> Model:
+        """Rebuild a model from what was saved; malformed values raise ValueError or the like."""
+
+    def losses(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64]
+    ) -> NDArray[np.float64] | None:
+        """The model's own loss on each image, which an audit attacks; None where it has none."""
+        return None
+
+    def with_sampler(self, sampler: str | None, steps: int | None) -> Model:
+        """The same model with another sampler, where it has several.
+
+        Raises:
+            UsageError: it has none, or not this one.
+        """
+        raise UsageError(f"sampler={sampler!r}: only a diffusion model has samplers.")
 
 
-@runtime_checkable
-class Method(Protocol):
-    """A way to turn noisy answers into a model; it never holds a private image."""
+@dataclass(frozen=True)
+class Option:
+    """A setting of a method: its name, its default and what it does."""
+
+    name: str
+    default: Any
+    help: str
+
+
+class Method(ABC):
+    """A method turns noisy answers into a model; it never holds a private image.
+
+    A method is a frozen dataclass whose fields are its options; the ``Args`` section of its
+    docstring says what each does. :mod:`sfumato.methods.registry` finds methods by name.
+    ``docs/adding-a-method.md`` goes through the whole of it.
+    """
 
     name: ClassVar[str]
+    """What it is called on the command line."""
 
-    def config(self) -> dict[str, Any]:
-        """The method's public configuration, as plain JSON values."""
+    title: ClassVar[str]
+    """What it does, in a line of ``sfumato methods``."""
 
+    model: ClassVar[type[Model]]
+    """What :meth:`fit` returns, and what reads a released model."""
+
+    presets: ClassVar[Mapping[str, Callable[[PublicSpec], Settings]]] = {}
+    """Named settings, each for the images of a public specification."""
+
+    short: ClassVar[Settings] = {}
+    """Settings that keep training short but ask as much: ``sfumato audit`` runs the method so."""
+
+    card: ClassVar[str] = ""
+    """A sentence for the card of a release on what its images are; plain text."""
+
+    citation: ClassVar[str] = ""
+    """The BibTeX entry of its paper."""
+
+    @abstractmethod
     def queries(self, spec: PublicSpec) -> list[Query]:
         """What the method will ask about a data set of this public specification."""
 
+    @abstractmethod
     def fit(self, curator: Curator) -> Model:
         """Ask the curator the queries and learn a model from the answers."""
+
+    def estimate(self, spec: PublicSpec) -> dict[str, str]:
+        """Expected time and memory on this machine, by what they are of; empty where unknown."""
+        return {}
+
+    def config(self) -> dict[str, Any]:
+        """The method's public configuration, as plain JSON values."""
+        values = {entry.name: getattr(self, entry.name) for entry in options_of(type(self))}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+    @classmethod
+    def options(cls) -> list[Option]:
+        """The method's settings with their defaults and help."""
+        described = _arguments(cls.__doc__ or "")
+        return [
+            Option(entry.name, entry.default, described.get(entry.name, ""))
+            for entry in options_of(cls)
+        ]
+
+    @classmethod
+    def preset(cls, name: str, spec: PublicSpec) -> dict[str, Any]:
+        """The settings of one of the method's presets for images of ``spec``.
+
+        Raises:
+            UsageError: there is no such preset.
+        """
+        if not cls.presets:
+            raise UsageError(f"preset={name!r}: {cls.name} has no presets.")
+        if name not in cls.presets:
+            raise UsageError(f"preset={name!r} must be {' or '.join(cls.presets)}.")
+        return dict(cls.presets[name](spec))
+
+
+def options_of(method: type[Method]) -> list[Field[Any]]:
+    """The fields of a method that can be written down, without arrays of public images."""
+    return [entry for entry in fields(method) if entry.name not in HIDDEN]  # type: ignore[arg-type]
+
+
+def _arguments(docstring: str) -> dict[str, str]:
+    """What the ``Args`` section of a docstring says of each argument."""
+    _, _, section = cleandoc(docstring).partition("\nArgs:\n")
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in section.splitlines():
+        if line.strip() and not line.startswith("    "):
+            break  # the next section
+        if line.strip() and not line.startswith(" " * 8):
+            stated, _, text = line.strip().partition(": ")
+            names = [name.strip() for name in stated.split(",")]
+            found |= dict.fromkeys(names, text)
+        else:
+            found |= {name: f"{found[name]} {line.strip()}".strip() for name in names}
+    return found
 
 
 def check_rules(method: Method, rules: Mapping[str, bool]) -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.features.basis import dct_basis
-from sfumato.methods.base import Batch, labels_in_proportion
+from sfumato.methods.base import Batch, Method, Model, labels_in_proportion
 from sfumato.methods.estimate import reading
 from sfumato.methods.gaussian import Gaussians, MomentBlock, loaded_gaussians
 from sfumato.methods.saved_arrays import checked_counts
@@ -31,63 +31,7 @@ SAMPLE_BATCH = 1000
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Release per class the first two moments of DCT coefficients and draw from the Gaussian.
-
-    Args:
-        coefficients: DCT coefficients per image; None takes 100 for grey, 150 for colour.
-        mean_weight: weight of z in the joint contribution, relative to the products.
-        count_weight: weight of the one that gives the noisy class sizes.
-
-    Guarantee: one :class:`SumQuery`; everything after it is post-processing.
-    """
-
-    name: ClassVar[str] = "moments"
-
-    coefficients: int | None = None
-    mean_weight: float = 0.4
-    count_weight: float = 0.1
-
-    def config(self) -> dict[str, Any]:
-        """The configuration as plain JSON values."""
-        return asdict(self)
-
-    def queries(self, spec: PublicSpec) -> list[Query]:
-        """One sum of [1; z; zzᵀ] by class."""
-        block = self._block(spec)
-
-        def contribution(images: Tensor, labels: Tensor) -> Tensor:
-            ones = torch.full((len(images), 1), self.count_weight)
-            return torch.cat([ones, block(images)], dim=1)
-
-        norm = math.hypot(self.count_weight, block.norm)
-        return [SumQuery("moments", contribution, 1 + block.dimension, norm, by_class=True)]
-
-    def estimate(self, spec: PublicSpec) -> dict[str, str]:
-        """Expected time and memory on this machine, measured on public images."""
-        (query,) = self.queries(spec)
-        assert isinstance(query, SumQuery)
-        return reading(query, spec)
-
-    def fit(self, curator: Curator) -> MomentModel:
-        """Ask once, then fit a Gaussian to each class."""
-        curator.open(self)
-        return self.learn(curator.sum("moments"), curator.spec)
-
-    def learn(self, answer: Answer, spec: PublicSpec) -> MomentModel:
-        """Fit a Gaussian to each class of a noisy answer, at no privacy cost."""
-        counts = np.maximum(answer.total[:, 0] / self.count_weight, 1.0)
-        block = self._block(spec)
-        gaussians = block.fit(answer.total[:, 1:], counts, answer.noise_std)
-        return MomentModel(spec, counts, gaussians, block.size)
-
-    def _block(self, spec: PublicSpec) -> MomentBlock:
-        coefficients = self.coefficients or (100 if spec.channels == 1 else 150)
-        return MomentBlock(dct_basis(spec, coefficients), self.mean_weight)
-
-
-@dataclass(frozen=True)
-class MomentModel:
+class MomentModel(Model):
     """The fitted Gaussians; ``counts`` are the noisy class sizes."""
 
     spec: PublicSpec
@@ -135,3 +79,57 @@ class MomentModel:
         if gaussians.means.shape != stated or stated[1] > spec.channels * spec.height * spec.width:
             raise ValueError("the tensors are not those of the stated Gaussians")
         return cls(spec, counts, gaussians, gaussians.means.shape[1])
+
+
+@dataclass(frozen=True)
+class Moments(Method):
+    """Release per class the first two moments of DCT coefficients and draw from the Gaussian.
+
+    Args:
+        coefficients: DCT coefficients per image; None takes 100 for grey, 150 for colour.
+        mean_weight: weight of z in the joint contribution, relative to the products.
+        count_weight: weight of the one that gives the noisy class sizes.
+
+    Guarantee: one :class:`SumQuery`; everything after it is post-processing.
+    """
+
+    name = "moments"
+    title = "a Gaussian for each class on cosine coefficients, from one noisy sum; the yardstick"
+    model = MomentModel
+
+    coefficients: int | None = None
+    mean_weight: float = 0.4
+    count_weight: float = 0.1
+
+    def queries(self, spec: PublicSpec) -> list[Query]:
+        """One sum of [1; z; zzᵀ] by class."""
+        block = self._block(spec)
+
+        def contribution(images: Tensor, labels: Tensor) -> Tensor:
+            ones = torch.full((len(images), 1), self.count_weight)
+            return torch.cat([ones, block(images)], dim=1)
+
+        norm = math.hypot(self.count_weight, block.norm)
+        return [SumQuery("moments", contribution, 1 + block.dimension, norm, by_class=True)]
+
+    def estimate(self, spec: PublicSpec) -> dict[str, str]:
+        """Expected time and memory on this machine, measured on public images."""
+        (query,) = self.queries(spec)
+        assert isinstance(query, SumQuery)
+        return reading(query, spec)
+
+    def fit(self, curator: Curator) -> MomentModel:
+        """Ask once, then fit a Gaussian to each class."""
+        curator.open(self)
+        return self.learn(curator.sum("moments"), curator.spec)
+
+    def learn(self, answer: Answer, spec: PublicSpec) -> MomentModel:
+        """Fit a Gaussian to each class of a noisy answer, at no privacy cost."""
+        counts = np.maximum(answer.total[:, 0] / self.count_weight, 1.0)
+        block = self._block(spec)
+        gaussians = block.fit(answer.total[:, 1:], counts, answer.noise_std)
+        return MomentModel(spec, counts, gaussians, block.size)
+
+    def _block(self, spec: PublicSpec) -> MomentBlock:
+        coefficients = self.coefficients or (100 if spec.channels == 1 else 150)
+        return MomentBlock(dct_basis(spec, coefficients), self.mean_weight)

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError, UsageError
-from sfumato.methods import DPMEPF, fit_embedding
+from sfumato.methods import DPMEPF
 from sfumato.methods.mepf.embedding import Embedding, JointEmbedding
 from sfumato.methods.mepf.matching import Matching
+from sfumato.methods.mepf.method import fit_embedding
 from sfumato.privacy import Budget, Curator
 
 SPEC = PublicSpec(28, 28, 1, ("a", "b", "c"))

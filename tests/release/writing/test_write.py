@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from sfumato.data import load_labelled, open_images
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import CertificateError, UsageError
+from sfumato.methods import base
 from sfumato.methods.base import Batch
 from sfumato.release import attach_report, check_target, read_certificate, verify, write_release
 
@@ -28,7 +29,7 @@ class Embedding:
         save_file({self.name: np.zeros(3)}, path, metadata={"format": "x", "embedding": "{}"})
 
 
-class Model:
+class Model(base.Model):
     """A model of the honest release's form that draws noise."""
 
     def __init__(self, tensor: str = "weights", embedding: str | None = None) -> None:
@@ -50,6 +51,10 @@ class Model:
 
     def config(self) -> dict[str, Any]:
         return {"width": 3}
+
+    @classmethod
+    def load(cls, spec: Any, config: Any, tensors: Any) -> base.Model:
+        raise NotImplementedError
 
 
 def write(out: Path, core: dict[str, Any], model: Model | None = None, **options: Any) -> Path:

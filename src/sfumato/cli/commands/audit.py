@@ -76,9 +76,9 @@ def audit(
       sfumato audit digits --method dpdm --declared-size 2000 --epsilon 4 --set steps=50
       sfumato audit xrays/ --method moments --epsilon 1 --unit-pattern "patient_(\\d+)"
     """
-    from sfumato.audit.method import QUICK
     from sfumato.audit.method import audit as audited
     from sfumato.data import open_images
+    from sfumato.methods import find_method
     from sfumato.privacy import Budget
     from sfumato.synthesis import make_method
 
@@ -95,7 +95,7 @@ def audit(
     )
     settings = p.parse_settings(set_)
     if preset is None:
-        settings = {**QUICK.get(method, {}), **settings}
+        settings = {**find_method(method).short, **settings}
     chosen = make_method(method, source.spec, settings, public, seed_public, preset)
     budget = Budget(epsilon, delta, p.parse_relation(relation))
     verdict = audited(chosen, source, budget, canaries=canaries, confidence=confidence, quiet=quiet)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sfumato.cli import parameters as p
 from sfumato.cli import show
 
@@ -62,9 +60,7 @@ def plan(
     made = Curator(source, budget, state=state, quiet=True).calibrate(chosen)
     ledger = ledger_of(source, state)
     before, after = spending(ledger, delta), spending(ledger, delta, made.events)
-    estimate: dict[str, Any] | None = None
-    if hasattr(chosen, "estimate"):
-        estimate = chosen.estimate(source.spec)
+    estimate = chosen.estimate(source.spec)
     if json:
         show.as_json(
             {
@@ -107,7 +103,7 @@ def plan(
         show.line(
             f"The cap of ε = {after.cap.epsilon:g} ({after.cap.relation}) is checked at the start."
         )
-    for what, value in (estimate or {}).items():
+    for what, value in estimate.items():
         show.line(f"Expected {what.replace('_', ' ')}: {value}")
-    if estimate is None:
+    if not estimate:
         show.line("Time and memory: this method predicts none.")

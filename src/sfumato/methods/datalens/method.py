@@ -7,8 +7,8 @@ post-processing.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, get_args
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.features.basis import dct_basis
-from sfumato.methods.base import check_rules
+from sfumato.methods.base import Method, Settings, check_rules
 from sfumato.methods.checkpoint import Training
 from sfumato.methods.datalens.student import StudentModel, student_network
 from sfumato.methods.datalens.teachers import NearestTeachers, NetworkTeachers
@@ -38,8 +38,41 @@ LATENT = 16
 STUDENT_BATCH = 64
 
 
+def _cpu(spec: PublicSpec) -> Settings:
+    """The defaults, which are sized for two cores."""
+    return {}
+
+
+def _paper(spec: PublicSpec) -> Settings:
+    """The paper's teachers and votes."""
+    images = 3 * max(len(spec.classes), 1)
+    return {
+        "teachers": 4000,
+        "kind": "network",
+        "steps": 100,
+        "images_per_class": 3,
+        "entries": 200 * images,
+        "coordinates": "pixels",
+        "vote": "image",
+        "stochastic": True,
+        "threshold": 0.5,
+    }
+
+
+CITATION = """\
+@inproceedings{wang2021datalens,
+  title     = {{DataLens}: Scalable Privacy Preserving Training via Gradient Compression and
+               Aggregation},
+  author    = {Wang, Boxin and Wu, Fan and Long, Yunhui and Rimanic, Luka and Zhang, Ce and
+               Li, Bo},
+  booktitle = {ACM SIGSAC Conference on Computer and Communications Security},
+  year      = {2021},
+  note      = {arXiv:2103.11109}
+}"""
+
+
 @dataclass(frozen=True)
-class DataLens:
+class DataLens(Method):
     """Teach a generator by noisy sums of teachers' top-k signs.
 
     Args:
@@ -70,7 +103,12 @@ class DataLens:
         UsageError: a value is outside its rule.
     """
 
-    name: ClassVar[str] = "datalens"
+    name = "datalens"
+    title = "DataLens: teachers vote on generated images with compressed gradients"
+    model = StudentModel
+    presets: ClassVar = {"cpu": _cpu, "paper": _paper}
+    short: ClassVar = {"steps": 5, "teachers": 50}
+    citation = CITATION
 
     teachers: int | None = None
     kind: Kind = "nearest"
@@ -108,34 +146,6 @@ class DataLens:
             "blend": 0 <= self.blend <= 1,
         }
         check_rules(self, rules)
-
-    @classmethod
-    def preset(cls, name: str, spec: PublicSpec) -> dict[str, Any]:
-        """Settings by name: ``cpu``, or ``paper`` for the paper's teachers and votes.
-
-        Raises:
-            UsageError: there is no such preset.
-        """
-        if name == "cpu":
-            return {}
-        if name != "paper":
-            raise UsageError(f"preset={name!r} must be cpu or paper.")
-        images = 3 * max(len(spec.classes), 1)
-        return {
-            "teachers": 4000,
-            "kind": "network",
-            "steps": 100,
-            "images_per_class": 3,
-            "entries": 200 * images,
-            "coordinates": "pixels",
-            "vote": "image",
-            "stochastic": True,
-            "threshold": 0.5,
-        }
-
-    def config(self) -> dict[str, Any]:
-        """The configuration as plain JSON values."""
-        return asdict(self)
 
     def queries(self, spec: PublicSpec) -> list[Query]:
         """The votes.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
-from sfumato.methods.base import Batch
+from sfumato.methods.base import Batch, Model
 from sfumato.methods.dpdm.diffusion import to_bytes
 from sfumato.methods.saved_arrays import check_tensors
 from sfumato.networks.gan import Generator
@@ -20,7 +20,7 @@ SAMPLE_BATCH = 500
 
 
 @dataclass
-class StudentModel:
+class StudentModel(Model):
     """A generator and the codes it was taught on: between codes of a class lie its images.
 
     ``codes`` float32 ``[m, latent]`` and ``labels`` int64 ``[m]``, in turns: 0, 1, …, 0, 1, ….

@@ -9,15 +9,15 @@ then along a pulled-back gradient, clipped unit by unit.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, get_args
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.methods.base import check_rules, poisson_rate
+from sfumato.methods.base import Method, Settings, check_rules, poisson_rate
 from sfumato.methods.dpaf.asymmetric_training import Contest, Loss, Play
 from sfumato.methods.dpaf.class_means import ClassMaps, DrawnReleases, PrivateReleases
 from sfumato.methods.dpaf.first_layer import Classifier, learn_first_layer
@@ -32,8 +32,28 @@ from sfumato.privacy import AggregateQuery, Curator, GradientQuery, Query, SumQu
 FirstLayer = Literal["random", "private"]
 
 
+def _cpu(spec: PublicSpec) -> Settings:
+    """At most an hour on two cores."""
+    # Small data sets in eighths; larger images take longer, so fewer are generated.
+    batch = max(1, min(DPAF.batch, (spec.declared_size or 8 * DPAF.batch) // 8))
+    share = min(1.0, 28 / max(spec.height, spec.width))
+    steps, generated = round(DPAF.steps * share), round(DPAF.generated * share)
+    return {"batch": batch, "steps": max(1, steps), "generated": max(1, generated)}
+
+
+CITATION = """\
+@article{lin2023dpaf,
+  title   = {{DPAF}: Image Synthesis via Differentially Private Aggregation in Forward Phase},
+  author  = {Lin, Chih-Hsun and Hsu, Chia-Yi and Yu, Chia-Mu and Cao, Yang and
+             Huang, Chun-Ying},
+  journal = {arXiv preprint},
+  year    = {2023},
+  note    = {arXiv:2304.12185}
+}"""
+
+
 @dataclass(frozen=True)
-class DPAF:
+class DPAF(Method):
     """Train a generator against noisy class means of features, and these features against it.
 
     Args:
@@ -72,7 +92,12 @@ class DPAF:
         UsageError: a value is outside its rule.
     """
 
-    name: ClassVar[str] = "dpaf"
+    name = "dpaf"
+    title = "DPAF: a generator trained against noisy class means of features"
+    model = GANModel
+    presets: ClassVar = {"cpu": _cpu}
+    short: ClassVar = {"steps": 10, "batch": 64}
+    citation = CITATION
 
     steps: int = 1000
     batch: int = 4096
@@ -139,25 +164,6 @@ class DPAF:
             "warm_up": self.warm_up in get_args(WarmUp),
         }
         check_rules(self, rules)
-
-    @classmethod
-    def preset(cls, name: str, spec: PublicSpec) -> dict[str, Any]:
-        """Settings by name: ``cpu``, for at most an hour on two cores.
-
-        Raises:
-            UsageError: there is no such preset.
-        """
-        if name != "cpu":
-            raise UsageError(f"preset={name!r} must be cpu.")
-        # Small data sets in eighths; larger images take longer, so fewer are generated.
-        batch = max(1, min(cls.batch, (spec.declared_size or 8 * cls.batch) // 8))
-        share = min(1.0, 28 / max(spec.height, spec.width))
-        steps, generated = round(cls.steps * share), round(cls.generated * share)
-        return {"batch": batch, "steps": max(1, steps), "generated": max(1, generated)}
-
-    def config(self) -> dict[str, Any]:
-        """The configuration as plain JSON values."""
-        return {**asdict(self), "split": list(self.split)}
 
     def queries(self, spec: PublicSpec) -> list[Query]:
         """Steps without and with a gradient, after what the first layer and the warm-up ask.

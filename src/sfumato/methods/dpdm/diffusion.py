@@ -14,13 +14,17 @@ from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.methods.base import Batch, labels_in_proportion
+from sfumato.methods.base import Batch, Model, labels_in_proportion
 from sfumato.methods.dpdm.parameterisations import PARAMETERISATIONS, Parameterisation
 from sfumato.methods.dpdm.samplers import DDIM, PRESETS, Preset, guided
 from sfumato.methods.saved_arrays import check_tensors, checked_counts
 from sfumato.networks import UNet, fast_bfloat16
 
 SAMPLE_BATCH = 250
+LOSS_BATCH = 128
+LOSS_LEVELS = 16
+"""Noise levels over which an image's loss is averaged."""
+
 MOST_STEPS = 10_000
 
 SAMPLERS = {
@@ -134,7 +138,7 @@ class DenoisingLoss:
 
 
 @dataclass(frozen=True)
-class DiffusionModel:
+class DiffusionModel(Model):
     """A trained denoiser, noisy class sizes (or none), and the sampler that draws from it."""
 
     spec: PublicSpec
@@ -145,14 +149,36 @@ class DiffusionModel:
     sampler: str
     sampling_steps: int | None
 
-    def with_sampler(self, sampler: str, steps: int | None = None) -> DiffusionModel:
-        """The same model, drawn from in another way; costs nothing.
+    def with_sampler(self, sampler: str | None, steps: int | None = None) -> DiffusionModel:
+        """The same model with another sampler; costs nothing.
 
         Raises:
             UsageError: there is no sampler of this name, or the number of steps is below 2.
         """
-        check_sampler(sampler, steps)
-        return replace(self, sampler=sampler, sampling_steps=steps)
+        chosen = sampler or self.sampler
+        check_sampler(chosen, steps)
+        return replace(self, sampler=chosen, sampling_steps=steps)
+
+    @torch.no_grad()
+    def losses(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Mean denoising loss of each image over the same noise levels and noises for all."""
+        network = self.denoiser.network
+        device = device_of(network)
+        generator = torch.Generator(device).manual_seed(0)
+        sigma, noise = self.denoiser.parameterisation.draws(
+            LOSS_LEVELS, images.shape[1:], generator
+        )
+        losses = np.zeros(len(images))
+        for start in range(0, len(images), LOSS_BATCH):
+            part = slice(start, start + LOSS_BATCH)
+            batch = torch.from_numpy(images[part]).to(device)
+            classes = torch.from_numpy(labels[part]).to(device)
+            for level, one in zip(sigma, noise, strict=True):
+                found = self.denoiser.losses(
+                    network, batch, classes, level.expand(len(batch)), one.expand_as(batch)
+                )
+                losses[part] += found.double().cpu().numpy() / LOSS_LEVELS
+        return losses
 
     def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
         """Draw ``count`` images in batches, classes in proportion to their noisy sizes."""

@@ -9,7 +9,7 @@ warmed up on images drawn from one noisy ``sum``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
 import numpy as np
@@ -18,8 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
-from sfumato.errors import UsageError
-from sfumato.methods.base import Batch, check_rules, labels_in_proportion, poisson_rate
+from sfumato.methods.base import (
+    Batch,
+    Method,
+    Model,
+    Settings,
+    check_rules,
+    labels_in_proportion,
+    poisson_rate,
+)
 from sfumato.methods.dpdm.diffusion import device_of, to_bytes
 from sfumato.methods.dpgan.adversarial_training import Game, PairLoss, Rates
 from sfumato.methods.estimate import seconds_of
@@ -34,7 +41,71 @@ PROBE = 64
 
 
 @dataclass(frozen=True)
-class DPGAN:
+class GANModel(Model):
+    """A trained generator, its width, and noisy class sizes (or ones)."""
+
+    spec: PublicSpec
+    generator: Generator
+    width: int
+    counts: NDArray[np.float64]
+
+    @torch.no_grad()
+    def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
+        """Draw ``count`` images in batches, classes in proportion to their noisy sizes."""
+        drawn = labels_in_proportion(self.counts, count, np.random.default_rng(seed))
+        device = device_of(self.generator)
+        noise = torch.Generator(device).manual_seed(seed)
+        for start in range(0, count, SAMPLE_BATCH):
+            part = drawn[start : start + SAMPLE_BATCH]
+            shape = (len(part), self.generator.latent)
+            z = torch.randn(shape, generator=noise, device=device)
+            images = self.generator(z, torch.from_numpy(part).to(device))
+            yield to_bytes(images).cpu().numpy(), part
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """The model's arrays by name."""
+        weights = self.generator.state_dict()
+        arrays = {f"generator.{k}": v.cpu().contiguous().numpy() for k, v in weights.items()}
+        return {**arrays, "counts": self.counts}
+
+    def config(self) -> dict[str, Any]:
+        """What :meth:`load` needs besides the arrays."""
+        return {"width": self.width, "latent": self.generator.latent}
+
+    @classmethod
+    def load(
+        cls, spec: PublicSpec, config: dict[str, Any], tensors: dict[str, NDArray[Any]]
+    ) -> GANModel:
+        """Rebuild a model from what was saved."""
+        prefix, width, latent = "generator.", config["width"], config["latent"]
+        weights = {
+            k[len(prefix) :]: torch.from_numpy(v)
+            for k, v in tensors.items()
+            if k.startswith(prefix)
+        }
+        check_tensors(lambda: make_generator(spec, width, latent), weights)
+        generator = make_generator(spec, width, latent)
+        generator.load_state_dict(weights)
+        return cls(spec, generator.eval(), width, checked_counts(tensors["counts"], spec))
+
+
+def _cpu(spec: PublicSpec) -> Settings:
+    """At most an hour on two cores at 28 pixels."""
+    return {"batch": min(DPGAN.batch, spec.declared_size or DPGAN.batch)}
+
+
+CITATION = """\
+@article{bie2023private,
+  title   = {Private {GAN}s, Revisited},
+  author  = {Bie, Alex and Kamath, Gautam and Zhang, Guojun},
+  journal = {Transactions on Machine Learning Research},
+  year    = {2023},
+  note    = {arXiv:2302.02936}
+}"""
+
+
+@dataclass(frozen=True)
+class DPGAN(Method):
     """Train a discriminator on noisy sums of clipped gradients, and a generator against it.
 
     Args:
@@ -62,7 +133,12 @@ class DPGAN:
         UsageError: a value is outside its rule.
     """
 
-    name: ClassVar[str] = "dpgan"
+    name = "dpgan"
+    title = "DP-GAN: a discriminator trained on noisy gradients, and a generator against it"
+    model = GANModel
+    presets: ClassVar = {"cpu": _cpu}
+    short: ClassVar = {"steps": 10, "batch": 64, "critic_steps": 1}
+    citation = CITATION
 
     steps: int = 3500
     batch: int = 512
@@ -100,21 +176,6 @@ class DPGAN:
             "warm_up_noise": self.warm_up_noise > 0,
         }
         check_rules(self, rules)
-
-    @classmethod
-    def preset(cls, name: str, spec: PublicSpec) -> dict[str, Any]:
-        """Settings by name: ``cpu``, for at most an hour on two cores at 28 pixels.
-
-        Raises:
-            UsageError: there is no such preset.
-        """
-        if name != "cpu":
-            raise UsageError(f"preset={name!r} must be cpu.")
-        return {"batch": min(cls.batch, spec.declared_size or cls.batch)}
-
-    def config(self) -> dict[str, Any]:
-        """The configuration as plain JSON values."""
-        return asdict(self)
 
     def queries(self, spec: PublicSpec) -> list[Query]:
         """The discriminator's steps, after one sum where there is a warm-up.
@@ -192,55 +253,6 @@ class DPGAN:
         discriminator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         generator = make_generator(spec, self.generator_width, self.latent).to(device)
         return discriminator, PairLoss(generator, fast_bfloat16(device))
-
-
-@dataclass(frozen=True)
-class GANModel:
-    """A trained generator, its width, and noisy class sizes (or ones)."""
-
-    spec: PublicSpec
-    generator: Generator
-    width: int
-    counts: NDArray[np.float64]
-
-    @torch.no_grad()
-    def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
-        """Draw ``count`` images in batches, classes in proportion to their noisy sizes."""
-        drawn = labels_in_proportion(self.counts, count, np.random.default_rng(seed))
-        device = device_of(self.generator)
-        noise = torch.Generator(device).manual_seed(seed)
-        for start in range(0, count, SAMPLE_BATCH):
-            part = drawn[start : start + SAMPLE_BATCH]
-            shape = (len(part), self.generator.latent)
-            z = torch.randn(shape, generator=noise, device=device)
-            images = self.generator(z, torch.from_numpy(part).to(device))
-            yield to_bytes(images).cpu().numpy(), part
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """The model's arrays by name."""
-        weights = self.generator.state_dict()
-        arrays = {f"generator.{k}": v.cpu().contiguous().numpy() for k, v in weights.items()}
-        return {**arrays, "counts": self.counts}
-
-    def config(self) -> dict[str, Any]:
-        """What :meth:`load` needs besides the arrays."""
-        return {"width": self.width, "latent": self.generator.latent}
-
-    @classmethod
-    def load(
-        cls, spec: PublicSpec, config: dict[str, Any], tensors: dict[str, NDArray[Any]]
-    ) -> GANModel:
-        """Rebuild a model from what was saved."""
-        prefix, width, latent = "generator.", config["width"], config["latent"]
-        weights = {
-            k[len(prefix) :]: torch.from_numpy(v)
-            for k, v in tensors.items()
-            if k.startswith(prefix)
-        }
-        check_tensors(lambda: make_generator(spec, width, latent), weights)
-        generator = make_generator(spec, width, latent)
-        generator.load_state_dict(weights)
-        return cls(spec, generator.eval(), width, checked_counts(tensors["counts"], spec))
 
 
 def make_generator(spec: PublicSpec, width: int, latent: int) -> Generator:

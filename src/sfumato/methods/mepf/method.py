@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.features.perceptual import Bound
-from sfumato.methods.base import Batch, check_rules, labels_in_proportion
+from sfumato.methods.base import Batch, Method, Model, check_rules, labels_in_proportion
 from sfumato.methods.estimate import reading, seconds_of
 from sfumato.methods.gaussian import loaded_gaussians
 from sfumato.methods.mepf.embedding import Embedding, joint_embedding
@@ -35,7 +35,81 @@ SAMPLE_BATCH = 500
 
 
 @dataclass(frozen=True)
-class DPMEPF:
+class MEPFModel(Model):
+    """A trained generator, its noisy class sizes, and the embedding it was matched to."""
+
+    spec: PublicSpec
+    counts: NDArray[np.float64]
+    generator: Generator
+    labeller: Labeller | None
+    embedding: Embedding | None = None
+
+    @torch.no_grad()
+    def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
+        """Draw ``count`` images in batches, classes in proportion to their noisy sizes.
+
+        With a labeller an image carries the class that the released classifier gives it, which
+        need not be the one it was drawn for.
+        """
+        labels = labels_in_proportion(self.counts, count, np.random.default_rng(seed))
+        noise = torch.Generator().manual_seed(seed)
+        for start in range(0, count, SAMPLE_BATCH):
+            drawn = labels[start : start + SAMPLE_BATCH]
+            pixels = self.generator.draw(torch.from_numpy(drawn), noise)
+            images = (pixels * 255).round().to(torch.uint8).numpy()
+            yield images, drawn if self.labeller is None else self.labeller(images)
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """The model's arrays by name."""
+        network = self.generator.refiner.state_dict()
+        arrays = {f"refiner.{name}": value.contiguous().numpy() for name, value in network.items()}
+        arrays["counts"] = self.counts
+        if self.generator.start:
+            arrays["start.means"] = self.generator.start.means
+            arrays["start.roots"] = self.generator.start.roots
+        if self.labeller:
+            arrays |= {f"labeller.{k}": value for k, value in self.labeller.tensors().items()}
+        return arrays
+
+    def config(self) -> dict[str, Any]:
+        """What :meth:`load` needs besides the arrays."""
+        labeller = None if self.labeller is None else self.labeller.config()
+        return {"width": self.generator.width, "labeller": labeller}
+
+    @classmethod
+    def load(
+        cls, spec: PublicSpec, config: dict[str, Any], tensors: dict[str, NDArray[Any]]
+    ) -> MEPFModel:
+        """Rebuild a model from what was saved (without its embedding)."""
+        start = None
+        if "start.means" in tensors:
+            start = loaded_gaussians(tensors, "start.")
+        weights = _tensors_below(tensors, "refiner.")
+        counts = checked_counts(tensors["counts"], spec)
+        if start is not None and len(start.means) != len(counts):
+            raise ValueError("there must be one Gaussian for each class")
+        check_tensors(lambda: refiner(spec, config["width"]), weights)
+        generator = Generator(spec, start, config["width"]).eval()
+        generator.refiner.load_state_dict(weights)
+        labeller = None
+        if config["labeller"] is not None:
+            labeller = Labeller.load(config["labeller"], _tensors_below(tensors, "labeller."))
+        return cls(spec, counts, generator, labeller)
+
+
+CITATION = """\
+@article{harder2023pretrained,
+  title   = {Pre-trained Perceptual Features Improve Differentially Private Image Generation},
+  author  = {Harder, Fredrik and Jalali Asadabadi, Milad and Sutherland, Danica J. and
+             Park, Mijung},
+  journal = {Transactions on Machine Learning Research},
+  year    = {2023},
+  note    = {arXiv:2205.12900}
+}"""
+
+
+@dataclass(frozen=True)
+class DPMEPF(Method):
     """Match a generator to a noisy mean embedding of public perceptual features.
 
     Args:
@@ -67,7 +141,11 @@ class DPMEPF:
         UsageError: a value is outside its rule.
     """
 
-    name: ClassVar[str] = "mepf"
+    name = "mepf"
+    title = "DP-MEPF: a generator matched to one noisy sum of perceptual features"
+    model = MEPFModel
+    short: ClassVar = {"steps": 20, "batch": 50}
+    citation = CITATION
 
     steps: int = 1500
     batch: int = 200
@@ -110,11 +188,6 @@ class DPMEPF:
         if self.public is not None and not self.public_digest:
             digest = hashlib.sha256(np.ascontiguousarray(self.public).tobytes()).hexdigest()
             object.__setattr__(self, "public_digest", digest)
-
-    def config(self) -> dict[str, Any]:
-        """The configuration as plain JSON values."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "public"}
-        return {**values, "layers": list(self.layers)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], public: NDArray[np.uint8] | None = None) -> DPMEPF:
@@ -185,69 +258,6 @@ class DPMEPF:
         targets = joint.targets(embedding)
         generator = Matching(joint, targets, self.seed_public).run(folder, quiet)
         return MEPFModel(embedding.spec, targets.counts, generator, targets.labeller, embedding)
-
-
-@dataclass(frozen=True)
-class MEPFModel:
-    """A trained generator, its noisy class sizes, and the embedding it was matched to."""
-
-    spec: PublicSpec
-    counts: NDArray[np.float64]
-    generator: Generator
-    labeller: Labeller | None
-    embedding: Embedding | None = None
-
-    @torch.no_grad()
-    def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
-        """Draw ``count`` images in batches, classes in proportion to their noisy sizes.
-
-        With a labeller an image carries the class that the released classifier gives it, which
-        need not be the one it was drawn for.
-        """
-        labels = labels_in_proportion(self.counts, count, np.random.default_rng(seed))
-        noise = torch.Generator().manual_seed(seed)
-        for start in range(0, count, SAMPLE_BATCH):
-            drawn = labels[start : start + SAMPLE_BATCH]
-            pixels = self.generator.draw(torch.from_numpy(drawn), noise)
-            images = (pixels * 255).round().to(torch.uint8).numpy()
-            yield images, drawn if self.labeller is None else self.labeller(images)
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """The model's arrays by name."""
-        network = self.generator.refiner.state_dict()
-        arrays = {f"refiner.{name}": value.contiguous().numpy() for name, value in network.items()}
-        arrays["counts"] = self.counts
-        if self.generator.start:
-            arrays["start.means"] = self.generator.start.means
-            arrays["start.roots"] = self.generator.start.roots
-        if self.labeller:
-            arrays |= {f"labeller.{k}": value for k, value in self.labeller.tensors().items()}
-        return arrays
-
-    def config(self) -> dict[str, Any]:
-        """What :meth:`load` needs besides the arrays."""
-        labeller = None if self.labeller is None else self.labeller.config()
-        return {"width": self.generator.width, "labeller": labeller}
-
-    @classmethod
-    def load(
-        cls, spec: PublicSpec, config: dict[str, Any], tensors: dict[str, NDArray[Any]]
-    ) -> MEPFModel:
-        """Rebuild a model from what was saved (without its embedding)."""
-        start = None
-        if "start.means" in tensors:
-            start = loaded_gaussians(tensors, "start.")
-        weights = _tensors_below(tensors, "refiner.")
-        counts = checked_counts(tensors["counts"], spec)
-        if start is not None and len(start.means) != len(counts):
-            raise ValueError("there must be one Gaussian for each class")
-        check_tensors(lambda: refiner(spec, config["width"]), weights)
-        generator = Generator(spec, start, config["width"]).eval()
-        generator.refiner.load_state_dict(weights)
-        labeller = None
-        if config["labeller"] is not None:
-            labeller = Labeller.load(config["labeller"], _tensors_below(tensors, "labeller."))
-        return cls(spec, counts, generator, labeller)
 
 
 def _tensors_below(tensors: dict[str, NDArray[Any]], prefix: str) -> dict[str, Tensor]:

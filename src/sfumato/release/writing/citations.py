@@ -5,52 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-METHODS = {
-    "mepf": """\
-@article{harder2023pretrained,
-  title   = {Pre-trained Perceptual Features Improve Differentially Private Image Generation},
-  author  = {Harder, Fredrik and Jalali Asadabadi, Milad and Sutherland, Danica J. and
-             Park, Mijung},
-  journal = {Transactions on Machine Learning Research},
-  year    = {2023},
-  note    = {arXiv:2205.12900}
-}""",
-    "dpdm": """\
-@article{dockhorn2023differentially,
-  title   = {Differentially Private Diffusion Models},
-  author  = {Dockhorn, Tim and Cao, Tianshi and Vahdat, Arash and Kreis, Karsten},
-  journal = {Transactions on Machine Learning Research},
-  year    = {2023},
-  note    = {arXiv:2210.09929}
-}""",
-    "dpaf": """\
-@article{lin2023dpaf,
-  title   = {{DPAF}: Image Synthesis via Differentially Private Aggregation in Forward Phase},
-  author  = {Lin, Chih-Hsun and Hsu, Chia-Yi and Yu, Chia-Mu and Cao, Yang and
-             Huang, Chun-Ying},
-  journal = {arXiv preprint},
-  year    = {2023},
-  note    = {arXiv:2304.12185}
-}""",
-    "datalens": """\
-@inproceedings{wang2021datalens,
-  title     = {{DataLens}: Scalable Privacy Preserving Training via Gradient Compression and
-               Aggregation},
-  author    = {Wang, Boxin and Wu, Fan and Long, Yunhui and Rimanic, Luka and Zhang, Ce and
-               Li, Bo},
-  booktitle = {ACM SIGSAC Conference on Computer and Communications Security},
-  year      = {2021},
-  note      = {arXiv:2103.11109}
-}""",
-    "dpgan": """\
-@article{bie2023private,
-  title   = {Private {GAN}s, Revisited},
-  author  = {Bie, Alex and Kamath, Gautam and Zhang, Guojun},
-  journal = {Transactions on Machine Learning Research},
-  year    = {2023},
-  note    = {arXiv:2302.02936}
-}""",
-}
+from sfumato.methods import find_method
+
 ENCODERS = {
     "efficientnet-lite0": """\
 @inproceedings{tan2019efficientnet,
@@ -98,7 +54,7 @@ def citations(certificate: Mapping[str, Any]) -> list[str]:
     encoder = certificate["encoder"] or {}
     entries = [
         SOFTWARE % certificate["sfumato"],
-        METHODS.get(certificate["method"]["name"]),
+        find_method(certificate["method"]["name"]).citation,
         ENCODERS.get(encoder.get("name", "")),
     ]
     noise = [NOISE, LIBRARY] if "OpenDP" in certificate["noise"] else []

@@ -136,8 +136,8 @@ def _fill(
     count = write_images(_seen(batches, grid), model.spec.classes, part, format)
     (part / SAMPLES).write_bytes(grid.to_png())
     _save_model(part / MODEL, model, core)
-    if embedding := getattr(model, "embedding", None):
-        embedding.save(part / EMBEDDING)
+    if model.embedding is not None:
+        model.embedding.save(part / EMBEDDING)
         shutil.copymode(part / SAMPLES, part / EMBEDDING)
     release = {**made, "format": format, "samples": count}
     names, _ = list_files(part)

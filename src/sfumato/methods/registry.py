@@ -1,0 +1,106 @@
+"""Which methods there are: one line each, imported when first used.
+
+Other packages add methods by an entry point of the group ``sfumato.methods``, whose name is the
+method's and whose value is its class; ``docs/adding-a-method.md``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sfumato.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from sfumato.methods.base import Method, Model
+
+GROUP = "sfumato.methods"
+
+BUILT_IN = {
+    "mepf": "sfumato.methods.mepf.method:DPMEPF",
+    "moments": "sfumato.methods.moments:Moments",
+    "dpdm": "sfumato.methods.dpdm.method:DPDM",
+    "dpgan": "sfumato.methods.dpgan.method:DPGAN",
+    "dpaf": "sfumato.methods.dpaf.method:DPAF",
+    "datalens": "sfumato.methods.datalens.method:DataLens",
+}
+
+
+@cache
+def _known() -> Mapping[str, EntryPoint]:
+    ours = [EntryPoint(name, value, GROUP) for name, value in BUILT_IN.items()]
+    # The names that ship with sfumato come last: no other package can put itself in their place.
+    return {entry.name: entry for entry in [*entry_points(group=GROUP), *ours]}
+
+
+def method_names() -> list[str]:
+    """The names of all methods, those of this package first; imports none of them."""
+    return [*BUILT_IN, *sorted(set(_known()) - set(BUILT_IN))]
+
+
+def find_method(name: str) -> type[Method]:
+    """The method of a name.
+
+    Raises:
+        UsageError: there is none, or the package that it is from cannot be used.
+    """
+    if name not in _known():
+        raise UsageError(f"method={name!r} must be one of {', '.join(method_names())}.")
+    entry = _known()[name]
+    if name in BUILT_IN:
+        method: type[Method] = entry.load()
+        return method
+    from sfumato.methods.base import Method
+
+    try:
+        found = entry.load()
+    except Exception as error:
+        raise UsageError(
+            f"method={name!r}: {entry.value} of another package fails to import "
+            f"({type(error).__name__}: {error}). Mend or remove that package."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Method) and found.name == name):
+        raise UsageError(
+            f"method={name!r}: {entry.value} of another package is no class below "
+            f"sfumato.methods.base.Method with name = {name!r}."
+        )
+    return found
+
+
+def load_model(path: Path) -> Model:
+    """Read a released ``model.safetensors``; nothing in it is executed.
+
+    Raises:
+        DataError: the file is missing or is not a released model.
+    """
+    import numpy as np
+    from safetensors import SafetensorError, safe_open
+
+    from sfumato.data.spec import LARGEST_SIDE, PublicSpec
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            facts = json.loads((file.metadata() or {})["sfumato"])
+            tensors: dict[str, Any] = {k: np.array(file.get_tensor(k)) for k in file.keys()}
+        spec = PublicSpec.from_dict(facts["spec"])
+        if spec.height != spec.width or spec.height > LARGEST_SIDE:
+            raise ValueError("no method makes images of such a size")
+        return find_method(facts["method"]).model.load(spec, facts["config"], tensors)
+    except (
+        OSError,
+        SafetensorError,
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+        RuntimeError,  # also of a JSON that is nested too deep
+        UsageError,
+    ) as error:
+        raise DataError(
+            f"{path} is not a released model. Pass the model.safetensors of a release."
+        ) from error
