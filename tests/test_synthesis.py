@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from sfumato.errors import CertificateError, SfumatoError, UsageError
 from sfumato.methods import Moments
 from sfumato.methods.base import Batch, Model
 from sfumato.privacy.ledger import Ledger
+from sfumato.privacy.spending import ledger_of
 from sfumato.release import read_certificate, verify
 from sfumato.release.files import EMBEDDING
 
@@ -161,8 +162,45 @@ def test_a_release_keeps_apart_from_its_data_and_the_ledger(
             synthesize(out, state, data=folder)
     with pytest.raises(UsageError, match="never released"):
         synthesize(tmp_path / "out", tmp_path / "out" / "state", data=folder)
+    with pytest.raises(UsageError, match="never released"):
+        synthesize(tmp_path / "ledgers" / "out", tmp_path / "ledgers", data=folder)
     assert sorted(folder.rglob("*")) == before
     assert not state.exists()
+
+
+@pytest.mark.parametrize("place", ["pets/state", "pets/cat/state", "pets", "."])
+def test_the_state_folder_keeps_apart_from_the_data(
+    folder: Path, tmp_path: Path, place: str
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    (tmp_path / "link").symlink_to(tmp_path / place)
+    for state in (tmp_path / place, tmp_path / "link"):
+        with pytest.raises(UsageError, match="lies in the data"):
+            synthesize(tmp_path / "out", state, data=folder)
+        with pytest.raises(UsageError, match="lies in the data"):
+            ledger_of(sfumato.open_images(folder), state)
+    (tmp_path / "link").unlink()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_empty_location_is_never_the_current_folder(
+    folder: Path, tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    calls: list[Callable[[], object]] = [
+        lambda: sfumato.open_images(""),
+        lambda: sfumato.open_images(" "),
+        lambda: synthesize(tmp_path / "out", state, data=""),
+        lambda: sfumato.synthesize(folder, epsilon=1.0, out="", method="moments"),
+        lambda: sfumato.synthesize(folder, epsilon=1.0, out=tmp_path / "out", state=""),
+        lambda: synthesis.sample("", samples=1, out=tmp_path / "out"),
+        lambda: synthesis.refit("", out=tmp_path / "out"),
+        lambda: synthesis.public_images("", sfumato.open_images(folder).spec),
+        lambda: verify(""),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError, match="is empty"):
+            call()
 
 
 def test_unlabelled_images_become_an_unlabelled_release(

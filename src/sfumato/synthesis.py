@@ -9,7 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sfumato.data import LabelledImages, PublicSpec, load_labelled, open_images
+from sfumato.data import (
+    ImageSource,
+    LabelledImages,
+    PublicSpec,
+    load_labelled,
+    open_images,
+    stated_path,
+)
+from sfumato.data.source import Place
 from sfumato.data.writers import FORMATS
 from sfumato.errors import UsageError
 from sfumato.methods import find_method, load_model
@@ -17,6 +25,7 @@ from sfumato.methods.base import Batch, Method, Model
 from sfumato.methods.mepf.method import fit_embedding
 from sfumato.privacy import Budget, Curator, Relation
 from sfumato.privacy.distributed import is_first, join
+from sfumato.privacy.run import state_of
 from sfumato.progress import stage
 from sfumato.release import check_target, make_core, trusted_core, write_release
 from sfumato.release.certificate import Certificate
@@ -106,7 +115,7 @@ def synthesize(
         records_per_unit=records_per_unit,
     )
     check_publishable(source.spec)
-    check_apart(target, data, state)
+    check_apart(target, source, state)
     budget = Budget(epsilon, delta, relation)
     if isinstance(method, str):
         method = make_method(method, source.spec, options, public, seed_public, preset)
@@ -151,7 +160,7 @@ def sample(
         DataError: the model cannot be read.
     """
     target = check_output(out, format, samples, force)
-    origin = Path(release)
+    origin = stated_path(release, "release")
     check_apart(target, origin)
     core = trusted_core(origin, MODEL)
     model = load_model(origin / MODEL)
@@ -185,7 +194,7 @@ def refit(
         DataError: the file is no released embedding.
     """
     target = check_output(out, format, samples, force)
-    path = Path(embedding)
+    path = stated_path(embedding, "embedding")
     path = path / EMBEDDING if path.is_dir() else path
     if path.name != EMBEDDING:
         raise UsageError(f"embedding={path} must be a release or the {EMBEDDING} in one.")
@@ -259,7 +268,7 @@ def check_output(out: Location, format: str, samples: int | None, force: bool) -
         raise UsageError(f"format={format!r} must be one of {', '.join(FORMATS)}.")
     if samples is not None and samples < 1:
         raise UsageError(f"samples={samples} must be at least 1.")
-    target = Path(out)
+    target = stated_path(out, "out")
     check_target(target, force)
     return target
 
@@ -275,15 +284,26 @@ def check_publishable(spec: PublicSpec) -> None:
         )
 
 
-def check_apart(target: Path, data: Location, state: Location | None = None) -> None:
-    """Refuse a release that would be written into what it is made from, or over the ledger."""
-    place = target.resolve()
-    if Path(data).exists() and place.is_relative_to(Path(data).resolve()):
+def check_apart(target: Path, made_from: ImageSource | Path, state: Location | None = None) -> None:
+    """Refuse a release that would lie in or around what it is made from, or the ledgers."""
+    place = Place(str(target.resolve()))
+    places: tuple[Place, ...] = ()
+    if isinstance(made_from, ImageSource):
+        places = made_from.places
+        private = state_of(made_from, None if state is None else stated_path(state, "state"))
+        if place.overlaps(Place(str(private))):
+            raise UsageError(
+                f"out={target} lies in the state folder {private}, or around it; a ledger is never "
+                "released. Name another folder."
+            )
+    else:
+        places = (Place(str(made_from.resolve())),)
+    if any(place.overlaps(other) for other in places):
+        shown = made_from.name if isinstance(made_from, ImageSource) else made_from
         raise UsageError(
-            f"out={target} lies in {data}, which it is made from. Name another folder."
+            f"out={target} lies in {shown}, which it is made from, or around it. Name another "
+            "folder."
         )
-    if state is not None and Path(state).resolve().is_relative_to(place):
-        raise UsageError(f"state={state} lies in out={target}; a ledger is never released.")
 
 
 def _release(

@@ -32,6 +32,7 @@ def test_a_broken_claim_ends_with_code_6(
     assert result.exit_code == 6
     printed = json.loads(result.stdout)
     assert printed == json.loads(written.read_text(encoding="utf-8"))
+    assert written.stat().st_mode & 0o077 == 0
     assert printed["refuted"] and "PRIVATE" in printed["note"]
     assert printed["findings"][0]["epsilon_one_run"] > 1
 

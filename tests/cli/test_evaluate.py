@@ -139,6 +139,7 @@ def test_compare_writes_table_and_plot(digits_release: Path, tmp_path: Path) -> 
     assert {path.name for path in out.iterdir()} == {
         "comparison.json", "comparison.md", "comparison.png",
     }  # fmt: skip
+    assert not any(path.stat().st_mode & 0o077 for path in (out, *out.iterdir()))
     rows = json.loads((out / "comparison.json").read_text())["releases"]
     assert [row["name"] for row in rows] == ["digits", "other"]
     assert rows[0]["accuracy"] == rows[1]["accuracy"]

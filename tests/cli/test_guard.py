@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
+from sfumato.cli.app import app
 from sfumato.cli.guard import guarded
 from sfumato.errors import LedgerError
 
@@ -66,3 +69,25 @@ def test_a_chosen_exit_passes() -> None:
     with pytest.raises(typer.Exit) as caught:
         guarded(command)()
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([name, ""] for name in ("check", "plan", "synthesize", "ledger", "audit", "verify")),
+        *([name, ""] for name in ("report", "sample", "fit-embedding", "evaluate", "bench")),
+        ["compare", "release", "", "--against", "digits", "--out", "x"],
+        ["synthesize", "digits", "--epsilon", "1", "--out", ""],
+        ["ledger", "digits", "--state="],
+        ["evaluate", "release", "--against", " "],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_argument_is_never_the_current_folder(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "is followed by nothing" in result.stderr
+    assert not list(tmp_path.iterdir())

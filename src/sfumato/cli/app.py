@@ -21,7 +21,7 @@ from sfumato.cli.commands.report import report
 from sfumato.cli.commands.sample import sample
 from sfumato.cli.commands.synthesize import synthesize
 from sfumato.cli.commands.verify import verify
-from sfumato.cli.guard import guarded
+from sfumato.cli.guard import Commands, guarded
 
 HELP = """Synthetic images from private ones, with a proven differential-privacy guarantee.
 
@@ -52,6 +52,7 @@ Exit codes:
   141  nobody reads the output"""
 
 app = typer.Typer(
+    cls=Commands,
     help=HELP,
     epilog=EXIT_CODES,
     no_args_is_help=True,

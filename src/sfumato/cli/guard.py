@@ -7,11 +7,12 @@ import sys
 import traceback
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import typer
+from typer.core import TyperGroup
 
-from sfumato.errors import SfumatoError
+from sfumato.errors import SfumatoError, UsageError
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -45,6 +46,23 @@ def guarded(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
             _end(_unforeseen(error), SfumatoError.exit_code)
 
     return run
+
+
+class Commands(TyperGroup):
+    """The commands, none of which takes an empty argument: as a path it is the current folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Parse what is left of the command line; an empty argument ends the program."""
+        for before, argument in zip(["", *args], args, strict=False):
+            option, equals, value = argument.partition("=")
+            if not argument.strip() or (option.startswith("--") and equals and not value.strip()):
+                name = option.strip() or before or "an argument"
+                _end(
+                    f"{name} is followed by nothing: a variable that is not set, most likely. "
+                    "Give a value, or leave the option out.",
+                    UsageError.exit_code,
+                )
+        return super().parse_args(ctx, args)
 
 
 def _end(message: str, code: int) -> None:

@@ -11,7 +11,7 @@ decoded. A record that cannot be used is an all-zero image with label -1, never 
 
 from sfumato.data.arrays import LabelledImages, load_labelled
 from sfumato.data.layout import safe_folder_names
-from sfumato.data.opening import open_images
+from sfumato.data.opening import open_images, stated_path
 from sfumato.data.options import DataOptions
 from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
@@ -25,5 +25,6 @@ __all__ = [
     "load_labelled",
     "open_images",
     "safe_folder_names",
+    "stated_path",
     "write_images",
 ]

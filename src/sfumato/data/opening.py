@@ -21,7 +21,7 @@ from sfumato.data.readers.idx import (
     idx_labels_in,
     open_idx,
 )
-from sfumato.data.readers.named import NAMED
+from sfumato.data.readers.named import NAMED, named_alias
 from sfumato.data.readers.npz import open_npz
 from sfumato.data.readers.parquet import open_parquet
 from sfumato.data.readers.webdataset import open_webdataset
@@ -55,6 +55,7 @@ def open_images(
     ``ImageSource.batches``.
     """
     name = os.fspath(location)
+    stated_path(name, "the location")
     known = {field.name for field in fields(DataOptions)}
     if unknown := set(stated) - known:
         raise UsageError(
@@ -68,6 +69,7 @@ def open_images(
             raise UsageError(f"{name!r} already names a split; leave out split={declared.split!r}.")
         declared = replace(declared, split=suffix)
     source = _open(place, name, declared)
+    source.aliases += tuple(key for at in source.places if (key := named_alias(at)))
     # Without any key the rule protects nobody as a unit: a misspelt one, most likely.
     rule = declared.privacy_unit
     if rule is not None and all(key is None for key in source._unit_keys()):
@@ -75,6 +77,18 @@ def open_images(
             f"{name}: the unit is to be {rule.words}, but no record has one. Correct it."
         )
     return source
+
+
+def stated_path(location: str | os.PathLike[str], name: str) -> Path:
+    """Return a location that a user states, called ``name``, as a path.
+
+    Raises UsageError if it is empty, which as a path would be the current folder.
+    """
+    if not os.fspath(location).strip():
+        raise UsageError(
+            f"{name} is empty: a variable that is not set, most likely. Name a file or folder."
+        )
+    return Path(location)
 
 
 def _open(place: str, name: str, declared: DataOptions) -> ImageSource:

@@ -6,8 +6,9 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -20,17 +21,38 @@ Record = tuple[np.ndarray | None, int | None]
 """uint8 [channels, height, width] or None if unusable, and the label as stored or None."""
 
 
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where records lie: a resolved file or folder with all below it, or one ``part`` of a file."""
+
+    path: str
+    part: str = ""
+
+    def overlaps(self, other: Place) -> bool:
+        """Whether a record may lie in both."""
+        if self.path == other.path:
+            return "" in (self.part, other.part) or self.part == other.part
+        one, two = PurePath(self.path), PurePath(other.path)
+        return one.is_relative_to(two) or two.is_relative_to(one)
+
+
 class ImageSource(ABC):
     """A data set that streams: private content behind the public ``spec`` and ``name``.
 
-    ``location_key`` identifies the data set over all runs (its ledger hangs on it): the resolved
-    path or ``named:...``, with the split where there are several. Only public things are printed.
+    ``location_key`` names the data set's ledger: the resolved path or ``named:...``, with the split
+    where there are several. ``places`` say where its records lie, so that data sets that overlap
+    are found; ``aliases`` are location keys that the same records have under other names. Only
+    public things are printed.
     """
 
-    def __init__(self, name: str, spec: PublicSpec, location_key: str) -> None:
+    def __init__(
+        self, name: str, spec: PublicSpec, location_key: str, places: Iterable[Place] = ()
+    ) -> None:
         self.name = name
         self.spec = spec
         self.location_key = location_key
+        self.places = tuple(places) or (Place(location_key),)
+        self.aliases: tuple[str, ...] = ()
 
     @abstractmethod
     def _records(self) -> Iterator[Record]:

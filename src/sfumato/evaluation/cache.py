@@ -14,6 +14,7 @@ from tempfile import mkstemp
 import numpy as np
 
 from sfumato.data.arrays import LabelledImages
+from sfumato.disk import OWNER_ONLY, private_folder
 
 
 def array_digest(*arrays: np.ndarray) -> str:
@@ -41,12 +42,13 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
     Two processes may write the same result at once: each has its own file, and the last one wins.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     handle, name = mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
         write(temporary)
+        temporary.chmod(OWNER_ONLY)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

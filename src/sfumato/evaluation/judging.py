@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.data import ImageSource, LabelledImages, PublicSpec, load_labelled, open_images
-from sfumato.disk import write_atomically
+from sfumato.disk import private_folder, write_atomically
 from sfumato.errors import CertificateError, DataError, UsageError
 from sfumato.evaluation.evaluate import CLASSIFIERS, Evaluation, evaluate
 from sfumato.evaluation.extractors import SHIPPED, load_extractor
 from sfumato.privacy.ledger import digest
-from sfumato.privacy.run import data_set_folder, default_state
+from sfumato.privacy.run import data_set_folder, state_of
 from sfumato.release.certificate import Certificate, core_of, read_certificate
 from sfumato.release.files import IMAGES
 from sfumato.release.verification.claim import spec_of
@@ -60,9 +60,8 @@ class Real:
 
     def folder(self, state: Path | None) -> Path:
         """The private folder below ``state`` of everything that is measured on them."""
-        folder = data_set_folder(state or default_state(), self.test.location_key)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return folder
+        folder = data_set_folder(state_of(self.test, state), self.test.location_key)
+        return private_folder(folder)
 
     def without_training(self) -> Real:
         """The held-out images alone: no baseline and no memorisation check."""
@@ -88,7 +87,7 @@ class Judged:
             "against": against,
         }
         text = json.dumps(result, indent=1, ensure_ascii=False).encode()
-        path.parent.mkdir(exist_ok=True, mode=0o700)
+        private_folder(path.parent)
         write_atomically(path, text)
         return path
 

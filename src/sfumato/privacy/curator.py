@@ -37,7 +37,7 @@ from sfumato.privacy.queries.histogram import HistogramQuery
 from sfumato.privacy.queries.kinds import ExactQuery, StepQuery
 from sfumato.privacy.queries.sum import SumQuery
 from sfumato.privacy.queries.vote import VoteQuery
-from sfumato.privacy.run import Run, answer_digest, data_set_folder, default_state
+from sfumato.privacy.run import Run, answer_digest, data_set_folder, state_of
 from sfumato.progress import stage
 
 
@@ -95,7 +95,7 @@ class Curator:
         self._insecure_seed = insecure_seed
         # A known seed costs more than any ε, so such a run keeps out of the ledger that counts.
         kind = "" if insecure_seed is None else " (insecure seed)"
-        self._folder = data_set_folder(state or default_state(), source.location_key + kind)
+        self._folder = data_set_folder(state_of(source, state), source.location_key + kind)
         self._ledger = Ledger(self._folder)
         if cap is not None and distributed.is_first():
             self._ledger.set_cap(cap)

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sfumato.disk import append_durably, write_atomically
+from sfumato.disk import OWNER_ONLY, append_durably, private_folder, write_atomically
 from sfumato.errors import BudgetExceededError, LedgerError, UsageError
 from sfumato.privacy.accounting.dominating_pairs import epsilon_by_filter
 from sfumato.privacy.accounting.epsilon import epsilon, epsilon_recomputed
@@ -60,9 +60,9 @@ class Ledger:
         self.folder = folder
         self.path = folder / "ledger.jsonl"
         self._head = folder / "ledger.head"
-        self._lock = FileLock(folder / "ledger.lock", timeout=LOCK_SECONDS)
+        self._lock = FileLock(folder / "ledger.lock", timeout=LOCK_SECONDS, mode=OWNER_ONLY)
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(folder)
         except OSError as error:
             raise LedgerError(
                 f"the ledger folder {folder} cannot be made ({error.strerror}). "

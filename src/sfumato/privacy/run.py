@@ -16,14 +16,31 @@ from numpy.typing import NDArray
 from platformdirs import user_state_path
 from safetensors.numpy import load, save
 
-from sfumato.disk import write_atomically
-from sfumato.errors import LedgerError
+from sfumato.data.source import ImageSource, Place
+from sfumato.disk import OWNER_ONLY, private_folder, write_atomically
+from sfumato.errors import LedgerError, UsageError
 from sfumato.privacy.ledger import digest
 
 
 def default_state() -> Path:
     """Where ledgers and private runs live unless ``--state`` says otherwise."""
     return Path(os.environ.get("SFUMATO_STATE") or user_state_path("sfumato"))
+
+
+def state_of(source: ImageSource, state: Path | None = None) -> Path:
+    """The resolved state folder, which neither holds the data set nor lies in it.
+
+    Raises:
+        UsageError: one lies in the other: private runs would be read as records, or records with
+            the ledger be thrown away.
+    """
+    folder = (state or default_state()).resolve()
+    if any(Place(str(folder)).overlaps(place) for place in source.places):
+        raise UsageError(
+            f"state={folder} lies in the data {source.name}, or around it. Give a --state folder "
+            "beside the data."
+        )
+    return folder
 
 
 def data_set_folder(state: Path, location_key: str) -> Path:
@@ -47,8 +64,8 @@ class Run:
     def __init__(self, data_folder: Path, run_id: str, hold: bool = True) -> None:
         self.id = run_id
         self.folder = data_folder / "runs" / run_id
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = FileLock(self.folder / "run.lock", timeout=0)
+        private_folder(self.folder)
+        self._lock = FileLock(self.folder / "run.lock", timeout=0, mode=OWNER_ONLY)
         try:
             if hold:
                 self._lock.acquire()

@@ -12,7 +12,7 @@ from scipy import optimize
 from sfumato.data import ImageSource
 from sfumato.privacy import RELATIONS, Budget, Event, Relation
 from sfumato.privacy.ledger import Entry, Ledger, charges_of, total_epsilon, units_of_runs
-from sfumato.privacy.run import data_set_folder, default_state
+from sfumato.privacy.run import data_set_folder, state_of
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Spending:
 
 def ledger_of(source: ImageSource, state: Path | None) -> Ledger:
     """The ledger of a data set."""
-    return Ledger(data_set_folder(state or default_state(), source.location_key))
+    return Ledger(data_set_folder(state_of(source, state), source.location_key))
 
 
 def spending(ledger: Ledger, delta: float, planned: Sequence[Event] = ()) -> Spending:

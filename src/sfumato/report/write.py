@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from sfumato.data import stated_path
+from sfumato.disk import write_private
 from sfumato.errors import CertificateError, UsageError
 from sfumato.release import attach_report, read_certificate
 from sfumato.release.certificate import NAME
@@ -33,8 +35,8 @@ def write_report(
         CertificateError: the release fails verification; a stamped one only gets a stamped page.
         DataError: ``metrics`` is no evaluation of this release.
     """
-    folder = Path(release)
-    target = None if out is None else _outside(Path(out))
+    folder = stated_path(release, "release")
+    target = None if out is None else _outside(stated_path(out, "out"))
     if metrics is not None and target is None:
         raise UsageError(
             f"metrics={os.fspath(metrics)} may be private, so it is never shown inside a release. "
@@ -51,8 +53,7 @@ def write_report(
         attach_report(folder, page)
         return folder / REPORT
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.touch(mode=0o600)
-    target.write_bytes(page)
+    write_private(target, page)
     return target
 
 

@@ -10,6 +10,7 @@ import typer
 
 from sfumato.cli import parameters as p
 from sfumato.cli import show
+from sfumato.disk import write_private
 
 if TYPE_CHECKING:
     from sfumato.audit import Finding
@@ -103,7 +104,7 @@ def audit(
     result = {"note": f"{PRIVATE} {MEANING}", "method": method, "unit": protected}
     result.update(verdict.to_dict())
     if out is not None:
-        out.write_text(text.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_private(out, text.dumps(result, indent=1, ensure_ascii=False) + "\n")
     if json:
         show.as_json(result)
     else:

@@ -11,6 +11,7 @@ import typer
 from sfumato.cli import parameters as p
 from sfumato.cli import show
 from sfumato.cli.commands import evaluate as e
+from sfumato.disk import private_folder, write_private
 from sfumato.errors import UsageError
 
 FILES = ("comparison.json", "comparison.md", "comparison.png")
@@ -69,11 +70,12 @@ def compare(
         for release in releases
     ]
     result = comparing.to_dict(compared, not public)
-    out.mkdir(parents=True, exist_ok=True)
+    private_folder(out)
     as_json, as_markdown, as_png = (out / name for name in FILES)
-    as_json.write_text(text.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
-    as_markdown.write_text(comparing.to_markdown(compared, not public), encoding="utf-8")
-    comparing.plot(compared, not public, as_png)
+    write_private(as_json, text.dumps(result, indent=1, ensure_ascii=False))
+    write_private(as_markdown, comparing.to_markdown(compared, not public))
+    write_private(as_png, b"")
+    comparing.plot(compared, not public, as_png)  # into the file that is there
     if json:
         show.as_json({"out": str(out), **result})
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 from sfumato.data.decode import LARGEST_FILE, decode
 from sfumato.data.layout import arrange, is_hidden, is_image_name
 from sfumato.data.options import DataOptions
-from sfumato.data.source import ImageSource, Record, digest_of_files
+from sfumato.data.source import ImageSource, Place, Record, digest_of_files
 from sfumato.data.spec import PublicSpec
 from sfumato.data.units import Key, check_rule
 from sfumato.errors import DataError
@@ -28,11 +28,12 @@ class ZipSource(ImageSource):
         spec: PublicSpec,
         location_key: str,
         path: Path,
+        part: str,
         members: list[zipfile.ZipInfo],
         labels: list[int | None],
         names: list[str],
     ) -> None:
-        super().__init__(name, spec, location_key)
+        super().__init__(name, spec, location_key, [Place(str(path.resolve()), part)])
         self._path = path
         self._members = members
         self._labels = labels
@@ -94,7 +95,7 @@ def open_archive(path: Path, name: str, declared: DataOptions) -> ZipSource:
     key = f"{path.resolve()}" + (f":{found.folder}" if found.folder else "")
     chosen = [images[index] for index in found.chosen]
     spec = declared.spec(found.classes)
-    return ZipSource(name, spec, key, path, chosen, found.labels, found.names)
+    return ZipSource(name, spec, key, path, found.folder, chosen, found.labels, found.names)
 
 
 def open_zip(path: Path, name: str) -> zipfile.ZipFile:

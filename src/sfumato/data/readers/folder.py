@@ -31,7 +31,7 @@ class FolderSource(ImageSource):
         labels: list[int | None],
         names: list[str],
     ) -> None:
-        super().__init__(name, spec, location_key)
+        super().__init__(name, spec, location_key)  # the place too: a resolved folder
         self._root = root
         self._files = files
         self._labels = labels

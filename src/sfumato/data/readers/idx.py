@@ -21,7 +21,7 @@ from sfumato.data.decode import LARGEST_AREA, fit_pixels
 from sfumato.data.layout import choose_split, split_name
 from sfumato.data.options import DataOptions
 from sfumato.data.readers.rows import CHUNK, damage_as_data_error, read_exactly, rows
-from sfumato.data.source import ImageSource, Record, digest_of_files
+from sfumato.data.source import ImageSource, Place, Record, digest_of_files
 from sfumato.data.spec import PublicSpec
 from sfumato.data.units import check_rule
 from sfumato.errors import DataError
@@ -43,7 +43,11 @@ class IdxSource(ImageSource):
         images: Path,
         labels: Path | None,
     ) -> None:
-        super().__init__(name, spec, location_key)
+        # A file and its gzip are one place; the ledger of each name may be there already.
+        resolved = str(images.resolve())
+        place = resolved[:-3] if resolved.lower().endswith(".gz") else resolved
+        super().__init__(name, spec, location_key, [Place(place)])
+        self.aliases = (place, f"{place}.gz")
         self._images = images
         self._labels = labels
         self._shape = _header(images, _IMAGES_MAGIC)

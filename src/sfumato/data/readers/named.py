@@ -19,7 +19,7 @@ from sfumato.data.decode import fit_pixels
 from sfumato.data.layout import choose_split, match_ordered_classes
 from sfumato.data.options import DataOptions
 from sfumato.data.readers.idx import IdxSource, open_idx
-from sfumato.data.source import ImageSource, Record
+from sfumato.data.source import ImageSource, Place, Record
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError
 
@@ -101,6 +101,16 @@ NAMED: dict[str, Callable[[str, DataOptions], ImageSource]] = {
     "fashion-mnist": open_fashion_mnist,
     "digits": open_digits,
 }
+
+
+def named_alias(place: Place) -> str | None:
+    """The location key of a known name whose files lie at ``place``, if one's do."""
+    path = Path(place.path)
+    stated = Path(os.environ.get(FASHION_MNIST_VARIABLE) or _DEBIAN_FOLDER)
+    known = [_DEBIAN_FOLDER, stated, user_cache_path("sfumato") / "fashion-mnist"]
+    if path.name in FASHION_MNIST_FILES and path.parent in {folder.resolve() for folder in known}:
+        return f"named:fashion-mnist:{'train' if path.name.startswith('train') else 'test'}"
+    return None
 
 
 def _fashion_mnist_folder() -> Path:

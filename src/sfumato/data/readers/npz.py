@@ -24,7 +24,7 @@ from sfumato.data.layout import choose_split, match_ordered_classes, split_name
 from sfumato.data.options import DataOptions
 from sfumato.data.readers.archive import METHODS, open_zip
 from sfumato.data.readers.rows import damage_as_data_error, rows
-from sfumato.data.source import ImageSource, Record, digest_of_files
+from sfumato.data.source import ImageSource, Place, Record, digest_of_files
 from sfumato.data.spec import PublicSpec
 from sfumato.data.units import Key, PrivacyUnit, as_key, check_rule
 from sfumato.errors import DataError
@@ -53,11 +53,12 @@ class NpzSource(ImageSource):
         spec: PublicSpec,
         location_key: str,
         path: Path,
+        split: str,
         images: _Array,
         labels: _Array | None,
         units: _Array | None,
     ) -> None:
-        super().__init__(name, spec, location_key)
+        super().__init__(name, spec, location_key, [Place(str(path.resolve()), split)])
         self._path = path
         self._images = images
         self._labels = labels
@@ -138,7 +139,7 @@ def open_npz(path: Path, name: str, declared: DataOptions) -> NpzSource:
     side, channels, _ = _axes(images.shape)
     key = f"{path.resolve()}" + (f":{split}" if split else "")
     spec = declared.spec(classes, side, channels)
-    return NpzSource(name, spec, key, path, images, labels, units)
+    return NpzSource(name, spec, key, path, split or "", images, labels, units)
 
 
 def _role(member: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from sfumato.data.decode import decode
 from sfumato.data.layout import choose_split, match_classes, split_name
 from sfumato.data.options import DataOptions
-from sfumato.data.source import ImageSource, Record, digest_of_files
+from sfumato.data.source import ImageSource, Place, Record, digest_of_files
 from sfumato.data.spec import DEFAULT_CHANNELS, PublicSpec
 from sfumato.data.units import Key, PrivacyUnit, as_key, check_rule
 from sfumato.errors import DataError
@@ -62,7 +62,8 @@ class ParquetSource(ImageSource):
         label_of: dict[object, int],
         unit: _Unit | None,
     ) -> None:
-        super().__init__(name, spec, location_key)
+        places = [Place(str(shard.resolve())) for shard in shards]
+        super().__init__(name, spec, location_key, places)
         self._shards = shards
         self._columns = columns
         self._label_of = label_of

@@ -18,7 +18,7 @@ from sfumato.data.decode import LARGEST_FILE, decode
 from sfumato.data.layout import IMAGE_SUFFIXES, choose_split, split_name
 from sfumato.data.options import DataOptions
 from sfumato.data.readers.archive import climbs_out
-from sfumato.data.source import ImageSource, Record, digest_of_files
+from sfumato.data.source import ImageSource, Place, Record, digest_of_files
 from sfumato.data.spec import PublicSpec
 from sfumato.data.units import Key, as_key
 from sfumato.errors import DataError
@@ -55,7 +55,8 @@ class WebDatasetSource(ImageSource):
         entries: list[_Entry],
         label_of: Mapping[str, int],
     ) -> None:
-        super().__init__(name, spec, location_key)
+        places = [Place(str(shard.resolve())) for shard in shards]
+        super().__init__(name, spec, location_key, places)
         self._shards = shards
         self._entries = entries
         self._label_of = label_of

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from sfumato.disk import private_folder
 from sfumato.errors import UsageError
 from sfumato.privacy.noise.keys import Key
 from sfumato.privacy.queries.kinds import StepQuery
@@ -31,7 +32,7 @@ class StepAnswers:
 
     def __init__(self, query: StepQuery, run_folder: Path) -> None:
         self.query, self.folder = query, steps_folder(run_folder, query)
-        self.folder.mkdir(exist_ok=True, mode=0o700)
+        private_folder(self.folder)
 
     def stored(self, step: int) -> dict[str, Tensor]:
         """The answer of ``step`` (from 0), by name; empty for the next step, which has none yet.

@@ -56,7 +56,6 @@ class Key:
                     )
                 drawn = secrets.token_bytes(KEY_BYTES)
                 write_atomically(path, drawn + hashlib.sha256(drawn).digest())
-                path.chmod(0o600)
             content = path.read_bytes()
         except OSError as error:
             raise LedgerError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import sfumato
+from sfumato.data import stated_path
 from sfumato.errors import CertificateError
 from sfumato.privacy import Relation
 from sfumato.release import strict_json
@@ -71,7 +72,7 @@ def verify(release: str | os.PathLike[str]) -> Verification:
     Raises:
         CertificateError: the release fails; the message names every problem.
     """
-    folder = Path(release)
+    folder = stated_path(release, "release")
     certificate = read_certificate(folder)
     found = list(problems(folder, certificate))
     if claim.is_stamped(certificate):
