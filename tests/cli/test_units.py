@@ -168,7 +168,6 @@ def test_runs_with_different_units_are_added_up_with_a_word_of_care(
         (["--unit", "patient"], 2),
         (["--unit-pattern", "("], 2),
         (["--unit-pattern", "a", "--unit", "b"], 2),
-        (["--unit-pattern", "nobody"], 3),
         (["--unit-pattern", r"/home/\d+|patient_\d+"], 2),
         (["--unit-pattern", r"patient_(\d+)|<!--"], 2),
         (["--records-per-unit", 3], 2),

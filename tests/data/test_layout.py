@@ -14,7 +14,14 @@ from sfumato.data.options import DataOptions
 from sfumato.errors import DataError
 
 
-def arranged(files, folders=(), strip_top=False, **declared):
+def parents(files):
+    parts = [file.split("/")[:-1] for file in files]
+    return {"/".join(part[:depth]) for part in parts for depth in range(1, len(part) + 1)}
+
+
+def arranged(files, folders=(), strip_top=False, listed=True, **declared):
+    """What comes of files in a container that lists their folders and further ones, or none."""
+    folders = {*folders, *parents(files)} if listed else None
     found = arrange(files, folders, DataOptions(**declared), "set", strip_top)
     return (
         found.folder,
@@ -80,11 +87,42 @@ def test_one_common_top_folder_is_stripped_where_asked(top):
     assert arranged(files, strip_top=True, split="test")[0] == "test"
 
 
-def test_a_class_in_no_declared_list_is_refused():
-    with pytest.raises(DataError, match="class 'wasp' is in no declared list"):
-        arranged(["ant/1.png", "wasp/2.png"], classes=("ant", "bee"))
+def test_a_folder_in_no_declared_list_has_no_label():
+    assert arranged(["ant/1.png", "wasp/2.png"], classes=("ant", "bee"))[1:] == (
+        ("ant", "bee"),
+        {"ant/1.png": 0, "wasp/2.png": None},
+    )
     with pytest.raises(DataError, match="classes=3 was stated"):
         arranged(["ant/1.png", "wasp/2.png"], classes=3)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_stated_names_are_found_at_any_depth(listed):
+    files = ["set/ant/deep/1.png", "set/bee/2.png", "other/bee/3.png", "4.png", "set/x/5.png"]
+    labels = [0, 1, 1, None, None]
+    found = arranged(files, classes=("ant", "bee"), strip_top=True, listed=listed)
+    assert found == ("", ("ant", "bee"), dict(zip(files, labels, strict=True)))
+
+
+def test_without_a_list_of_folders_each_path_decides_for_itself():
+    files = ["s/train/ant/1.png", "s/test/ant/2.png", "s/ant/3.png", "s/ant/test/4.png"]
+    read = {None: [0, 2, 3], "train": [0], "test": [1], "val": []}
+    for split, chosen in read.items():
+        found = arranged(files, classes=("ant",), split=split, listed=False)
+        assert found[2] == {files[index]: 0 for index in chosen}
+    with pytest.raises(DataError, match="State their names"):
+        arranged(files, classes=1, listed=False)
+
+
+def test_without_a_list_of_folders_names_come_from_paths_and_say_so():
+    files = ["set/a/1.png", "set/b\x1b/2.png", "set/" + "c" * 300 + "/3.png"]
+    found = arrange(files, None, DataOptions(), "set", strip_top=True)
+    assert found.inferred and found.classes == ("a",) and sorted(found.labels, key=str) == [
+        0, None, None,
+    ]  # fmt: skip
+    # What lies beside does not move the top, and a choice of splits is nobody's error.
+    assert arranged(["a/1.png", "2.png"], strip_top=True, listed=False)[1] == ()
+    assert arranged(["test/a/1.png", "val/b/1.png"], listed=False)[1] == ("a",)
 
 
 def test_declared_order_and_numbers():
@@ -94,8 +132,7 @@ def test_declared_order_and_numbers():
     }
     assert arranged(["7/1.png", "10/2.png"], classes=12)[2] == {"7/1.png": 7, "10/2.png": 10}
     assert arranged(["a/1.png", "b/2.png"], classes=2)[1] == ("a", "b")
-    with pytest.raises(DataError, match="lie in no class folders"):
-        arranged(["1.png"], classes=("a", "b"))
+    assert arranged(["1.png"], classes=("a", "b"))[1:] == (("a", "b"), {"1.png": None})
 
 
 def test_ordered_classes_must_keep_the_order():

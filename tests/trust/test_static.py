@@ -23,7 +23,8 @@ import sfumato
 ROOT = Path(sfumato.__file__).parent
 SOURCES = frozenset(
     "_records batches _private_length _private_name _unit_keys fingerprint decode fit_pixels "
-    "rows take contributions clipped_sum _label_rows _label".split()
+    "rows short_rows take contributions clipped_sum _label_rows _label _label_values _texts "
+    "_values _contents read_at".split()
 )
 ATTRIBUTES = frozenset("_files _members _entries _length _done".split())
 PARAMETERS = frozenset("error record records pixels content grid fingerprint losses norms".split())

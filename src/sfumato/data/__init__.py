@@ -1,12 +1,16 @@
 """Reading private images and writing releases.
 
-Public, and so free to print, log and release: the ``PublicSpec`` (height, width, channels, class
-names, declared size), the location as the user wrote it, the file format, and damage of the format
-as a whole. Class names are public wherever they come from: folder names, a schema, or ``classes=``.
+The rule of all readers: everything before the ledger, and everything printed, is a function of
+*declared* facts (the location, the options) and *container-level* facts (the names of folders, a
+schema, a header, but for the number of records; damage of the format as a whole). A bad record is
+an unusable record: an all-zero image with label -1, which contributes zero. It is never an error, a
+warning, a count, or another path through the program that can be seen.
 
-Private, and so never in a message, a log line or a file of the release: pixels, labels, the number
-of records and of each class, the names of record files, and whether any single record could be
-decoded. A record that cannot be used is an all-zero image with label -1, never an error.
+So these are private, and never in a message, a log line or a file of the release: pixels, labels,
+the number of records and of each class, the names of record files, whether any single record could
+be decoded, whether there are records at all. Where class names are read from records' paths because
+nobody stated them, that declares them public, and ``ImageSource.notes`` says so.
+``docs/what-is-public.md`` goes through the containers; ``tests/harness/pairs.py`` tests the rule.
 """
 
 from sfumato.data.arrays import LabelledImages, load_labelled

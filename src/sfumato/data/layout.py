@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from sfumato.data.options import DataOptions
+from sfumato.data.spec import LONGEST_CLASS_NAME
 from sfumato.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -27,8 +28,8 @@ class Arrangement:
     """Which of the given files are records, in order, and their labels.
 
     ``folder`` is the folder of the chosen split, "" where there are no splits; ``names`` are the
-    chosen paths below the folder of their class, or of the set where classes are not read, and
-    empty unless a declared unit needs them.
+    chosen paths below the folder of their class, or of the set where classes are not read.
+    ``inferred`` says that the class names were read from the paths of records.
     """
 
     folder: str
@@ -36,6 +37,7 @@ class Arrangement:
     chosen: list[int]
     labels: list[int | None]
     names: list[str]
+    inferred: bool = False
 
 
 def is_image_name(name: str) -> bool:
@@ -46,6 +48,14 @@ def is_image_name(name: str) -> bool:
 def is_hidden(path: str) -> bool:
     """Tell whether a path lies in, or is, something that a system hides."""
     return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
+
+
+def inner_path(name: str) -> str | None:
+    """Return a path inside an archive with ``/`` and without ``.``; None if it leads out of it."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part != "."]
+    if parts[:1] == [""] or ".." in parts or re.match(r"[A-Za-z]:$", parts[0] if parts else ""):
+        return None
+    return "/".join(parts)
 
 
 def split_name(word: str) -> str | None:
@@ -119,54 +129,119 @@ def match_ordered_classes(
     return classes
 
 
+def label_of_folder(names: Sequence[str]) -> dict[str, int]:
+    """The label of each folder that stands for a class: its name, or what writers make of it."""
+    labels = {folder: label for label, folder in enumerate(safe_folder_names(names))}
+    return labels | {name: label for label, name in enumerate(names)}
+
+
 def arrange(
     files: Sequence[str],
-    folders: Iterable[str],
+    folders: Iterable[str] | None,
     declared: DataOptions,
     where: str,
     strip_top: bool = False,
 ) -> Arrangement:
     """Sort image paths (relative, with ``/``) into splits and classes.
 
-    A folder without images is a class too: were it not, one record could make a class appear.
-    An image beside the class folders has no label; one beside the splits is in none of them.
+    ``folders`` is what the container itself lists, whether images lie in them or not: the classes
+    are taken from it alone, so no record can make one appear or go. None is a container that lists
+    no folders; then stated names make each record's label a function of its own path, and without
+    them the names are read from the paths, which declares them public.
+
+    A record belongs to the first folder on its path that is called like a stated class, else to the
+    top one. An image beside the class folders has no label; one beside the splits is in none.
     Raises DataError where the folders contradict what the user declared.
     """
-    tops = _tops(files, folders, "")
+    if folders is not None:
+        return _by_folders(files, folders, declared, where, strip_top)
+    if isinstance(declared.classes, int):
+        raise DataError(
+            f"{where}: lists no folders of its own, so a number of classes cannot be matched. "
+            "State their names instead: classes=['cat', 'dog']."
+        )
+    if declared.class_names is not None:
+        return _by_paths(files, declared.class_names, declared.split)
+    found = {parent for file in files for parent in _parents(file) if _is_class_name(parent)}
+    return _by_folders(files, found, declared, where, strip_top, inferred=True)
+
+
+def _by_folders(
+    files: Sequence[str],
+    folders: Iterable[str],
+    declared: DataOptions,
+    where: str,
+    strip_top: bool,
+    inferred: bool = False,
+) -> Arrangement:
+    folders = set(folders)
+    tops = _tops(folders, "")
     prefix = folder = ""
-    stated = declared.classes if isinstance(declared.classes, tuple) else ()
+    stated = label_of_folder(declared.class_names or ())
     if strip_top and len(tops) == 1:
         (top,) = tops
-        inner = _tops(files, folders, f"{top}/")
-        is_set = inner or all("/" in file for file in files)
-        if is_set and split_name(top) is None and top not in stated:
-            prefix, tops = f"{top}/", inner
+        if split_name(top) is None and top not in stated:
+            prefix, tops = f"{top}/", _tops(folders, f"{top}/")
     splits = {split_name(top) or top: top for top in sorted(tops, reverse=True)}
     known = {name: top for name, top in splits.items() if split_name(top)}
-    only_splits = len(known) == len(tops) > 0 and not set(tops) & set(stated)
+    only_splits = len(known) == len(tops) > 0 and not tops & set(stated)
     split = None
-    if declared.split is not None:
-        split = choose_split(splits, declared.split, where)
-    elif only_splits:
-        split = choose_split(known, None, where)
+    if declared.split is not None or only_splits:
+        among = known if declared.split is None else splits
+        if inferred:  # paths of records decide, so nothing is refused
+            wanted = declared.split or ("train" if "train" in among else min(among))
+            split = split_name(wanted) or wanted
+        else:
+            split = choose_split(among, declared.split, where)
     if split is not None:
-        folder = splits[split]
+        folder = splits.get(split, split)
         prefix = f"{prefix}{folder}/"
-        tops = _tops(files, folders, prefix)
-    classes, label_of = match_classes(sorted(tops), declared, where)
-    if classes and not tops:
-        raise DataError(
-            f"{where}: classes were stated, but the images lie in no class folders. "
-            "Move each image into a folder named after its class, or leave classes out."
-        )
+        tops = _tops(folders, prefix)
+    if declared.class_names:
+        classes, label_of = declared.class_names, stated
+    else:
+        classes, matched = match_classes(sorted(tops), declared, where)
+        label_of = dict(matched)
     chosen = [index for index, file in enumerate(files) if file.startswith(prefix)]
     chosen.sort(key=lambda index: files[index])
-    labels = [label_of.get(_top(files[index], prefix) or "") for index in chosen]
-    named = declared.privacy_unit is not None
-    names = [files[index][len(prefix) :] for index in chosen if named]
-    if classes:
-        names = [name.partition("/")[2] or name for name in names]
+    anywhere = bool(declared.class_names)
+    placed = [_place(files[index][len(prefix) :], label_of, anywhere) for index in chosen]
+    labels = [label for label, _ in placed]
+    if inferred and declared.split is None:
+        folder = ""
+    names = [name for _, name in placed]
+    return Arrangement(folder, classes, chosen, labels, names, inferred and bool(classes))
+
+
+def _by_paths(files: Sequence[str], classes: tuple[str, ...], split: str | None) -> Arrangement:
+    """Each record by its own path alone: training data, or the split that is asked for."""
+    label_of = label_of_folder(classes)
+    wanted = None if split is None else split_name(split) or split
+    chosen, labels, names = [], [], []
+    for index in sorted(range(len(files)), key=lambda index: files[index]):
+        label, name = _place(files[index], label_of, anywhere=True)
+        above = files[index][: len(files[index]) - len(name)] if classes else files[index]
+        parents = [part for part in above.split("/")[:-1] if part not in label_of]
+        # Without classes a split is one of the two upper folders, not any folder below them.
+        found = {split_name(part) or part for part in (parents if classes else parents[:2])}
+        is_known = {part for part in found if split_name(part)}
+        if (wanted in found) if wanted else (not is_known or "train" in is_known):
+            chosen.append(index)
+            labels.append(label)
+            names.append(name)
+    folder = "" if wanted in (None, "train") else str(wanted)
     return Arrangement(folder, classes, chosen, labels, names)
+
+
+def _place(path: str, label_of: Mapping[str, int], anywhere: bool) -> tuple[int | None, str]:
+    """A record's label and its name below its class folder, from its path alone."""
+    parts = path.split("/")
+    for depth, part in enumerate(parts[:-1]):
+        if part in label_of:
+            return label_of[part], "/".join(parts[depth + 1 :])
+        if not anywhere:
+            break
+    return None, path
 
 
 def safe_folder_names(classes: Sequence[str]) -> list[str]:
@@ -189,11 +264,16 @@ def safe_folder_names(classes: Sequence[str]) -> list[str]:
     return names
 
 
-def _top(path: str, prefix: str) -> str | None:
-    head, slash, _ = path[len(prefix) :].partition("/")
-    return head if slash and path.startswith(prefix) else None
+def _parents(path: str) -> list[str]:
+    parts = path.split("/")[:-1]
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
 
 
-def _tops(files: Iterable[str], folders: Iterable[str], prefix: str) -> set[str]:
-    paths = [*files, *(f"{folder}/" for folder in folders)]
-    return {top for path in paths if (top := _top(path, prefix))}
+def _is_class_name(folder: str) -> bool:
+    name = folder.rpartition("/")[2]
+    return 0 < len(name) <= LONGEST_CLASS_NAME and name.isprintable()
+
+
+def _tops(folders: Iterable[str], prefix: str) -> set[str]:
+    below = (folder[len(prefix) :] for folder in folders if folder.startswith(prefix))
+    return {folder.partition("/")[0] for folder in below} - {""}

@@ -10,10 +10,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from sfumato.data.layout import is_image_name
+from sfumato.data.layout import is_hidden, is_image_name
 from sfumato.data.options import DataOptions
 from sfumato.data.readers.archive import open_archive
-from sfumato.data.readers.folder import is_pickle, open_folder
+from sfumato.data.readers.folder import open_folder
 from sfumato.data.readers.idx import (
     IMAGES_NAME,
     LABELS_NAME,
@@ -24,18 +24,20 @@ from sfumato.data.readers.idx import (
 from sfumato.data.readers.named import NAMED, named_alias
 from sfumato.data.readers.npz import open_npz
 from sfumato.data.readers.parquet import open_parquet
-from sfumato.data.readers.webdataset import open_webdataset
+from sfumato.data.readers.tar import TAR_SUFFIXES, open_tar
 from sfumato.data.source import ImageSource
 from sfumato.data.units import check_rule
 from sfumato.errors import DataError, UsageError
 
 _SHARDS: dict[str, Callable[[Sequence[Path], str, DataOptions, Path], ImageSource]] = {
     ".parquet": open_parquet,
-    ".tar": open_webdataset,
+    ".tar": open_tar,
 }
+_PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".npy", ".joblib"})
+_PICKLE_STARTS = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 _KNOWN = (
     "a folder of images or class folders, .zip, IDX (...-images-idx3-ubyte[.gz]), .npz, .parquet, "
-    f".tar, or a name: {', '.join(NAMED)}"
+    f".tar, .tar.gz, or a name: {', '.join(NAMED)}"
 )
 
 
@@ -70,12 +72,6 @@ def open_images(
         declared = replace(declared, split=suffix)
     source = _open(place, name, declared)
     source.aliases += tuple(key for at in source.places if (key := named_alias(at)))
-    # Without any key the rule protects nobody as a unit: a misspelt one, most likely.
-    rule = declared.privacy_unit
-    if rule is not None and all(key is None for key in source._unit_keys()):
-        raise DataError(
-            f"{name}: the unit is to be {rule.words}, but no record has one. Correct it."
-        )
     return source
 
 
@@ -101,7 +97,7 @@ def _open(place: str, name: str, declared: DataOptions) -> ImageSource:
     if path.is_file():
         return _open_file(path, name, declared)
     files = [Path(file) for file in sorted(glob.glob(place))] if glob.has_magic(place) else []
-    kinds = {file.suffix.lower() for file in files}
+    kinds = {_kind(file) for file in files}
     if len(kinds) == 1 and (opener := _SHARDS.get(kinds.pop())):
         return opener(files, name, declared, path)
     raise DataError(f"{name}: no such file or folder. Give {_KNOWN}.")
@@ -121,27 +117,29 @@ def _open_folder(path: Path, name: str, declared: DataOptions) -> ImageSource:
     if (path / "certificate.json").is_file() and (path / "images").is_dir():
         declared = _with_spec_of_release(path / "certificate.json", declared)
         path = path / "images"
-    # Hugging Face repositories keep their shards in data/.
-    for folder in (path, path / "data"):
-        for suffix, opener in _SHARDS.items():
-            if files := _files_in(folder, suffix):
-                return opener(files, name, declared, path)
-    if idx_images_in(path) or idx_labels_in(path):
-        return open_idx(path, name, declared)
+    # Beside class folders, what a single file is called decides nothing. Hugging Face repositories
+    # keep their shards in data/.
+    if not _has_folders(path):
+        for folder in (path, path / "data"):
+            for kind, opener in _SHARDS.items():
+                if files := _files_in(folder, kind):
+                    return opener(files, name, declared, path)
+        if idx_images_in(path) or idx_labels_in(path):
+            return open_idx(path, name, declared)
     return open_folder(path, name, declared)
 
 
 def _open_file(path: Path, name: str, declared: DataOptions) -> ImageSource:
     suffix = path.suffix.lower()
-    if suffix in _SHARDS:
-        return _SHARDS[suffix]([path], name, declared, path)
+    if opener := _SHARDS.get(_kind(path)):
+        return opener([path], name, declared, path)
     if suffix == ".zip":
         return open_archive(path, name, declared)
     if suffix == ".npz":
         return open_npz(path, name, declared)
     if IMAGES_NAME.fullmatch(path.name) or LABELS_NAME.fullmatch(path.name):
         return open_idx(path, name, declared)
-    if is_pickle(path):
+    if _is_pickle(path):
         raise DataError(
             f"{name}: a pickle or .npy file is never loaded, because loading a pickle can run code "
             "from it. Save the images with np.savez(images=..., labels=...), or as class folders."
@@ -151,13 +149,37 @@ def _open_file(path: Path, name: str, declared: DataOptions) -> ImageSource:
     raise DataError(f"{name}: of no kind that is read here. Give {_KNOWN}.")
 
 
-def _files_in(folder: Path, suffix: str) -> list[Path]:
+def _kind(file: Path) -> str:
+    return ".tar" if file.name.lower().endswith(TAR_SUFFIXES) else file.suffix.lower()
+
+
+def _is_pickle(path: Path) -> bool:
+    """Tell from its name or its first bytes whether loading a file would run code from it."""
+    if path.suffix.lower() in _PICKLES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(2) in _PICKLE_STARTS
+    except OSError:
+        return False
+
+
+def _has_folders(path: Path) -> bool:
+    try:
+        with os.scandir(path) as entries:
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        return any(name != "data" and not is_hidden(name) for name in names)
+    except OSError:
+        return True
+
+
+def _files_in(folder: Path, kind: str) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() == suffix
+        if _kind(path) == kind
         and not path.name.startswith(".")
         and not path.is_symlink()
         and path.is_file()

@@ -41,8 +41,8 @@ class ImageSource(ABC):
 
     ``location_key`` names the data set's ledger: the resolved path or ``named:...``, with the split
     where there are several. ``places`` say where its records lie, so that data sets that overlap
-    are found; ``aliases`` are location keys that the same records have under other names. Only
-    public things are printed.
+    are found; ``aliases`` are location keys that the same records have under other names. ``notes``
+    are public sentences on how the data set is read. Only public things are printed.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class ImageSource(ABC):
         self.location_key = location_key
         self.places = tuple(places) or (Place(location_key),)
         self.aliases: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = ()
 
     @abstractmethod
     def _records(self) -> Iterator[Record]:

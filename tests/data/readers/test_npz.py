@@ -109,6 +109,33 @@ def test_odd_labels_are_unusable(saved, images):
     assert found.tolist() == [0, 1, 2, -1, -1, -1, -1, 0, 1]
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected", "options"),
+    [
+        (np.array(["bee", "ant", "wasp", "x" * 5000]), [1, 0, -1, -1], {"classes": ["ant", "bee"]}),
+        (np.array([b"bee", b"ant", b"\xff", b""]), [1, 0, -1, -1], {"classes": ["ant", "bee"]}),
+        (np.array(["1", "0", "2", ""]), [1, 0, -1, -1], {"classes": 2}),
+        (np.array([True, False, True, True]), [1, 0, 1, 1], {}),
+        (np.array([1.0, 0.0, 0.5, np.nan]), [1, 0, -1, -1], {"classes": 2}),
+        (np.array([1e300, -np.inf, -1.0, 1.0]), [-1, -1, -1, 1], {"classes": 2}),
+        (np.array([[0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]]), [1, 0, -1, -1], {}),
+        (np.array([[0, 1.0], [1, 0], [0.5, 0.5], [np.nan, 0]]), [1, 0, -1, -1], {"classes": 2}),
+        (np.eye(4, dtype=bool), [0, 1, 2, 3], {"classes": list("abcd")}),
+    ],
+)
+def test_labels_in_many_forms(saved, images, labels, expected, options):
+    ((_, found),) = open_images(saved(images=images[:4], labels=labels), **options).batches(9)
+    assert found.tolist() == expected
+
+
+def test_one_long_text_does_not_change_what_is_known_of_the_others(saved, images):
+    """An array of texts is as wide as its longest, so its width is one record's."""
+    for text in ("x" * 5000, "\0" * 5 + "x"):
+        path = saved(images=images[:3], patient=np.array(["a", text, "a"]))
+        keys = list(open_images(path, unit="patient")._unit_keys())
+        assert keys[0] == keys[2] == "a"
+
+
 def test_class_names_may_be_an_array(saved, images, labels):
     path = saved(images=images, labels=labels, classes=np.array(["ant", "bee", "cat"]))
     assert open_images(path).spec.classes == ("ant", "bee", "cat")
@@ -139,8 +166,9 @@ def test_an_array_of_objects_is_a_pickle_and_is_never_loaded(saved, tmp_path):
         ({"images": np.zeros((3, 4, 28, 28))}, "c 1 or 3"),
         ({"images": np.zeros((3, 28, 28), complex)}, "dtype complex128"),
         ({"images": np.asfortranarray(np.zeros((3, 28, 28)))}, "Fortran order"),
-        ({"images": np.zeros((3, 28, 28)), "labels": np.zeros((3, 10), int)}, "argmax"),
-        ({"images": np.zeros((3, 28, 28)), "labels": np.zeros(3)}, "must be integers"),
+        ({"images": np.zeros((3, 28, 28)), "labels": np.zeros((3, 9), int)}, "have 9 columns"),
+        ({"images": np.zeros((3, 28, 28)), "labels": np.zeros((3, 2, 2), int)}, "have 3 axes"),
+        ({"images": np.zeros((3, 28, 28)), "labels": np.zeros(3, complex)}, "numbers or texts"),
         ({"images": np.zeros((3, 28, 28)), "labels": np.zeros(4, int)}, "different numbers"),
         ({"images": np.zeros((3, 28, 28))}, "no array of labels"),
     ],

@@ -39,8 +39,8 @@ def test_shards_in_order(tmp_path, write, cells, images, labels, place):
 def test_splits_by_shard_name(tmp_path, write, cells):
     write.tar(tmp_path / "train-0.tar", {"a.png": cells[0]})
     write.tar(tmp_path / "test-0.tar", {"a.png": cells[1], "b.png": cells[2]})
-    assert open_images(tmp_path)._private_length() == 1
-    assert open_images(tmp_path, split="test")._private_length() == 2
+    assert open_images(tmp_path, classes=0)._private_length() == 1
+    assert open_images(tmp_path, split="test", classes=0)._private_length() == 2
 
 
 def test_labels_in_many_forms(tmp_path, write, cells):
@@ -86,33 +86,30 @@ def test_records_with_a_part_missing_are_unusable(tmp_path, write, cells):
 
 def test_the_same_name_in_two_folders_is_two_records(tmp_path, write, cells):
     write.tar(tmp_path / "set.tar", {"a/0.png": cells[0], "b/0.png": cells[1]})
-    assert open_images(tmp_path / "set.tar")._private_length() == 2
+    assert open_images(tmp_path / "set.tar", classes=0)._private_length() == 2
 
 
-def test_labels_without_images_and_no_images(tmp_path, write):
-    write.tar(tmp_path / "set.tar", {"0.cls": b"0"})
-    with pytest.raises(DataError, match="labels without images"):
-        open_images(tmp_path / "set.tar", classes=2)
-    write.tar(tmp_path / "set.tar", {"0.txt": b"0"})
-    with pytest.raises(DataError, match="no images"):
-        open_images(tmp_path / "set.tar")
+def test_that_there_is_no_image_or_no_label_is_private(tmp_path, write, cells):
+    for files in ({"0.cls": b"0"}, {"0.txt": b"0"}, {"0.png": cells[0]}):
+        write.tar(tmp_path / "set.tar", files)
+        source = open_images(tmp_path / "set.tar", classes=2)
+        assert not any((labels >= 0).any() for _, labels in source.batches(4))
 
 
-def test_numbers_need_class_names(tmp_path, write, cells):
-    write.tar(tmp_path / "set.tar", {"0.png": cells[0], "0.cls": b"0"})
-    with pytest.raises(DataError, match="carries no class names"):
-        open_images(tmp_path / "set.tar")
-    write.tar(tmp_path / "set.tar", {"0.png": cells[0]})
-    with pytest.raises(DataError, match=r"no \.cls or \.json"):
-        open_images(tmp_path / "set.tar", classes=2)
+def test_classes_must_be_stated_whether_there_are_labels_or_not(tmp_path, write, cells):
+    said = []
+    for files in ({"0.png": cells[0], "0.cls": b"0"}, {"0.png": cells[0]}):
+        write.tar(tmp_path / "set.tar", files)
+        with pytest.raises(DataError, match="carries no class names") as refused:
+            open_images(tmp_path / "set.tar")
+        said.append(str(refused.value))
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize("name", ["../0.png", "/0.png", "a/../../0.png"])
-def test_a_path_that_climbs_out_is_refused_and_not_quoted(tmp_path, write, cells, name):
+def test_a_path_that_climbs_out_is_no_record(tmp_path, write, cells, name):
     write.tar(tmp_path / "set.tar", {"1.png": cells[1], name: cells[0]})
-    with pytest.raises(DataError, match="climbs out") as refused:
-        open_images(tmp_path / "set.tar")
-    assert "0.png" not in str(refused.value)
+    assert open_images(tmp_path / "set.tar", classes=0)._private_length() == 1
 
 
 def test_links_inside_are_not_followed(tmp_path, cells):
@@ -124,10 +121,10 @@ def test_links_inside_are_not_followed(tmp_path, cells):
         member = tarfile.TarInfo("9.png")
         member.size = len(cells[0])
         tar.addfile(member, io.BytesIO(cells[0]))
-    assert open_images(tmp_path / "set.tar")._private_length() == 1
+    assert open_images(tmp_path / "set.tar", classes=0)._private_length() == 1
 
 
-def test_cut_off_damaged_and_compressed_tars_are_refused(tmp_path, write, cells):
+def test_cut_off_and_damaged_tars_are_refused(tmp_path, write, cells):
     path = tmp_path / "set.tar"
     write.tar(path, {"0.png": cells[0], "1.png": cells[1]})
     whole = path.read_bytes()
@@ -137,10 +134,6 @@ def test_cut_off_damaged_and_compressed_tars_are_refused(tmp_path, write, cells)
     second = whole.index(b"1.png")
     path.write_bytes(whole[:second] + b"\xff" * 200 + whole[second + 200 :])
     with pytest.raises(DataError, match="not a readable tar"):
-        open_images(path)
-    with tarfile.open(path, "w:gz") as tar:
-        tar.addfile(tarfile.TarInfo("0.png"))
-    with pytest.raises(DataError, match=r"unpack \.gz first"):
         open_images(path)
 
 

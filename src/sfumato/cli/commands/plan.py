@@ -70,6 +70,7 @@ def plan(
                 "spent": before.to_dict(),
                 "spent_after": after.to_dict(),
                 "estimate": estimate,
+                "notes": list(source.notes),
             }
         )
         return
@@ -78,6 +79,8 @@ def plan(
         f"{data}: {spec.height}x{spec.width}x{spec.channels}, "
         f"{len(spec.classes) or 'no'} classes; method {chosen.name}"
     )
+    for note in source.notes:
+        show.line(note)
     show.table(
         ["query", "asks", "times", "of", "coordinates", "clip norm", "σ (noise / clip norm)"],
         [

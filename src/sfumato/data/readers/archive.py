@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sfumato.data.decode import LARGEST_FILE, decode
-from sfumato.data.layout import arrange, is_hidden, is_image_name
+from sfumato.data.decode import LARGEST_FILE
+from sfumato.data.layout import Arrangement, arrange, inner_path, is_hidden, is_image_name
 from sfumato.data.options import DataOptions
-from sfumato.data.source import ImageSource, Place, Record, digest_of_files
+from sfumato.data.readers.tree import TreeSource
+from sfumato.data.source import Place, digest_of_files
 from sfumato.data.spec import PublicSpec
-from sfumato.data.units import Key, check_rule
+from sfumato.data.units import check_rule
 from sfumato.errors import DataError
 
-_ENCRYPTED = 1
 # The other methods let a member's header ask for gigabytes of dictionary.
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-class ZipSource(ImageSource):
+class ZipSource(TreeSource):
     """Image files in a zip, read one member at a time and never unpacked to disk."""
 
     def __init__(
@@ -27,33 +27,21 @@ class ZipSource(ImageSource):
         name: str,
         spec: PublicSpec,
         location_key: str,
+        files: Sequence[str],
+        found: Arrangement,
+        named: bool,
         path: Path,
-        part: str,
         members: list[zipfile.ZipInfo],
-        labels: list[int | None],
-        names: list[str],
     ) -> None:
-        super().__init__(name, spec, location_key, [Place(str(path.resolve()), part)])
+        place = Place(str(path.resolve()), found.folder)
+        super().__init__(name, spec, location_key, files, found, named, [place])
         self._path = path
-        self._members = members
-        self._labels = labels
-        self._names = names
+        self._members = [members[index] for index in found.chosen]
 
-    def _records(self) -> Iterator[Record]:
+    def _contents(self) -> Iterator[bytes | None]:
         with open_zip(self._path, self.name) as archive:
-            for member, label in zip(self._members, self._labels, strict=True):
-                data = _read(archive, member)
-                yield None if data is None else decode(data, self.spec), label
-
-    def _unit_keys(self) -> Iterator[Key]:
-        assert self.spec.unit is not None
-        return self.spec.unit.keys_of(self._names)
-
-    def _private_length(self) -> int:
-        return len(self._members)
-
-    def _private_name(self, index: int) -> str:
-        return self._members[index].filename
+            for member in self._members:
+                yield _read(archive, member)
 
     def fingerprint(self) -> str:
         """Return a digest of the archive's size and modification time. PRIVATE."""
@@ -63,39 +51,30 @@ class ZipSource(ImageSource):
 def open_archive(path: Path, name: str, declared: DataOptions) -> ZipSource:
     """Open a zip of ``class/name.png`` or ``split/class/name.png``; one common top is stripped.
 
-    Raises DataError if it is no zip, holds no image, is encrypted, or has a path that climbs out.
+    Members that are encrypted, damaged or oddly packed are unusable records, and a member whose
+    path leads out of the archive is none. Raises DataError if the zip's directory cannot be read,
+    or if its folders contradict what was stated.
     """
     check_rule(declared.privacy_unit, name, "pattern")
     with open_zip(path, name) as archive:
         members = archive.infolist()
-    folders = set()
+    folders: set[str] = set()
+    images: list[zipfile.ZipInfo] = []
+    files: list[str] = []
     for member in members:
-        if climbs_out(member.filename):
-            raise DataError(
-                f"{name}: a path inside the archive climbs out of it. "
-                "Do not trust this file; pack the images again with relative names."
-            )
-        parents = member.filename.split("/")[:-1]
-        if not is_hidden("/".join(parents)):
-            folders |= {"/".join(parents[:depth]) for depth in range(1, len(parents) + 1)}
-    images = [
-        member
-        for member in members
-        if is_image_name(member.filename) and not is_hidden(member.filename)
-    ]
-    if not images:
-        raise DataError(
-            f"{name}: no images in this zip (PNG, JPEG, BMP, TIFF or WebP). "
-            "Pack one folder of images per class; pickles and nested archives are not read."
-        )
-    if all(member.flag_bits & _ENCRYPTED for member in images):
-        raise DataError(f"{name}: the zip is encrypted. Unpack it and give the folder.")
-    files = [member.filename for member in images]
-    found = arrange(files, folders, declared, name, strip_top=True)
+        inner = inner_path(member.filename)
+        if not inner or is_hidden(inner):
+            continue
+        if inner.endswith("/"):
+            parts = inner.split("/")[:-1]
+            folders |= {"/".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
+        elif is_image_name(inner):
+            images.append(member)
+            files.append(inner)
+    found = arrange(files, folders or None, declared, name, strip_top=True)
     key = f"{path.resolve()}" + (f":{found.folder}" if found.folder else "")
-    chosen = [images[index] for index in found.chosen]
-    spec = declared.spec(found.classes)
-    return ZipSource(name, spec, key, path, found.folder, chosen, found.labels, found.names)
+    spec, named = declared.spec(found.classes), declared.classes is not None
+    return ZipSource(name, spec, key, files, found, named, path, images)
 
 
 def open_zip(path: Path, name: str) -> zipfile.ZipFile:
@@ -107,12 +86,6 @@ def open_zip(path: Path, name: str) -> zipfile.ZipFile:
         raise DataError(
             f"{name}: not a readable zip archive (damaged or cut off). Copy or pack it again."
         ) from None
-
-
-def climbs_out(path: str) -> bool:
-    """Tell whether a path inside an archive is absolute or leads above the archive's root."""
-    unix = path.replace("\\", "/")
-    return unix.startswith("/") or ".." in unix.split("/") or unix[1:2] == ":"
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | None:

@@ -21,15 +21,16 @@ from numpy.lib import format as npy
 
 from sfumato.data.decode import LARGEST_FILE, fit_pixels, quiet
 from sfumato.data.layout import choose_split, match_ordered_classes, split_name
-from sfumato.data.options import DataOptions
+from sfumato.data.options import MOST_CLASSES, DataOptions
 from sfumato.data.readers.archive import METHODS, open_zip
-from sfumato.data.readers.rows import damage_as_data_error, rows
+from sfumato.data.readers.rows import damage_as_data_error, rows, short_rows
 from sfumato.data.source import ImageSource, Place, Record, digest_of_files
 from sfumato.data.spec import PublicSpec
 from sfumato.data.units import Key, PrivacyUnit, as_key, check_rule
 from sfumato.errors import DataError
 
 LARGEST_KEY = 4096
+"""Bytes of a text that names a unit or a class; a longer one names nothing."""
 _IMAGES = ("images", "image", "x", "data", "arr_0")
 _LABELS = ("labels", "label", "y", "targets", "target", "arr_1")
 _CLASSES = ("classes", "class_names")
@@ -67,9 +68,9 @@ class NpzSource(ImageSource):
     def _records(self) -> Iterator[Record]:
         channels_first = _axes(self._images.shape)[2]
         with damage_as_data_error(self.name), open_zip(self._path, self.name) as archive:
-            labels: Iterator[np.ndarray | None] = repeat(None, self._images.shape[0])
+            labels: Iterator[int | None] = repeat(None, self._images.shape[0])
             if self._labels is not None:
-                labels = _stream(archive, self._labels)
+                labels = self._label_values(archive, self._labels)
             for values, label in zip(_stream(archive, self._images), labels, strict=True):
                 pixels = _to_uint8(values)
                 if pixels is not None and pixels.ndim == 3:
@@ -77,11 +78,30 @@ class NpzSource(ImageSource):
                     pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
                     pixels = np.ascontiguousarray(pixels)
                 fitted = None if pixels is None else fit_pixels(pixels, self.spec)
-                yield fitted, None if label is None else int(label.reshape(()))
+                yield fitted, label
+
+    def _label_values(self, archive: zipfile.ZipFile, labels: _Array) -> Iterator[int | None]:
+        """What the array of labels says: numbers, names of classes, or a one in its column."""
+        if labels.dtype.kind in "SU":
+            label_of = {name: label for label, name in enumerate(self.spec.classes)}
+            for text in _texts(archive, labels):
+                yield label_of.get(text.strip()) if isinstance(text, str) else None
+            return
+        for row in _stream(archive, labels):
+            values = row.reshape(-1)
+            if len(values) > 1:
+                ones = np.flatnonzero(values)
+                yield int(ones[0]) if len(ones) == 1 and values[ones[0]] == 1 else None
+            else:
+                value = values[0].item()
+                yield int(value) if np.isfinite(value) and value == int(value) else None
 
     def _unit_keys(self) -> Iterator[Key]:
         assert self._units is not None
         with damage_as_data_error(self.name), open_zip(self._path, self.name) as archive:
+            if self._units.dtype.kind in "SU":
+                yield from map(as_key, _texts(archive, self._units))
+                return
             for value in _stream(archive, self._units):
                 yield as_key(value.reshape(()).item())
 
@@ -96,8 +116,9 @@ class NpzSource(ImageSource):
 def open_npz(path: Path, name: str, declared: DataOptions) -> NpzSource:
     """Open arrays ``images``/``x`` and ``labels``/``y``, also with ``_train`` and ``_test``.
 
-    Images are [n, h, w], [n, h, w, c] or [n, c, h, w] with c 1 or 3; labels integers [n] or
-    [n, 1]; an optional text array ``classes`` names the classes. Raises DataError otherwise.
+    Images are [n, h, w], [n, h, w, c] or [n, c, h, w] with c 1 or 3; labels class numbers,
+    booleans or class names, [n] or [n, 1], or one-hot rows [n, classes]; an optional text array
+    ``classes`` names the classes. Raises DataError otherwise.
     """
     check_rule(declared.privacy_unit, name, "column")
     with damage_as_data_error(name), open_zip(path, name) as archive:
@@ -130,7 +151,7 @@ def open_npz(path: Path, name: str, declared: DataOptions) -> NpzSource:
             names = _class_names(archive, plain["classes"], name)
             classes = match_ordered_classes(names, declared, name)
         elif labels is not None:
-            classes = declared.numbered_classes(name)
+            classes = _numbered(labels, declared, name)
         elif declared.classes:
             raise DataError(
                 f"{name}: classes were stated, but there is no array of labels. "
@@ -140,6 +161,20 @@ def open_npz(path: Path, name: str, declared: DataOptions) -> NpzSource:
     key = f"{path.resolve()}" + (f":{split}" if split else "")
     spec = declared.spec(classes, side, channels)
     return NpzSource(name, spec, key, path, split or "", images, labels, units)
+
+
+def _numbered(labels: _Array, declared: DataOptions, name: str) -> tuple[str, ...]:
+    """The stated classes, else as many as one-hot rows are wide, or two of booleans."""
+    width = math.prod(labels.shape[1:])
+    if declared.classes is None and (width > 1 or labels.dtype.kind == "b"):
+        return tuple(str(label) for label in range(max(2, width)))
+    classes = declared.numbered_classes(name)
+    if 1 < width != len(classes):
+        raise DataError(
+            f"{name}: the one-hot labels have {width} columns, but {len(classes)} classes were "
+            "stated. State as many as there are columns, in their order."
+        )
+    return classes
 
 
 def _role(member: str) -> tuple[str, str]:
@@ -208,6 +243,22 @@ def _stream(archive: zipfile.ZipFile, array: _Array) -> Iterator[np.ndarray]:
         yield from rows(stream, array.shape[0], array.shape[1:], array.dtype)
 
 
+def _texts(archive: zipfile.ZipFile, array: _Array) -> Iterator[str | None]:
+    """The texts of an array; None for one that is too long or no text, whatever width it gave."""
+    kind, width = array.dtype.kind, array.dtype.itemsize
+    stream, _ = _open_member(archive, array.member, array.member)
+    most = min(width, LARGEST_KEY)
+    held = np.dtype(f"{array.dtype.byteorder}U{most // 4}" if kind == "U" else f"S{most}")
+    with stream:
+        for row in short_rows(stream, array.shape[0], width, most):
+            try:
+                value = "" if row is None else np.frombuffer(row, held)[0].item() if most else ""
+                yield None if row is None else value if isinstance(value, str) else value.decode()
+            # A row can hold numbers that no character has.
+            except (ValueError, SystemError):
+                yield None
+
+
 def _check(images: _Array, labels: _Array | None, where: str) -> None:
     shape, kind = images.shape, images.dtype.kind
     ok = len(shape) == 3 or (len(shape) == 4 and (shape[3] in (1, 3) or shape[1] in (1, 3)))
@@ -224,10 +275,16 @@ def _check(images: _Array, labels: _Array | None, where: str) -> None:
         raise DataError(f"{where}: one image is larger than {LARGEST_FILE} bytes. Save it smaller.")
     if labels is None:
         return
-    if labels.dtype.kind not in "bui" or labels.shape[1:] not in ((), (1,)):
+    axes, is_text = len(labels.shape), labels.dtype.kind in "SU"
+    one_each = labels.shape[1:] in ((), (1,))
+    if not one_each and (axes != 2 or is_text or not 1 < labels.shape[1] <= MOST_CLASSES):
         raise DataError(
-            f"{where}: the labels must be integers [n], not {labels.dtype} with "
-            f"{len(labels.shape)} axes. Save class numbers (argmax of one-hot labels)."
+            f"{where}: the labels have {axes} axes. Save class numbers or names [n], or one-hot "
+            "rows [n, classes]."
+        )
+    if not is_text and (labels.dtype.kind not in "buif" or labels.dtype.itemsize > 8):
+        raise DataError(
+            f"{where}: the labels must be numbers or texts, not {labels.dtype}. Save class numbers."
         )
     if labels.shape[0] != shape[0]:
         raise DataError(
@@ -252,10 +309,10 @@ def _units(
             f"{where}: the array {unit.column!r} must hold one number or text a record, not "
             f"{array.dtype} with {len(array.shape)} axes."
         )
-    if array.shape[0] != images.shape[0] or array.dtype.itemsize > LARGEST_KEY:
+    if array.shape[0] != images.shape[0]:
         raise DataError(
-            f"{where}: {images.member} and {array.member} hold different numbers of records, or a "
-            f"key is longer than {LARGEST_KEY} bytes. Save arrays of the same set."
+            f"{where}: {images.member} and {array.member} hold different numbers of records. "
+            "Save arrays of the same set."
         )
     return array
 

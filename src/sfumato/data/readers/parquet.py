@@ -86,7 +86,7 @@ class ParquetSource(ImageSource):
                 images = batch.column(image)
                 if self._columns.nested:
                     images = pc.struct_field(images, "bytes")
-                labels = [None] * len(images) if label is None else batch.column(label).to_pylist()
+                labels = [None] * len(images) if label is None else _values(batch.column(label))
                 for data, key in zip(images, labels, strict=True):
                     content = data.as_py()
                     pixels = None if content is None else decode(content, self.spec)
@@ -209,8 +209,19 @@ def _keys(shard: Path, unit: _Unit) -> Iterator[Key]:
             values = batch.column(unit.column)
             for field in unit.fields:
                 values = pc.struct_field(values, field)
-            for value in values.to_pylist():
-                yield as_key(value)
+            yield from map(as_key, _values(values))
+
+
+def _values(column: pa.Array) -> list[object]:
+    """The values of a column; None for a text that is none, which is one record's fault."""
+
+    def one(value: pa.Scalar) -> object:
+        try:
+            return value.as_py()
+        except ValueError:
+            return None
+
+    return [one(value) for value in column]
 
 
 def _classes(

@@ -37,6 +37,20 @@ def rows(
         raise ValueError
 
 
+def short_rows(stream: BufferedIOBase, count: int, width: int, most: int) -> Iterator[bytes | None]:
+    """Yield rows of ``width`` bytes of which ``most`` are kept; None where more than zeros follow.
+
+    The width of a text array is that of its longest text, which is one record's. Raises EOFError if
+    there are fewer than ``count`` rows.
+    """
+    for _ in range(count):
+        row: bytes | None = read_exactly(stream, min(width, most))
+        for start in range(most, width, CHUNK):
+            if any(read_exactly(stream, min(CHUNK, width - start))):
+                row = None
+        yield row
+
+
 def read_exactly(stream: BufferedIOBase, size: int) -> bytes:
     """Read ``size`` bytes. Raises EOFError if there are fewer."""
     parts = []
