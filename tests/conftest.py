@@ -57,3 +57,42 @@ def digits_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
         state=folder / "state",
         quiet=True,
     )
+
+
+@pytest.fixture(scope="session")
+def embedded_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 digits by a method of somebody's own that releases its noisy answer as an embedding."""
+    from dataclasses import dataclass
+
+    from sfumato.methods.mepf.embedding import Embedding
+    from sfumato.methods.moments import MomentModel, Moments
+    from sfumato.privacy import Curator
+    from sfumato.synthesis import synthesize
+
+    @dataclass(frozen=True)
+    class EmbeddedModel(MomentModel):
+        embedding: Embedding | None = None
+
+    @dataclass(frozen=True)
+    class Embedded(Moments):
+        name = "embedded"
+
+        def fit(self, curator: Curator) -> MomentModel:
+            curator.open(self)
+            answer, spec = curator.sum("moments"), curator.spec
+            model = self.learn(answer, spec)
+            embedding = Embedding(
+                answer.total, answer.shared, answer.noise_std, spec, self.config()
+            )
+            return EmbeddedModel(spec, model.counts, model.gaussians, model.coefficients, embedding)
+
+    place = tmp_path_factory.mktemp("embedded")
+    return synthesize(
+        "digits",
+        epsilon=2.0,
+        method=Embedded(coefficients=6),
+        samples=20,
+        out=place / "release",
+        state=place / "state",
+        quiet=True,
+    )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -270,27 +271,15 @@ class Retrained(Model):
 
 
 def test_refitting_carries_the_certificate_of_the_embedding(
-    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, embedded_release: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from safetensors.numpy import save_file
-
-    from sfumato.release.writing.write import write_release
-
-    first = synthesize(tmp_path / "first", state)
-    core = synthesis.trusted_core(first, "model.safetensors")
-    model = Retrained(synthesis.spec_of(core))
-
-    class Embedding:
-        def save(self, path: Path) -> None:
-            save_file({"total": np.zeros(3)}, path, metadata={"format": "x", "embedding": "{}"})
-
-    model.embedding = Embedding()  # type: ignore[attr-defined]
-    released = write_release(tmp_path / "released", model, core, model.sample(20))
+    released = Path(shutil.copytree(embedded_release, tmp_path / "released"))
+    core = synthesis.trusted_core(released, EMBEDDING)
     asked: dict[str, Any] = {}
 
     def fit(path: Path, **options: Any) -> Retrained:
         asked.update(options, path=path)
-        return Retrained(model.spec)
+        return Retrained(synthesis.spec_of(core))
 
     monkeypatch.setattr(synthesis, "fit_embedding", fit)
     for given in (released, released / EMBEDDING):

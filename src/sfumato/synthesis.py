@@ -24,6 +24,7 @@ from sfumato.methods import find_method, load_model
 from sfumato.methods.base import Batch, Method, Model
 from sfumato.methods.mepf.method import fit_embedding
 from sfumato.privacy import Budget, Curator, Relation
+from sfumato.privacy.budget import delta_problem
 from sfumato.privacy.distributed import is_first, join
 from sfumato.privacy.run import state_of
 from sfumato.progress import stage
@@ -45,6 +46,7 @@ def synthesize(
     epsilon: float,
     out: Location,
     delta: float = DEFAULT_DELTA,
+    allow_large_delta: bool = False,
     relation: Relation = "add-or-remove-one",
     method: str | Method = "mepf",
     options: Mapping[str, Any] | None = None,
@@ -78,6 +80,7 @@ def synthesize(
             ``classes``, ``declared_size``, ``split``, ``unit``, ``unit_pattern`` and
             ``records_per_unit`` as there.
         epsilon, delta, relation: the :class:`sfumato.Budget` of this run.
+        allow_large_delta: accept a δ above 1/1,000, or not below 1/``declared_size``.
         out: a new folder, or a release to replace with ``force``.
         method: one of :func:`sfumato.methods.method_names`, or a configured method.
         options: settings of the named method, over those of its ``preset`` where one is named;
@@ -117,6 +120,9 @@ def synthesize(
     check_publishable(source.spec)
     check_apart(target, source, state)
     budget = Budget(epsilon, delta, relation)
+    problem = delta_problem(delta, source.spec.declared_size)
+    if problem and not allow_large_delta:
+        raise UsageError(f"{problem}. Choose a smaller --delta, or pass --allow-large-delta.")
     if isinstance(method, str):
         method = make_method(method, source.spec, options, public, seed_public, preset)
     with Curator(

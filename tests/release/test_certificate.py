@@ -73,6 +73,6 @@ def test_a_link_is_no_certificate(honest: Path, tmp_path: Path) -> None:
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
-    (tmp_path / certificates.NAME).write_text('{"format": "sfumato-certificate/2"}')
+    (tmp_path / certificates.NAME).write_text('{"format": "sfumato-certificate/3"}')
     with pytest.raises(CertificateError, match="format"):
         read_certificate(tmp_path)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from sfumato.release import read_certificate
+from sfumato.release.images import first_pictures
 from sfumato.report.measurements import Bought, read_measurements
 from sfumato.report.page import render
-from sfumato.report.pictures import first_pictures
 
 VOID = {"meta", "img", "br", "rect"}
 NO_PICTURES: list[list[bytes]] = [[]] * 4

@@ -18,6 +18,10 @@ Release = Annotated[Path, typer.Argument(metavar="RELEASE", help="The folder of 
 Out = Annotated[Path, typer.Option(help="New folder for the release.", metavar="DIR")]
 Epsilon = Annotated[float, typer.Option(help="Privacy budget ε of this run; 0.2 to 10 are usual.")]
 Delta = Annotated[float, typer.Option(help="Privacy budget δ; well below 1/(number of records).")]
+AllowLargeDelta = Annotated[
+    bool,
+    typer.Option("--allow-large-delta", help="Accept a δ above 1/1,000 or 1/(number of records)."),
+]
 Relation = Annotated[
     str, typer.Option(help="Neighbouring relation: add-or-remove-one or replace-one.")
 ]

@@ -114,6 +114,10 @@ class Method(ABC):
         """Expected time and memory on this machine, by what they are of; empty where unknown."""
         return {}
 
+    def model_config(self, spec: PublicSpec) -> dict[str, Any]:
+        """What the method determines of its model's :meth:`Model.config`; ``verify`` compares."""
+        return {}
+
     def config(self) -> dict[str, Any]:
         """The method's public configuration, as plain JSON values."""
         values = {entry.name: getattr(self, entry.name) for entry in options_of(type(self))}

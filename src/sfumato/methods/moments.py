@@ -101,6 +101,10 @@ class Moments(Method):
     mean_weight: float = 0.4
     count_weight: float = 0.1
 
+    def model_config(self, spec: PublicSpec) -> dict[str, Any]:
+        """What the method determines of its model's configuration."""
+        return {"coefficients": self._block(spec).size}
+
     def queries(self, spec: PublicSpec) -> list[Query]:
         """One sum of [1; z; zzᵀ] by class."""
         block = self._block(spec)

@@ -71,6 +71,19 @@ def find_method(name: str) -> type[Method]:
     return found
 
 
+def configured(name: str, config: Mapping[str, Any]) -> Method:
+    """The method that states ``config``, without the public images that it learnt from.
+
+    Its queries and the form of its model are the same. Raises TypeError, ValueError or UsageError
+    if no such method states it.
+    """
+    without = {"public_steps": 0, "public_digest": ""}
+    values = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
+    }
+    return find_method(name)(**{key: without.get(key, value) for key, value in values.items()})
+
+
 def load_model(path: Path) -> Model:
     """Read a released ``model.safetensors``; nothing in it is executed.
 

@@ -7,11 +7,33 @@ from typing import Any, Literal, get_args
 
 from sfumato.errors import UsageError
 
+LARGEST_DELTA = 1e-3
+"""A release with a larger δ is made and verified only where somebody allows it in so many words."""
+
 Relation = Literal["add-or-remove-one", "replace-one"]
 RELATIONS: tuple[Relation, ...] = get_args(Relation)
 
 SMALLEST_DELTA = 1e-12
 """The accountant cuts tails of 1e-15, which a smaller δ would feel."""
+
+
+def delta_problem(delta: float, declared_size: int | None) -> str | None:
+    """What a δ means that is too large for a release to be called private, or None.
+
+    δ must be at most 1/1,000, and below 1/N where N records or units are declared.
+    """
+    if declared_size is not None and delta * declared_size >= 1:
+        return (
+            f"δ = {delta:g} is not below 1/{declared_size:,}, one over the declared number: a "
+            "method that publishes each record, whole, with probability δ would satisfy this "
+            f"guarantee, and would publish {delta * declared_size:,.3g} of them on average"
+        )
+    if delta > LARGEST_DELTA:
+        return (
+            f"δ = {delta:g} is above 1/1,000: with probability δ the guarantee may fail "
+            "altogether, and a method that then publishes every record would satisfy it"
+        )
+    return None
 
 
 @dataclass(frozen=True)

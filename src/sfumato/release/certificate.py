@@ -16,24 +16,23 @@ from sfumato.data.spec import PublicSpec
 from sfumato.errors import CertificateError
 from sfumato.privacy.ledger import GENESIS, digest, seal
 from sfumato.release import strict_json
+from sfumato.release.versions import FORMAT, WRITERS
 
 Certificate = dict[str, Any]
 
 NAME = "certificate.json"
-FORMAT = "sfumato-certificate/1"
 RECORD = "record"
 """The privacy unit unless the run was told which records are one."""
 NOT_PRIVATE = "NOT PRIVATE"
 """How the noise path of an insecure run begins, and so its stamp."""
 
-_OF_ONE_RELEASE = ("release", "files", "published_metrics", "digest")
+_OF_ONE_RELEASE = ("format", "release", "files", "published_metrics", "digest")
 
 
 def make_core(record: Mapping[str, Any]) -> Certificate:
     """State what a run spent, from what ``Curator.record()`` returned."""
     noise = record["noise"]
     core = {
-        "format": FORMAT,
         "sfumato": sfumato.__version__,
         "private": noise if NOT_PRIVATE in noise else True,
         "unit": PublicSpec.from_dict(record["spec"]).unit_in_words,
@@ -80,12 +79,14 @@ def complete(
     release: Mapping[str, Any],
     files: Mapping[str, str],
     published_metrics: Mapping[str, Any] | None = None,
+    format: str = FORMAT,
 ) -> Certificate:
     """Add how one release was made, its file digests, and the digest over all of it.
 
-    published_metrics: the core of the run that bought the release's metrics, if one did.
+    published_metrics: the core of the run that paid for the release's metrics, if one did.
+    format: the first one for a release that was written in it and is added to.
     """
-    body = {**core, "release": dict(release), "files": dict(files)}
+    body = {"format": format, **core, "release": dict(release), "files": dict(files)}
     if published_metrics is not None:
         body["published_metrics"] = dict(published_metrics)
     return {**body, "digest": digest(body)}
@@ -116,8 +117,9 @@ def read_certificate(release: Path) -> Certificate:
     except OSError as error:
         raise CertificateError(f"{path} cannot be read ({error.strerror}).") from None
     certificate = strict_json.parse(data, NAME)
-    if certificate.get("format") != FORMAT:
+    if certificate.get("format") not in WRITERS:
         raise CertificateError(
-            f"{NAME} is of another format than {FORMAT}. Use the version of sfumato that wrote it."
+            f"{NAME} is of none of the formats {', '.join(WRITERS)}. Use the version of sfumato "
+            "that wrote it."
         )
     return certificate

@@ -9,52 +9,35 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from sfumato.data import load_labelled, open_images
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import CertificateError, UsageError
-from sfumato.methods import base
 from sfumato.methods.base import Batch
-from sfumato.release import attach_report, check_target, read_certificate, verify, write_release
+from sfumato.methods.gaussian import Gaussians
+from sfumato.methods.moments import MomentModel
+from sfumato.release import attach_report, check_target, verify, write_release
+from sfumato.report import write_report
 
 CLASSES = tuple(str(digit) for digit in range(10))
 
 
-class Embedding:
-    def __init__(self, name: str) -> None:
-        self.name = name
+class Model(MomentModel):
+    """The model that the honest release's method makes, of random moments."""
 
-    def save(self, path: Path) -> None:
-        save_file({self.name: np.zeros(3)}, path, metadata={"format": "x", "embedding": "{}"})
+    embedding: Any = None
+    more: str | None = None
+    """The name of a tensor that no such model has."""
 
-
-class Model(base.Model):
-    """A model of the honest release's form that draws noise."""
-
-    def __init__(self, tensor: str = "weights", embedding: str | None = None) -> None:
-        self.tensor = tensor
-        self.embedding = None if embedding is None else Embedding(embedding)
-
-    @property
-    def spec(self) -> PublicSpec:
-        return PublicSpec(28, 28, 1, CLASSES)
-
-    def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
-        rng = np.random.default_rng(seed)
-        for start in range(0, count, 16):
-            labels = np.arange(start, min(start + 16, count)) % 10
-            yield rng.integers(0, 256, (len(labels), 1, 28, 28), dtype=np.uint8), labels
+    def __init__(self, more: str | None = None) -> None:
+        rng = np.random.default_rng(0)
+        means, roots = rng.normal(size=(10, 6)), rng.normal(size=(6, 10, 6)).swapaxes(0, 1)
+        gaussians = Gaussians(means.astype(np.float32), roots.astype(np.float32))
+        super().__init__(PublicSpec(28, 28, 1, CLASSES), np.full(10, 60.0), gaussians, 6)
+        object.__setattr__(self, "more", more)
 
     def tensors(self) -> dict[str, Any]:
-        return {self.tensor: np.arange(12, dtype=np.float32).reshape(3, 4).T}
-
-    def config(self) -> dict[str, Any]:
-        return {"width": 3}
-
-    @classmethod
-    def load(cls, spec: Any, config: Any, tensors: Any) -> base.Model:
-        raise NotImplementedError
+        return super().tensors() | ({self.more: np.zeros(3)} if self.more else {})
 
 
 def write(out: Path, core: dict[str, Any], model: Model | None = None, **options: Any) -> Path:
@@ -94,30 +77,23 @@ def test_the_model_is_saved_whatever_its_memory_layout(
     from safetensors.numpy import load_file
 
     out = write(tmp_path / "out", core)
-    assert (load_file(out / "model.safetensors")["weights"] == Model().tensors()["weights"]).all()
-
-
-def test_an_embedding_is_released_where_the_model_has_one(
-    tmp_path: Path, core: dict[str, Any]
-) -> None:
-    out = write(tmp_path / "out", core, Model(embedding="total"))
-    verify(out)
-    assert "embedding.safetensors" in read_certificate(out)["files"]
-    assert not (write(tmp_path / "other", core) / "embedding.safetensors").exists()
+    roots = Model().tensors()["roots"]
+    assert not roots.flags["C_CONTIGUOUS"]
+    assert (load_file(out / "model.safetensors")["roots"] == roots).all()
 
 
 def test_all_files_can_be_read_by_whom_the_card_can(tmp_path: Path, core: dict[str, Any]) -> None:
-    out = write(tmp_path / "out", core, Model(embedding="total"))
+    out = write(tmp_path / "out", core)
     modes = {stat.S_IMODE(path.stat().st_mode) for path in out.iterdir() if path.is_file()}
     assert len(modes) == 1
 
 
-@pytest.mark.parametrize("model", [Model(tensor="teacher"), Model(embedding="raw_sum")])
+@pytest.mark.parametrize("name", ["teacher", "more"])
 def test_what_would_not_verify_is_not_published(
-    tmp_path: Path, core: dict[str, Any], model: Model
+    tmp_path: Path, core: dict[str, Any], name: str
 ) -> None:
     with pytest.raises(CertificateError, match="not published"):
-        write(tmp_path / "out", core, model)
+        write(tmp_path / "out", core, Model(name))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -201,7 +177,7 @@ def test_a_report_is_part_of_the_release_once_attached(
     (out / "report.html").write_text("<p>")
     with pytest.raises(CertificateError, match=r"report\.html"):
         verify(out)
-    attach_report(out, b"<p>honest</p>")
+    write_report(out)
     verify(out)
     attach_report(out, b"<p>from /home/me/xrays</p>")
     with pytest.raises(CertificateError, match="absolute path"):

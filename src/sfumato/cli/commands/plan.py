@@ -40,6 +40,7 @@ def plan(
     """
     from sfumato.data import open_images
     from sfumato.privacy import Budget, Curator
+    from sfumato.privacy.budget import delta_problem
     from sfumato.privacy.spending import ledger_of, spending
     from sfumato.synthesis import make_method
 
@@ -55,6 +56,7 @@ def plan(
         records_per_unit=records_per_unit,
     )
     budget = Budget(epsilon, delta, p.parse_relation(relation))
+    warning = delta_problem(delta, source.spec.declared_size)
     settings = p.parse_settings(set_, pretrain)
     chosen = make_method(method, source.spec, settings, public, seed_public, preset)
     made = Curator(source, budget, state=state, quiet=True).calibrate(chosen)
@@ -71,6 +73,7 @@ def plan(
                 "spent_after": after.to_dict(),
                 "estimate": estimate,
                 "notes": list(source.notes),
+                "warning": warning,
             }
         )
         return
@@ -97,6 +100,11 @@ def plan(
         ],
     )
     show.line(f"Protected as one: {show.unit(spec.unit_in_words)}.")
+    if warning is not None:
+        show.line(
+            f"WARNING: {warning}. synthesize refuses it, and verify fails, unless "
+            "--allow-large-delta is given."
+        )
     show.line(f"This run would cost {show.epsilons(made.epsilons(), delta)}.")
     show.line(f"Spent so far: {show.epsilons(before.by_relation, delta)}.")
     show.line(f"After it:     {show.epsilons(after.by_relation, delta)}.")

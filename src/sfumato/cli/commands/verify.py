@@ -6,7 +6,11 @@ from sfumato.cli import parameters as p
 from sfumato.cli import show
 
 
-def verify(release: p.Release, json: p.Json = False) -> None:
+def verify(
+    release: p.Release,
+    allow_large_delta: p.AllowLargeDelta = False,
+    json: p.Json = False,
+) -> None:
     """Check that a release proves its ε and leaks nothing.
 
     Recomputes ε with a second accountant and looks for private leftovers. Fails with exit code 6
@@ -18,7 +22,7 @@ def verify(release: p.Release, json: p.Json = False) -> None:
     """
     from sfumato.release import verify
 
-    verdict = verify(release)
+    verdict = verify(release, allow_large_delta=allow_large_delta)
     if json:
         show.as_json({"release": str(release), "verified": True, **verdict.to_dict()})
         return
@@ -30,3 +34,5 @@ def verify(release: p.Release, json: p.Json = False) -> None:
         unit = show.unit(verdict.metrics_unit)
         show.line(f"published metrics, for the images measured (unit: {unit}): {price}")
     show.line(f"unit: {show.unit(verdict.unit)}; budgeted under {verdict.relation}")
+    for remark in verdict.remarks:
+        show.line(remark)

@@ -8,7 +8,7 @@ post-processing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -146,6 +146,10 @@ class DataLens(Method):
             "blend": 0 <= self.blend <= 1,
         }
         check_rules(self, rules)
+
+    def model_config(self, spec: PublicSpec) -> dict[str, Any]:
+        """What the method determines of its model's configuration."""
+        return {"width": self.width, "blend": self.blend}
 
     def queries(self, spec: PublicSpec) -> list[Query]:
         """The votes.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -164,6 +164,10 @@ class DPAF(Method):
             "warm_up": self.warm_up in get_args(WarmUp),
         }
         check_rules(self, rules)
+
+    def model_config(self, spec: PublicSpec) -> dict[str, Any]:
+        """What the method determines of its model's configuration."""
+        return {"width": self.generator_width, "latent": self.latent}
 
     def queries(self, spec: PublicSpec) -> list[Query]:
         """Steps without and with a gradient, after what the first layer and the warm-up ask.

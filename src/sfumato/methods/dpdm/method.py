@@ -9,8 +9,8 @@ from one noisy ``sum`` (with central images: DP-FETA, arXiv 2504.07822).
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, get_args
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -179,6 +179,11 @@ class DPDM(Method):
     def shape(self) -> Shape:
         """The network's configuration."""
         return Shape(self.width, self.multipliers, self.blocks, self.attention, self.patch)
+
+    def model_config(self, spec: PublicSpec) -> dict[str, Any]:
+        """What the method determines of its model's configuration."""
+        # A sampler can be chosen anew at every draw.
+        return {"shape": asdict(self.shape), "parameterisation": self.parameterisation}
 
     def queries(self, spec: PublicSpec) -> list[Query]:
         """The gradient's steps, after one sum where there is a warm-up.

@@ -177,6 +177,10 @@ class DPGAN(Method):
         }
         check_rules(self, rules)
 
+    def model_config(self, spec: PublicSpec) -> dict[str, Any]:
+        """What the method determines of its model's configuration."""
+        return {"width": self.generator_width, "latent": self.latent}
+
     def queries(self, spec: PublicSpec) -> list[Query]:
         """The discriminator's steps, after one sum where there is a warm-up.
 

@@ -200,6 +200,13 @@ class DPMEPF(Method):
             )
         return method
 
+    def model_config(self, spec: PublicSpec) -> dict[str, Any]:
+        """What the method determines of its model's configuration."""
+        labeller = None
+        if self.labeller_size and len(spec.classes) > 1:  # its scales come from public images
+            labeller = {"encoder": self.encoder, "layers": list(self.layers), "bound": self.bound}
+        return {"width": self.width, "labeller": labeller}
+
     def queries(self, spec: PublicSpec) -> list[Query]:
         """One sum: both moments, class sizes, the start and the labeller in a joint release."""
         joint = joint_embedding(self, spec)

@@ -7,7 +7,6 @@ form or a convolution, which share nothing with the accountant of whoever wrote 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,14 +16,15 @@ from sfumato.privacy import RELATIONS, Event, Relation, epsilon_recomputed
 from sfumato.privacy.accounting.epsilon import tolerance
 from sfumato.privacy.accounting.events import is_sampled
 from sfumato.privacy.ledger import GENESIS, digest, seal
-from sfumato.release.certificate import FORMAT, NOT_PRIVATE, RECORD, Certificate, encoder_of
+from sfumato.release.certificate import NOT_PRIVATE, RECORD, Certificate, encoder_of
 from sfumato.release.strict_json import mismatches
 from sfumato.release.verification.mechanisms import (
-    NOISE_PATHS,
     STEPWISE,
+    noise_paths,
     relative_noise,
     sensitivity,
 )
+from sfumato.release.versions import VERSIONS
 
 EXACT = 1e-9
 PESSIMISM = 0.01
@@ -44,7 +44,6 @@ _EVENT = {
     "sampling_rate": float,
 }
 _CORE = {
-    "format": str,
     "epsilon": float,
     "delta": float,
     "relation": str,
@@ -172,7 +171,6 @@ def _out_of_range(core: Certificate) -> Iterator[str]:
 def _statement(core: Certificate) -> Iterator[str]:
     budget = core["budget"]
     expected: dict[str, Any] = {
-        "format": FORMAT,
         "unit": spec_of(core).unit_in_words,
         "delta": budget["delta"],
         "relation": budget["relation"],
@@ -186,11 +184,15 @@ def _statement(core: Certificate) -> Iterator[str]:
     if not is_stamped(core):
         if core["private"] is not True:
             yield "private must be true, or say that the release is not"
-        paths = {NOISE_PATHS.get(event["query"], "") for event in core["events"]}
+        known = noise_paths(core["sfumato"])
+        paths = {known.get(event["query"], "") for event in core["events"]}
         if core["noise"] != "; ".join(sorted(paths)):
             yield f"noise {core['noise']!r:.200} is of no kind that has a proof for these queries"
-    if not re.fullmatch(r"\d+\.\d+\.\d+[\w.+-]{0,40}", core["sfumato"]):
-        yield "sfumato is no version"
+    if core["sfumato"] not in VERSIONS:
+        yield (
+            f"sfumato {core['sfumato']!r:.60} is no version that this one knows; it knows "
+            f"{', '.join(VERSIONS)}. If there is a newer one, verify with that"
+        )
 
 
 def _sensitivities(core: Certificate) -> Iterator[str]:

@@ -21,10 +21,32 @@ NOISE_PATHS = {
 }
 """How each mechanism draws the noise whose proof is in ``docs/proofs.md``."""
 
+_EARLIER_NOISE_PATHS = {
+    "0.1.0": {
+        **dict.fromkeys(
+            ("sum", "histogram", "vote"),
+            "discrete Gaussian, exact, operating-system entropy (OpenDP)",
+        ),
+        **dict.fromkeys(
+            ("gradient", "aggregate"),
+            "Gaussian in float64, ChaCha20 keyed by the operating system (randomgen)",
+        ),
+    },
+}
+
+
+def noise_paths(version: str) -> Mapping[str, str]:
+    """How the mechanisms of a version of sfumato draw their noise."""
+    return _EARLIER_NOISE_PATHS.get(version, NOISE_PATHS)
+
+
 STEPWISE = ("gradient", "aggregate", "vote")
 """Mechanisms that are asked step by step; all but the last over samples of the units."""
 
 LARGEST = 1e12
+
+STEPS_OF_A_CLIP_NORM = 2**20
+"""Answers of a ``sum`` are whole numbers of steps of this share of its clip norm."""
 
 
 def sensitivity(query: Mapping[str, Any], clip_norm: float) -> dict[Relation, float] | None:

@@ -30,8 +30,8 @@ _PARQUET_FRAME = 12  # "PAR1" at both ends and the footer's length
 _MOST_ROWS_IN_GROUP = 10_000
 _LARGEST_GROUP = 2**30
 
-Finding = tuple[str, int]
-"""A problem or an empty text, and how many images were looked at."""
+Finding = tuple[str, int | None]
+"""A problem or an empty text, and the number of the image that was looked at, if it was one."""
 
 
 def check_images(
@@ -41,7 +41,8 @@ def check_images(
 
     names: the files under ``images/``. form: ``folder``, ``parquet`` or ``webdataset``.
     """
-    suffix, problems, count = _SUFFIXES.get(form), [], 0
+    suffix, problems = _SUFFIXES.get(form), []
+    numbers: list[int] = []
     if suffix is None:
         return [f"images: format {form!r:.40} is none of {', '.join(_SUFFIXES)}"], 0
     look = {".png": _look_at_png, ".parquet": _look_at_parquet, ".tar": _look_at_tar}[suffix]
@@ -60,18 +61,36 @@ def check_images(
             problems.append(f"{name[:200]!r} is not where the writer of {form} puts images")
             continue
         try:
-            for problem, images in look(release / name, spec):
-                count += images
+            for problem, number in look(release / name, spec):
+                numbers += [] if number is None else [number]
                 if problem:
                     problems.append(f"{name}: {problem}")
                     break
         except (OSError, ValueError, EOFError, tarfile.TarError, pa.ArrowException):
             problems.append(f"{name} is damaged")
-    return problems, count
+    if suffix == ".png":
+        numbers.sort()  # folders of classes share one count
+    elif not problems:
+        problems += _shard_problems([PurePosixPath(name).name for name in sorted(names)], suffix)
+    if not problems and numbers != list(range(len(numbers))):
+        problems.append("the images are not numbered from 0 in order, each number once")
+    return problems, len(numbers)
+
+
+def _shard_problems(names: list[str], suffix: str) -> Iterator[str]:
+    """Whether the names count the shards, as the writer does."""
+    split = names[0].rpartition("-")[0] if names else ""
+    if suffix == ".parquet":
+        split = split.split("-")[0]
+        expected = [f"{split}-{at:05d}-of-{len(names):05d}.parquet" for at in range(len(names))]
+    else:
+        expected = [f"{split}-{at:06d}.tar" for at in range(len(names))]
+    if names != expected:
+        yield "the shards' names do not count them from 0, each once"
 
 
 def _look_at_png(path: Path, spec: PublicSpec) -> Iterator[Finding]:
-    yield png_problem(path.read_bytes(), spec) or "", 1
+    yield png_problem(path.read_bytes(), spec) or "", int(path.stem)
 
 
 def _look_at_parquet(path: Path, spec: PublicSpec) -> Iterator[Finding]:
@@ -79,27 +98,28 @@ def _look_at_parquet(path: Path, spec: PublicSpec) -> Iterator[Finding]:
         schema, metadata = file.schema_arrow, file.metadata
         expected = parquet_schema(spec.classes, spec.channels)
         if schema.names != expected.names:
-            yield "its columns are not image and label", 0
+            yield "its columns are not image and label", None
             return
         same = schema.equals(expected, check_metadata=True)
         if not same or set(metadata.metadata or {}) - _SCHEMA_KEYS:
-            yield "its schema or metadata holds more than the writer's", 0
+            yield "its schema or metadata holds more than the writer's", None
             return
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         columns = [group.column(at) for group in groups for at in range(group.num_columns)]
         told = sum(column.total_compressed_size for column in columns) + metadata.serialized_size
         if told + _PARQUET_FRAME != path.stat().st_size:
-            yield "holds bytes that belong to no column", 0
+            yield "holds bytes that belong to no column", None
             return
         if any(
             group.num_rows > _MOST_ROWS_IN_GROUP or group.total_byte_size > _LARGEST_GROUP
             for group in groups
         ):
-            yield "its row groups are larger than the writer's", 0
+            yield "its row groups are larger than the writer's", None
             return
         for batch in file.iter_batches(batch_size=1000):
             for row in batch.to_pylist():
-                yield _row_problem(row, spec), 1
+                problem = _row_problem(row, spec)
+                yield problem, None if problem else int(row["image"]["path"].removesuffix(".png"))
 
 
 def _row_problem(row: dict[str, object], spec: PublicSpec) -> str:
@@ -117,36 +137,43 @@ def _row_problem(row: dict[str, object], spec: PublicSpec) -> str:
 
 def _look_at_tar(path: Path, spec: PublicSpec) -> Iterator[Finding]:
     labels = {str(label).encode() for label in range(len(spec.classes))}
+    image = ""  # the one whose label comes next
     with open(path, "rb") as raw, tarfile.open(path, "r:") as tar:
         at = 0
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # else it keeps every header
             if member.offset != at or not 0 < member.size <= LARGEST_IMAGE_FILE[".png"]:
-                yield "a member is too large, or is not where the one before it ends", 0
+                yield "a member is too large, or is not where the one before it ends", None
                 return
             raw.seek(at)
             if raw.read(tarfile.BLOCKSIZE) != _written_header(member):
-                yield "a member's header names a time, a user or more than a plain file", 0
+                yield "a member's header names a time, a user or more than a plain file", None
                 return
             padding = -member.size % tarfile.BLOCKSIZE
             raw.seek(member.offset_data + member.size)
             if any(raw.read(padding)):
-                yield "holds bytes between two members", 0
+                yield "holds bytes between two members", None
                 return
             at = member.offset_data + member.size + padding
             content = tar.extractfile(member)
             data = content.read() if content else b""
-            if _IMAGE_NAME.fullmatch(member.name):
-                yield png_problem(data, spec) or "", 1
-            elif not re.fullmatch(r"\d{6,12}\.cls", member.name) or data not in labels:
-                yield "a member is neither an image nor its label", 0
+            if not image and _IMAGE_NAME.fullmatch(member.name):
+                stem = member.name.removesuffix(".png")
+                yield png_problem(data, spec) or "", int(stem)
+                image = stem if labels else ""
+            elif image and member.name == f"{image}.cls" and data in labels:
+                image = ""
+            else:
+                yield "a member is neither an image nor the label of the one before it", None
                 return
         end = tar.offset
+    if image:
+        yield "its last image has no label", None
     with open(path, "rb") as file:
         file.seek(end)
         rest = file.read(2 * tarfile.RECORDSIZE + 1)
     if not 2 * tarfile.BLOCKSIZE <= len(rest) <= 2 * tarfile.RECORDSIZE or any(rest):
-        yield "is cut off, or holds bytes after its end", 0
+        yield "is cut off, or holds bytes after its end", None
 
 
 def _written_header(member: tarfile.TarInfo) -> bytes:

@@ -8,16 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import sfumato
 from sfumato.data import stated_path
 from sfumato.errors import CertificateError
 from sfumato.privacy import Relation
-from sfumato.release import strict_json
+from sfumato.privacy.budget import delta_problem
 from sfumato.release.certificate import Certificate, core_of, own_digest, read_certificate
 from sfumato.release.files import (
     CARD,
     IMAGES,
-    METRICS,
     MODEL,
     SAMPLES,
     digests,
@@ -25,8 +23,8 @@ from sfumato.release.files import (
     list_files,
 )
 from sfumato.release.strict_json import mismatches
-from sfumato.release.verification import claim, leaks, metrics, pictures
-from sfumato.release.writing.card import make_card
+from sfumato.release.verification import arrays, claim, derived, leaks, metrics, pictures
+from sfumato.release.versions import FIRST_FORMAT, VERSIONS, WRITERS, writer_of
 
 MOST_PROBLEMS = 50
 STAMPED = (
@@ -44,6 +42,7 @@ class Verification:
     ``epsilon_by_relation`` is what the certificate claims, ``recomputed`` is the same by the
     closed form, the accountant that the writer did not use. ``metrics_recomputed`` is what the
     published metrics, if there are any, have cost the images that they were measured on.
+    ``remarks`` say in sentences what this version could not derive again.
     """
 
     epsilon: float
@@ -57,17 +56,22 @@ class Verification:
     metrics_delta: float | None = None
     metrics_recomputed: Mapping[Relation, float] | None = None
     metrics_unit: str | None = None
+    remarks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as plain JSON values."""
         return asdict(self)
 
 
-def verify(release: str | os.PathLike[str]) -> Verification:
+def verify(release: str | os.PathLike[str], *, allow_large_delta: bool = False) -> Verification:
     """Check a release folder against its certificate and for private leftovers.
 
     Nothing in the folder is trusted: no link is followed, nothing is unpickled, and sizes are
     bounded. ``docs/certificate.md`` lists what is checked and what no check can show.
+
+    Args:
+        release: the folder.
+        allow_large_delta: accept a δ above 1/1,000, or not below one over the declared number.
 
     Raises:
         CertificateError: the release fails; the message names every problem.
@@ -77,6 +81,8 @@ def verify(release: str | os.PathLike[str]) -> Verification:
     found = list(problems(folder, certificate))
     if claim.is_stamped(certificate):
         found.insert(0, STAMPED)
+    if not found and not allow_large_delta:
+        found += _large_deltas(certificate)
     if found:
         shown = "".join(f"\n  - {problem}" for problem in found[:MOST_PROBLEMS])
         more = f"\n  and {len(found) - MOST_PROBLEMS} more" if len(found) > MOST_PROBLEMS else ""
@@ -91,7 +97,14 @@ def verify(release: str | os.PathLike[str]) -> Verification:
         certificate["method"]["name"],
         certificate["release"]["samples"],
         *_price_of_metrics(certificate),
+        remarks=tuple(arrays.remarks(certificate)),
     )
+
+
+def _large_deltas(certificate: Certificate) -> Iterator[str]:
+    for core in (certificate, certificate.get(metrics.PART)):
+        if core and (problem := delta_problem(core["delta"], core["spec"]["declared_size"])):
+            yield f"{problem}. If that is meant, verify it with --allow-large-delta"
 
 
 def _price_of_metrics(
@@ -111,9 +124,7 @@ def problems(folder: Path, certificate: Certificate) -> Iterator[str]:
     about_claim = list(claim.problems(core_of(certificate)))
     yield from about_claim
     yield from leaks.certificate_leaks(certificate)
-    about_release = list(mismatches(certificate.get("release"), _RELEASE, "certificate.release"))
-    if not about_release and certificate["release"]["made_by"] not in _MADE_BY:
-        about_release.append(f"certificate.release.made_by must be one of {', '.join(_MADE_BY)}")
+    about_release = list(_release_problems(certificate))
     yield from about_release
     try:
         names, unexpected = list_files(folder)
@@ -121,15 +132,39 @@ def problems(folder: Path, certificate: Certificate) -> Iterator[str]:
         if unexpected:
             return  # files of any size or kind are not opened
         yield from _changed_files(folder, names, certificate.get("files"))
-        yield from leaks.file_leaks(folder, names, claim.is_stamped(certificate))
+        about_leaks = list(leaks.file_leaks(folder, names, claim.is_stamped(certificate)))
+        yield from about_leaks
         about_metrics = list(metrics.problems(folder, names, certificate))
         yield from about_metrics
         if not about_claim and not about_release:
-            yield from _images(folder, names, certificate)
-            if CARD in names and not about_metrics:
-                yield from _card(folder, names, certificate)
+            about_files = list(_images(folder, names, certificate))
+            yield from about_files
+            if MODEL in names and not about_leaks:
+                yield from arrays.problems(folder, names, certificate)
+            if not about_files and not about_metrics and not about_leaks:
+                yield from derived.problems(folder, names, certificate)
     except OSError as error:
         yield f"a file cannot be read ({error.strerror})"
+
+
+def _release_problems(certificate: Certificate) -> Iterator[str]:
+    if certificate.get("format") not in WRITERS:
+        yield f"certificate.format must be one of {', '.join(WRITERS)}"
+        return
+    first = certificate["format"] == FIRST_FORMAT
+    shape = _RELEASE if first else {"sfumato": str, **_RELEASE}
+    malformed = list(mismatches(certificate.get("release"), shape, "certificate.release"))
+    yield from malformed
+    if malformed:
+        return
+    stated = certificate["release"]
+    if stated["made_by"] not in _MADE_BY:
+        yield f"certificate.release.made_by must be one of {', '.join(_MADE_BY)}"
+    writer, maker = writer_of(certificate), certificate.get("sfumato")
+    if writer not in WRITERS[certificate["format"]]:
+        yield f"no version {writer!r:.60} of sfumato wrote the format {certificate['format']}"
+    elif maker in VERSIONS and VERSIONS.index(maker) > VERSIONS.index(writer):
+        yield f"sfumato {writer} wrote the release of a run of the later version {maker}"
 
 
 def _changed_files(folder: Path, names: list[str], claimed: object) -> Iterator[str]:
@@ -154,17 +189,6 @@ def _images(folder: Path, names: list[str], certificate: Certificate) -> Iterato
     yield from found
     if not found and count != stated["samples"]:
         yield f"there are {count} images, but the certificate says {stated['samples']}"
-
-
-def _card(folder: Path, names: list[str], certificate: Certificate) -> Iterator[str]:
-    # Another version may have other words; then the digest and the linter must do.
-    if certificate["sfumato"] != sfumato.__version__:
-        return
-    bought = None
-    if METRICS in names:
-        bought = strict_json.parse((folder / METRICS).read_bytes(), METRICS)
-    if (folder / CARD).read_text("utf-8", "replace") != make_card(certificate, names, bought):
-        yield f"{CARD} says something else than the card of this certificate"
 
 
 def trusted_core(release: Path, name: str) -> Certificate:

@@ -12,6 +12,7 @@ from sfumato.release.certificate import RECORD
 from sfumato.release.files import EMBEDDING
 from sfumato.release.verification.claim import is_stamped
 from sfumato.release.verification.numbers import factor
+from sfumato.release.versions import FIRST_FORMAT
 from sfumato.release.writing.citations import citations
 
 _SIZES = (
@@ -39,7 +40,9 @@ def make_card(
     environment.filters["percent"] = _percent
     environment.filters["factor"] = factor
     room = files("sfumato.release.writing")
-    template = room.joinpath("card.md.jinja").read_text(encoding="utf-8")
+    # A card of the first format is derived from its own words.
+    name = "card-1.md.jinja" if certificate["format"] == FIRST_FORMAT else "card.md.jinja"
+    template = room.joinpath(name).read_text(encoding="utf-8")
     samples = certificate["release"]["samples"]
     return environment.from_string(template).render(
         certificate=certificate,

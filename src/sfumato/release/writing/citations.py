@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sfumato.methods import find_method
+from sfumato.methods.registry import find_method, method_names
 
 ENCODERS = {
     "efficientnet-lite0": """\
@@ -54,8 +54,12 @@ def citations(certificate: Mapping[str, Any]) -> list[str]:
     encoder = certificate["encoder"] or {}
     entries = [
         SOFTWARE % certificate["sfumato"],
-        find_method(certificate["method"]["name"]).citation,
+        _of_method(certificate["method"]["name"]),
         ENCODERS.get(encoder.get("name", "")),
     ]
     noise = [NOISE, LIBRARY] if "OpenDP" in certificate["noise"] else []
     return [entry for entry in entries if entry] + [ACCOUNTANT, *noise]
+
+
+def _of_method(name: str) -> str:
+    return find_method(name).citation if name in method_names() else ""

@@ -33,18 +33,27 @@ class SampleGrid:
             if missing > 0:
                 row += [image.copy() for image in images[labels == label][:missing]]
 
+    @property
+    def _scale(self) -> int:
+        """How often each pixel is repeated."""
+        return max(1, -(-SMALLEST_CELL // self._spec.height))
+
+    @property
+    def width_of_images(self) -> int:
+        """Pixels from the right edge to the names of the classes."""
+        return PER_CLASS * (self._spec.width * self._scale + _GAP) + _GAP
+
     def to_png(self) -> bytes:
         """The grid as a PNG without any text chunk."""
         spec, classes = self._spec, self._spec.classes
         rows = self._rows
         if not classes:
             rows = [rows[0][at : at + PER_CLASS] for at in range(0, self._most, PER_CLASS)]
-        scale = max(1, -(-SMALLEST_CELL // spec.height))
-        high, wide = spec.height * scale + _GAP, spec.width * scale + _GAP
+        high, wide = (side * self._scale + _GAP for side in (spec.height, spec.width))
         font = ImageFont.load_default(size=13)
         names = [name if len(name) <= 24 else f"{name[:23]}…" for name in classes[:MOST_ROWS]]
         margin = int(max((font.getlength(name) for name in names), default=-_GAP)) + 2 * _GAP
-        size = (margin + PER_CLASS * wide + _GAP, len(rows) * high + _GAP)
+        size = (margin + self.width_of_images, len(rows) * high + _GAP)
         sheet = Image.new("RGB", size, "white")
         draw = ImageDraw.Draw(sheet)
         for index, row in enumerate(rows):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+import sfumato
 from sfumato.data.writers import write_images
 from sfumato.errors import CertificateError, UsageError
 from sfumato.methods.base import Batch, Model
@@ -35,6 +36,7 @@ from sfumato.release.files import (
 )
 from sfumato.release.verification.leftovers import writing_into
 from sfumato.release.verification.verify import problems
+from sfumato.release.versions import FORMAT
 from sfumato.release.writing.card import make_card
 from sfumato.release.writing.grid import SampleGrid
 from sfumato.release.writing.swap import exchange
@@ -139,9 +141,10 @@ def _fill(
     if model.embedding is not None:
         model.embedding.save(part / EMBEDDING)
         shutil.copymode(part / SAMPLES, part / EMBEDDING)
-    release = {**made, "format": format, "samples": count}
+    release = {"sfumato": sfumato.__version__, **made, "format": format, "samples": count}
     names, _ = list_files(part)
-    (part / CARD).write_text(make_card({**core, "release": release}, names), encoding="utf-8")
+    facts = {"format": FORMAT, **core, "release": release}
+    (part / CARD).write_text(make_card(facts, names), encoding="utf-8")
     names, _ = list_files(part)
     finished = certificates.complete(core, release, digests(part, names))
     (part / NAME).write_bytes(certificates.to_bytes(finished))
@@ -193,7 +196,8 @@ def attach_report(release: Path, page: bytes) -> None:
         named = {**certificate["files"], REPORT: file_digest(part / REPORT)}
         core = certificates.core_of(certificate)
         metrics = certificate.get("published_metrics")
-        again = certificates.complete(core, certificate["release"], named, metrics)
+        made, format = certificate["release"], certificate["format"]
+        again = certificates.complete(core, made, named, metrics, format)
         (part / NAME).write_bytes(certificates.to_bytes(again))
 
 
@@ -218,7 +222,9 @@ def attach_metrics(release: Path, core: Mapping[str, Any], metrics: Mapping[str,
         card = make_card(facts, list_files(part)[0], metrics)
         (part / CARD).write_text(card, encoding="utf-8")
         named = digests(part, list_files(part)[0])
-        finished = certificates.complete(certificates.core_of(certificate), made, named, core)
+        finished = certificates.complete(
+            certificates.core_of(certificate), made, named, core, certificate["format"]
+        )
         (part / NAME).write_bytes(certificates.to_bytes(finished))
         if found := list(problems(part, finished)):
             raise CertificateError(

@@ -1,4 +1,4 @@
-"""The first released images of each class, as the bytes that the release holds."""
+"""The images of a release in the order of their numbers, as the bytes that it holds."""
 
 from __future__ import annotations
 
@@ -21,17 +21,10 @@ def first_pictures(release: Path, certificate: Mapping[str, Any]) -> list[list[b
 
     The release must have been verified: its files are trusted here.
     """
-    classes, form = certificate["classes"], certificate["release"]["format"]
+    classes = certificate["classes"]
     rows: list[list[bytes]] = [[] for _ in classes[:MOST_ROWS] or [""]]
     most = PER_CLASS if classes else PER_CLASS**2
-    folder = release / IMAGES
-    if form == "parquet":
-        found = _in_parquet(folder)
-    elif form == "webdataset":
-        found = _in_tars(folder, labelled=bool(classes))
-    else:
-        found = _in_folders(folder, classes, most)
-    for label, png in found:
+    for label, png in numbered_images(release, certificate):
         if label < len(rows) and len(rows[label]) < most:
             rows[label].append(png)
             if all(len(row) == most for row in rows):
@@ -39,10 +32,29 @@ def first_pictures(release: Path, certificate: Mapping[str, Any]) -> list[list[b
     return rows
 
 
-def _in_folders(folder: Path, classes: list[str], most: int) -> Iterator[Labelled]:
-    for label, name in enumerate(safe_folder_names(classes)[:MOST_ROWS] or ["."]):
-        for path in sorted((folder / name).glob("*.png"))[:most]:
-            yield label, path.read_bytes()
+def numbered_images(release: Path, certificate: Mapping[str, Any]) -> Iterator[Labelled]:
+    """Yield the label and the PNG file of every image, in the order of the images' numbers.
+
+    The release's files must have been checked.
+    """
+    classes, form = certificate["classes"], certificate["release"]["format"]
+    folder = release / IMAGES
+    if form == "parquet":
+        yield from _in_parquet(folder)
+    elif form == "webdataset":
+        yield from _in_tars(folder, labelled=bool(classes))
+    else:
+        yield from _in_folders(folder, classes)
+
+
+def _in_folders(folder: Path, classes: list[str]) -> Iterator[Labelled]:
+    found = [
+        (int(path.stem), label, path)
+        for label, name in enumerate(safe_folder_names(classes) or ["."])
+        for path in (folder / name).glob("*.png")
+    ]
+    for _, label, path in sorted(found):
+        yield label, path.read_bytes()
 
 
 def _in_parquet(folder: Path) -> Iterator[Labelled]:

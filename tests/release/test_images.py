@@ -8,8 +8,8 @@ import pytest
 
 from sfumato.data.writers import FORMATS, encode_png, write_images
 from sfumato.release.certificate import NAME
+from sfumato.release.images import first_pictures
 from sfumato.release.writing.grid import MOST_ROWS, PER_CLASS
-from sfumato.report.pictures import first_pictures
 
 CLASSES = ("a/b", "c", "d e")
 

@@ -1,0 +1,96 @@
+"""What a certificate and the images determine, made again and compared: card, report, picture.
+
+Each text has one right content, so an edited one fails however well its digest fits.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from sfumato.methods.registry import method_names
+from sfumato.release import strict_json
+from sfumato.release.files import CARD, METRICS, REPORT, SAMPLES
+from sfumato.release.images import first_pictures
+from sfumato.release.verification.claim import spec_of
+from sfumato.release.writing.card import make_card
+from sfumato.release.writing.grid import SampleGrid
+
+FONTS_DIFFER = 96
+"""Most grey levels, after a blur of a pixel, between drawings of a name by two versions of a font.
+
+A name that moves by a pixel differs by 85, the digits 0 and 1 by 108.
+"""
+
+
+def problems(folder: Path, names: list[str], certificate: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each file that is not what the certificate and the images make.
+
+    Only for a release whose claim, files, metrics and images were found to be in order.
+    """
+    bought = None
+    if METRICS in names:
+        bought = strict_json.parse((folder / METRICS).read_bytes(), METRICS)
+    pictures = first_pictures(folder, certificate)
+    if SAMPLES in names:
+        yield from _picture_problems(folder / SAMPLES, pictures, certificate)
+    if certificate["method"]["name"] not in method_names():
+        return  # card and report cite it; see arrays.remarks()
+    if CARD in names and _read(folder / CARD) != make_card(certificate, names, bought):
+        yield f"{CARD} says something else than the card of this certificate"
+    if REPORT in names:
+        # Here, because the report is made of releases, and reads them by this package.
+        from sfumato.report.measurements import Bought
+        from sfumato.report.page import render
+
+        if _read(folder / REPORT) != render(
+            certificate, pictures, Bought.read(folder, certificate)
+        ):
+            yield (
+                f"{REPORT} says something else than the report of this certificate; make it anew "
+                "with sfumato report"
+            )
+
+
+def _read(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", "replace")
+
+
+def _picture_problems(
+    path: Path, pictures: list[list[bytes]], certificate: Mapping[str, Any]
+) -> Iterator[str]:
+    grid = SampleGrid(spec_of(certificate))
+    for label, row in enumerate(pictures):
+        for png in row:
+            grid.add(_pixels(png)[None], np.array([label], np.int64))
+    shown, expected = _pixels(path.read_bytes()), _pixels(grid.to_png())
+    side = grid.width_of_images
+    if not np.array_equal(shown[..., -side:], expected[..., -side:]):
+        yield f"{SAMPLES} does not show the first images of each class"
+    elif not _same_names(shown[..., :-side], expected[..., :-side]):
+        yield f"{SAMPLES} names other classes than the certificate"
+
+
+def _same_names(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
+    """Whether two drawings of the classes' names differ by no more than their fonts do."""
+    width = max(one.shape[2], other.shape[2])
+    blurred = []
+    for names in (one, other):
+        wide = np.pad(
+            names, ((0, 0), (0, 0), (width - names.shape[2], 0)), constant_values=255
+        ).transpose(1, 2, 0)
+        soft = Image.fromarray(np.ascontiguousarray(wide)).filter(ImageFilter.BoxBlur(1))
+        blurred.append(np.asarray(soft, np.int64))
+    return width == 0 or int(np.abs(blurred[0] - blurred[1]).max()) <= FONTS_DIFFER
+
+
+def _pixels(png: bytes) -> NDArray[np.uint8]:
+    """A PNG, grey or in colour, as uint8 ``[1 or 3, height, width]``."""
+    pixels = np.asarray(Image.open(io.BytesIO(png)))
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -1,0 +1,300 @@
+"""Lies in which every digest fits: what a certificate determines is derived again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from sfumato.data.writers import encode_png
+from sfumato.errors import CertificateError, UsageError
+from sfumato.methods import DPGAN, Moments
+from sfumato.methods.dpgan.method import GANModel, make_generator
+from sfumato.privacy.ledger import GENESIS, digest, seal
+from sfumato.release import read_certificate, verify
+from sfumato.release.files import CARD, EMBEDDING, MODEL, REPORT, SAMPLES
+from sfumato.report import write_report
+from sfumato.synthesis import synthesize
+
+Certificate = dict[str, Any]
+Rewrite = Callable[..., None]
+OLD = Path(__file__).parents[1] / "earlier" / "0.1.0"
+
+
+def accuse(release: Path, words: str) -> None:
+    with pytest.raises(CertificateError, match=words):
+        verify(release)
+
+
+def reseal(certificate: Certificate) -> None:
+    """Charge the ledger anew for what the certificate says now, as a careful liar would."""
+    keys = ("budget", "method", "spec", "queries", "events")
+    plan, *answers = certificate["ledger"]
+    plan.update({key: certificate[key] for key in ("budget", "method", "events")})
+    plan["plan"] = digest({key: certificate[key] for key in keys})
+    chain: list[Certificate] = []
+    for entry in (plan, *answers):
+        body = {key: value for key, value in entry.items() if key != "hash"}
+        chain.append(seal({**body, "prev": chain[-1]["hash"] if chain else GENESIS}))
+    certificate["ledger"] = chain
+
+
+def refile(path: Path, facts: Callable[[Any], None] | None = None, **arrays: Any) -> None:
+    """Write a safetensors file again, with other metadata or arrays."""
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata()
+    key = "embedding" if path.name == EMBEDDING else "sfumato"
+    value = json.loads(metadata[key])
+    if facts is not None:
+        facts(value)
+    tensors = {**load_file(path), **arrays}
+    save_file(tensors, path, metadata={**metadata, key: json.dumps(value)})
+
+
+# The model ------------------------------------------------------------------------------------
+
+
+def test_a_model_of_another_method_is_accused(release: Path, rewrite: Rewrite) -> None:
+    spec = verify_spec(release)
+    width, latent = DPGAN.generator_width, DPGAN.latent
+    other = GANModel(spec, make_generator(spec, width, latent), width, np.ones(10))
+    facts = {"method": "dpgan", "spec": spec.to_dict(), "config": other.config()}
+    tensors = {name: np.ascontiguousarray(value) for name, value in other.tensors().items()}
+    save_file(tensors, release / MODEL, metadata={"sfumato": json.dumps(facts)})
+    rewrite(release)
+    accuse(release, "another method")
+    # Renamed, its arrays still tell.
+    refile(release / MODEL, lambda facts: facts.update(method="moments"))
+    rewrite(release)
+    accuse(release, "arrays are not those of the model")
+
+
+def verify_spec(release: Path) -> Any:
+    from sfumato.release.verification.claim import spec_of
+
+    return spec_of(read_certificate(release))
+
+
+def test_the_model_of_another_release_of_the_same_method_is_accused(
+    release: Path, rewrite: Rewrite
+) -> None:
+    tensors = load_file(release / MODEL)
+    refile(
+        release / MODEL,
+        lambda facts: facts["config"].update(coefficients=5),
+        means=tensors["means"][:, :5].copy(),
+        roots=tensors["roots"][:, :5, :5].copy(),
+    )
+    rewrite(release)
+    accuse(release, "another form than the method makes")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"counts": np.full(10, np.nan)}, "arrays are not those"),
+        ({"counts": np.ones(10, np.float32)}, "arrays are not those"),
+        ({"means": np.zeros((10, 6), np.float64)}, "arrays are not those"),
+        ({"more": np.zeros(3)}, "arrays are not those"),
+    ],
+)
+def test_arrays_of_another_shape_or_type_are_accused(
+    release: Path, rewrite: Rewrite, change: dict[str, Any], words: str
+) -> None:
+    refile(release / MODEL, **change)
+    rewrite(release)
+    accuse(release, words)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda facts: facts["spec"].update(declared_size=60_000),
+        lambda facts: facts["spec"].update(classes=list("jihgfedcba")),
+        lambda facts: facts.update(note="x"),
+        lambda facts: facts["config"].update(note="x"),
+    ],
+)
+def test_changed_metadata_of_a_model_is_accused(
+    release: Path, rewrite: Rewrite, change: Callable[[Any], None]
+) -> None:
+    refile(release / MODEL, change)
+    rewrite(release)
+    accuse(release, MODEL)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"coefficients": 7},
+        {"mean_weight": 0.5},
+        {"count_weight": -1.0},
+        {"note": "x"},
+    ],
+)
+def test_an_edited_configuration_is_accused_though_the_ledger_is_charged_for_it(
+    release: Path, rewrite: Rewrite, change: dict[str, Any]
+) -> None:
+    def edit(certificate: Certificate) -> None:
+        certificate["method"]["config"].update(change)
+        reseal(certificate)
+
+    rewrite(release, edit)
+    accuse(release, "configuration|queries")
+
+
+# The embedding --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def embedded(embedded_release: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(embedded_release, tmp_path / "embedded"))
+
+
+def test_an_embedding_is_the_answer_that_the_ledger_names(embedded: Path) -> None:
+    verdict = verify(embedded)
+    assert any("'embedded' is not installed here" in remark for remark in verdict.remarks)
+
+
+def nudge(facts: Any) -> None:
+    facts["noise_std"] *= 1.0000001
+
+
+@pytest.mark.parametrize("change", ["values", "one step", "noise", "config", "spec", "shape"])
+def test_a_replaced_embedding_is_accused(embedded: Path, rewrite: Rewrite, change: str) -> None:
+    path = embedded / EMBEDDING
+    total = load_file(path)["total"]
+    event = read_certificate(embedded)["events"][0]
+    if change == "values":
+        refile(path, total=np.random.default_rng(0).normal(size=total.shape))
+    elif change == "one step":
+        total[0, 0] += event["clip_norm"] / 2**20
+        refile(path, total=total)
+    elif change == "shape":
+        refile(path, total=total.reshape(5, -1))
+    elif change == "noise":
+        refile(path, nudge)
+    elif change == "config":
+        refile(path, lambda facts: facts["config"].update(coefficients=7))
+    else:
+        refile(path, lambda facts: facts["spec"].update(declared_size=3))
+    rewrite(embedded)
+    accuse(embedded, EMBEDDING)
+
+
+def test_the_embedding_of_another_release_is_accused(
+    embedded: Path, release: Path, rewrite: Rewrite
+) -> None:
+    shutil.copy(embedded / EMBEDDING, release / EMBEDDING)
+    rewrite(release)
+    accuse(release, "none of the noisy answers")
+
+
+# Texts and pictures ---------------------------------------------------------------------------
+
+
+def test_an_edited_card_is_accused(release: Path, rewrite: Rewrite) -> None:
+    text = (release / CARD).read_text("utf-8")
+    for edited in (text.replace("1e-05", "1e-09"), text + " ", text.replace("\n", "\r\n")):
+        (release / CARD).write_bytes(edited.encode())
+        rewrite(release)
+        accuse(release, "says something else than the card")
+
+
+def test_an_edited_report_is_accused_and_made_anew(release: Path, rewrite: Rewrite) -> None:
+    write_report(release)
+    verify(release)
+    text = (release / REPORT).read_text("utf-8")
+    for edited in (text.replace("strong", "perfect").replace("moderate", "perfect"), text + " "):
+        assert edited != text
+        (release / REPORT).write_bytes(edited.encode())
+        rewrite(release)
+        accuse(release, "says something else than the report")
+    write_report(release)
+    verify(release)
+    assert (release / REPORT).read_text("utf-8") == text
+
+
+def test_another_picture_is_accused(release: Path, rewrite: Rewrite) -> None:
+    from PIL import Image
+
+    true = np.asarray(Image.open(release / SAMPLES)).transpose(2, 0, 1)
+    noisy = true.copy()
+    noisy[:, -30, -30] ^= 1
+    names = true.copy()
+    names[:, :, :20] = names[:, ::-1, :20]  # from the last class to the first
+    for sheet in (noisy, names, true[:, :-1], np.zeros((1, 20, 20), np.uint8)):
+        (release / SAMPLES).write_bytes(encode_png(np.ascontiguousarray(sheet)))
+        rewrite(release)
+        accuse(release, SAMPLES)
+    (release / SAMPLES).write_bytes(encode_png(np.ascontiguousarray(true)))
+    rewrite(release)
+    verify(release)
+
+
+# The version and δ ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["9.9.9", "0.0.1", "0.1.5", "0.2.0rc1", "0.2", ""])
+def test_a_version_that_does_not_exist_is_accused(
+    release: Path, rewrite: Rewrite, version: str
+) -> None:
+    rewrite(release, lambda certificate: certificate.update(sfumato=version))
+    accuse(release, "sfumato")
+
+
+def test_a_release_does_not_pass_as_one_of_an_earlier_version(
+    release: Path, rewrite: Rewrite
+) -> None:
+    rewrite(release, lambda certificate: certificate.update(sfumato="0.1.0"))
+    accuse(release, CARD)  # it names the version
+    rewrite(release, lambda certificate: certificate.update(format="sfumato-certificate/1"))
+    accuse(release, "does not belong there")
+    rewrite(release, lambda certificate: certificate["release"].pop("sfumato"))
+    accuse(release, CARD)
+
+
+def test_a_release_of_the_version_before_verifies(tmp_path: Path, rewrite: Rewrite) -> None:
+    old = Path(shutil.copytree(OLD, tmp_path / "old"))
+    assert "made by sfumato 0.1.0" in verify(old).remarks[0]
+    for name in (CARD, REPORT):
+        kept = (old / name).read_bytes()
+        (old / name).write_bytes(kept + b" ")
+        rewrite(old)
+        accuse(old, "says something else")
+        (old / name).write_bytes(kept)
+    refile(old / MODEL, lambda facts: facts.update(method="mepf"))
+    rewrite(old)
+    accuse(old, "another method")
+
+
+@pytest.mark.parametrize(("delta", "declared"), [(0.999, None), (0.0011, None), (5e-4, 2000)])
+def test_a_large_delta_is_refused_and_allowed_by_name(
+    tmp_path: Path, delta: float, declared: int | None
+) -> None:
+    def make(**more: Any) -> Path:
+        return synthesize(
+            "digits",
+            epsilon=2.0,
+            delta=delta,
+            declared_size=declared,
+            method=Moments(coefficients=6),
+            samples=10,
+            out=tmp_path / "release",
+            quiet=True,
+            **more,
+        )
+
+    with pytest.raises(UsageError, match="allow-large-delta"):
+        make()
+    assert not (tmp_path / "release").exists()
+    release = make(allow_large_delta=True)
+    accuse(release, "allow-large-delta")
+    assert verify(release, allow_large_delta=True).delta == delta
