@@ -195,7 +195,7 @@ def test_an_empty_location_is_never_the_current_folder(
         lambda: sfumato.synthesize(folder, epsilon=1.0, out="", method="moments"),
         lambda: sfumato.synthesize(folder, epsilon=1.0, out=tmp_path / "out", state=""),
         lambda: synthesis.sample("", samples=1, out=tmp_path / "out"),
-        lambda: synthesis.refit("", out=tmp_path / "out"),
+        lambda: synthesis.fit_embedding("", out=tmp_path / "out"),
         lambda: synthesis.public_images("", sfumato.open_images(folder).spec),
         lambda: verify(""),
     ]
@@ -273,6 +273,8 @@ class Retrained(Model):
 def test_refitting_carries_the_certificate_of_the_embedding(
     tmp_path: Path, embedded_release: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from sfumato.methods.mepf import method
+
     released = Path(shutil.copytree(embedded_release, tmp_path / "released"))
     core = synthesis.trusted_core(released, EMBEDDING)
     asked: dict[str, Any] = {}
@@ -281,9 +283,9 @@ def test_refitting_carries_the_certificate_of_the_embedding(
         asked.update(options, path=path)
         return Retrained(synthesis.spec_of(core))
 
-    monkeypatch.setattr(synthesis, "fit_embedding", fit)
+    monkeypatch.setattr(method, "fit_embedding", fit)
     for given in (released, released / EMBEDDING):
-        out = synthesis.refit(
+        out = synthesis.fit_embedding(
             given, out=tmp_path / "again", samples=12, steps=7, seed_public=4, force=True,
             quiet=True,
         )  # fmt: skip
@@ -295,4 +297,4 @@ def test_refitting_carries_the_certificate_of_the_embedding(
         assert certificate["ledger"] == core["ledger"]
     (released / EMBEDDING).write_bytes(b"other")
     with pytest.raises(CertificateError, match="was changed"):
-        synthesis.refit(released, out=tmp_path / "forged", samples=12, quiet=True)
+        synthesis.fit_embedding(released, out=tmp_path / "forged", samples=12, quiet=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from sfumato.data import (
+    DataOptions,
     ImageSource,
     LabelledImages,
     PublicSpec,
@@ -22,8 +21,8 @@ from sfumato.data.writers import FORMATS
 from sfumato.errors import UsageError
 from sfumato.methods import find_method, load_model
 from sfumato.methods.base import Batch, Method, Model
-from sfumato.methods.mepf.method import fit_embedding
-from sfumato.privacy import Budget, Curator, Relation
+from sfumato.options import Location, MethodOptions, ReleaseOptions, RunOptions, gathered
+from sfumato.privacy import Budget, Curator
 from sfumato.privacy.budget import delta_problem
 from sfumato.privacy.distributed import is_first, join
 from sfumato.privacy.run import state_of
@@ -34,68 +33,25 @@ from sfumato.release.files import EMBEDDING, MODEL
 from sfumato.release.verification.claim import spec_of
 from sfumato.release.verification.leaks import json_leaks
 
-Location = str | os.PathLike[str]
-
-DEFAULT_DELTA = 1e-5
 DEFAULT_SAMPLES = 10_000
 
 
-def synthesize(
-    data: Location,
-    *,
-    epsilon: float,
-    out: Location,
-    delta: float = DEFAULT_DELTA,
-    allow_large_delta: bool = False,
-    relation: Relation = "add-or-remove-one",
-    method: str | Method = "mepf",
-    options: Mapping[str, Any] | None = None,
-    preset: str | None = None,
-    public: Location | None = None,
-    samples: int | None = None,
-    format: str = "folder",
-    image_size: int | None = None,
-    channels: int | None = None,
-    classes: Sequence[str] | int | None = None,
-    declared_size: int | None = None,
-    split: str | None = None,
-    unit: str | None = None,
-    unit_pattern: str | None = None,
-    records_per_unit: int | None = None,
-    cap: float | None = None,
-    state: Location | None = None,
-    seed_public: int = 0,
-    fresh: bool = False,
-    force: bool = False,
-    quiet: bool = False,
-    insecure_seed: int | None = None,
-) -> Path:
+def synthesize(data: Location, *objects: Any, **stated: Any) -> Path:
     """Turn private images into a release of synthetic ones and return its folder.
 
     An interrupted job goes on where it was when it is called again with the same arguments; its
     budget is charged once.
 
     Args:
-        data: what :func:`sfumato.open_images` opens, with ``image_size``, ``channels``,
-            ``classes``, ``declared_size``, ``split``, ``unit``, ``unit_pattern`` and
-            ``records_per_unit`` as there.
-        epsilon, delta, relation: the :class:`sfumato.Budget` of this run.
-        allow_large_delta: accept a δ above 1/1,000, or not below 1/``declared_size``.
-        out: a new folder, or a release to replace with ``force``.
-        method: one of :func:`sfumato.methods.method_names`, or a configured method.
-        options: settings of the named method, over those of its ``preset`` where one is named;
-            ``public``: public images it may learn from.
-        samples: number of synthetic images; the declared size by default, else 10,000.
-        format: ``folder``, ``parquet`` or ``webdataset``.
-        cap: the most ε that the data set may ever be charged, at the same ``delta``, ``relation``.
-        state: folder of ledgers and private runs; the user's state folder by default.
-        seed_public: public seed of training and drawing; never of the noise.
-        fresh: charge a new run even where an interrupted one could go on.
-        quiet: show no progress.
-        insecure_seed: for tests; the release is stamped NOT PRIVATE.
+        data: what :func:`sfumato.open_images` opens.
+        objects: at most one each of :class:`Budget`, :class:`DataOptions`,
+            :class:`MethodOptions`, :class:`RunOptions` and :class:`ReleaseOptions`.
+        stated: their fields as keywords, which go before: ``synthesize("xrays/", epsilon=1.0,
+            out="release/", cap=3.0)``. ``epsilon`` and ``out`` are needed; ``method`` may be a
+            configured method too.
 
-    Guarantee: the release is (ε, δ)-differentially private under ``relation``, a unit being one
-    record, or all records that ``unit`` or ``unit_pattern`` finds to be one.
+    Guarantee: the release is (ε, δ)-differentially private under the budget's relation, a unit
+    being one record, or all records that ``unit`` or ``unit_pattern`` finds to be one.
 
     Raises:
         UsageError: an argument is outside its rule.
@@ -103,95 +59,86 @@ def synthesize(
         BudgetExceededError: the data set's cap does not allow this run.
         LedgerError: the ledger is damaged, in use, or not writable.
     """
+    kinds = [Budget, DataOptions, MethodOptions, RunOptions, ReleaseOptions]
+    budget, declared, chosen, run, to = gathered("synthesize", kinds, objects, stated)
     join()
-    quiet = quiet or not is_first()
-    target = check_output(out, format, samples, force)
-    source = open_images(
-        data,
-        image_size=image_size,
-        channels=channels,
-        classes=classes,
-        declared_size=declared_size,
-        split=split,
-        unit=unit,
-        unit_pattern=unit_pattern,
-        records_per_unit=records_per_unit,
-    )
+    run = replace(run, quiet=run.quiet or not is_first())
+    target = check_output(to)
+    source = open_images(data, declared)
     check_publishable(source.spec)
-    check_apart(target, source, state)
-    budget = Budget(epsilon, delta, relation)
-    problem = delta_problem(delta, source.spec.declared_size)
-    if problem and not allow_large_delta:
+    check_apart(target, source, run.state)
+    problem = delta_problem(budget.delta, source.spec.declared_size)
+    if problem and not run.allow_large_delta:
         raise UsageError(f"{problem}. Choose a smaller --delta, or pass --allow-large-delta.")
-    if isinstance(method, str):
-        method = make_method(method, source.spec, options, public, seed_public, preset)
-    with Curator(
-        source,
-        budget,
-        state=None if state is None else Path(state),
-        cap=None if cap is None else replace(budget, epsilon=cap),
-        fresh=fresh,
-        quiet=quiet,
-        insecure_seed=insecure_seed,
-    ) as curator:
+    method = make_method(chosen, source.spec)
+    with open_curator(source, budget, run) as curator:
         model = method.fit(curator)
         if is_first():  # under torchrun the other ranks have done their part
-            core = make_core(curator.record())
-            count = samples or source.spec.declared_size or DEFAULT_SAMPLES
-            _release(model, core, count, target, format, "synthesize", seed_public, force, quiet)
+            made = _Making(make_core(curator.record()), "synthesize", chosen.seed_public, run.quiet)
+            made.write(model, to)
         curator.close()
     return target
 
 
+def open_curator(source: ImageSource, budget: Budget, run: RunOptions) -> Curator:
+    """The curator of a run."""
+    return Curator(
+        source,
+        budget,
+        state=run.folder,
+        cap=None if run.cap is None else replace(budget, epsilon=run.cap),
+        fresh=run.fresh,
+        quiet=run.quiet,
+        insecure_seed=run.insecure_seed,
+    )
+
+
 def sample(
     release: Location,
-    *,
-    samples: int,
-    out: Location,
+    *objects: Any,
     sampler: str | None = None,
     sampling_steps: int | None = None,
-    format: str = "folder",
     seed_public: int = 0,
-    force: bool = False,
     quiet: bool = False,
+    **stated: Any,
 ) -> Path:
-    """Draw more images from a release's model into another release, at no privacy cost.
+    """Sample more images from a release's model into another release, at no privacy cost.
 
     Args:
-        sampler, sampling_steps: another way to draw, for a diffusion model; see ``SAMPLERS``.
+        objects, stated: :class:`ReleaseOptions` or its fields; ``out`` is needed.
+        sampler, sampling_steps: another sampler, for a diffusion model; see ``SAMPLERS``.
 
     Raises:
         UsageError: an argument is outside its rule.
         CertificateError: the release's claim fails, or its model was changed.
         DataError: the model cannot be read.
     """
-    target = check_output(out, format, samples, force)
+    (to,) = gathered("sample", [ReleaseOptions], objects, stated)
+    target = check_output(to)
     origin = stated_path(release, "release")
     check_apart(target, origin)
     core = trusted_core(origin, MODEL)
     model = load_model(origin / MODEL)
     if sampler is not None or sampling_steps is not None:
         model = model.with_sampler(sampler, sampling_steps)
-    _release(model, core, samples, target, format, "sample", seed_public, force, quiet)
+    _Making(core, "sample", seed_public, quiet).write(model, to)
     return target
 
 
-def refit(
+def fit_embedding(
     embedding: Location,
-    *,
-    out: Location,
-    samples: int | None = None,
+    *objects: Any,
     steps: int | None = None,
     public: Location | None = None,
-    format: str = "folder",
     seed_public: int = 0,
-    force: bool = False,
     quiet: bool = False,
+    **stated: Any,
 ) -> Path:
     """Train another generator on a released embedding, at no privacy cost.
 
     Args:
         embedding: a release, or the ``embedding.safetensors`` in one.
+        objects, stated: :class:`ReleaseOptions` or its fields; ``out`` is needed.
         steps: generator steps; those of the release by default.
 
     Raises:
@@ -199,7 +146,10 @@ def refit(
         CertificateError: the release's claim fails, or its embedding was changed.
         DataError: the file is no released embedding.
     """
-    target = check_output(out, format, samples, force)
+    from sfumato.methods.mepf import method as mepf
+
+    (to,) = gathered("fit_embedding", [ReleaseOptions], objects, stated)
+    target = check_output(to)
     path = stated_path(embedding, "embedding")
     path = path / EMBEDDING if path.is_dir() else path
     if path.name != EMBEDDING:
@@ -208,48 +158,56 @@ def refit(
     core = trusted_core(path.parent, EMBEDDING)
     spec = spec_of(core)
     images = None if public is None else public_images(public, spec).images
-    model = fit_embedding(path, seed_public=seed_public, steps=steps, public=images, quiet=quiet)
-    count = samples or spec.declared_size or DEFAULT_SAMPLES
-    _release(model, core, count, target, format, "fit-embedding", seed_public, force, quiet)
+    model = mepf.fit_embedding(
+        path, seed_public=seed_public, steps=steps, public=images, quiet=quiet
+    )
+    _Making(core, "fit-embedding", seed_public, quiet).write(model, to)
     return target
 
 
 def make_method(
-    name: str,
+    chosen: MethodOptions | str,
     spec: PublicSpec,
     options: Mapping[str, Any] | None = None,
-    public: Location | None = None,
-    seed_public: int = 0,
-    preset: str | None = None,
+    **stated: Any,
 ) -> Method:
-    """Configure a method by name: its defaults, then a preset's settings, then ``options``.
+    """Configure a method: its defaults, then a preset's settings, then the stated ones.
+
+    Args:
+        chosen: the choice, or a method's name with ``options`` and other fields of
+            :class:`MethodOptions`.
 
     Raises:
         UsageError: the method or one of its options is not known, or a value is outside its rule.
     """
-    kind = find_method(name)
-    known = inspect.signature(kind).parameters
-    chosen = dict(options or {})
-    if preset is not None:
-        chosen = {**kind.preset(preset, spec), **chosen}
-    if public is not None and "public_labels" in known:
-        labelled = chosen.get("public_conditional", False)
-        images = public_images(public, spec, labelled)
-        chosen["public"], chosen["public_labels"] = images.images, images.labels
-    elif public is not None:
-        chosen["public"] = public_images(public, spec).images
+    if isinstance(chosen, str):
+        chosen = MethodOptions(chosen, options=options, **stated)
+    if isinstance(chosen.method, Method):
+        return chosen.method
+    kind = find_method(chosen.method)
+    known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
+    values = dict(chosen.options or {})
+    if chosen.preset is not None:
+        values = {**kind.preset(chosen.preset, spec), **values}
+    if chosen.pretrain is not None:
+        values["public_steps"] = chosen.pretrain
+    if chosen.public is not None:
+        labelled = "public_labels" in known and values.get("public_conditional", False)
+        images = public_images(chosen.public, spec, labelled)
+        values["public"] = images.images
+        if "public_labels" in known:
+            values["public_labels"] = images.labels
     if "seed_public" in known:
-        chosen.setdefault("seed_public", seed_public)
-    for option in chosen:
+        values.setdefault("seed_public", chosen.seed_public)
+    for option in values:
         if option not in known:
-            raise UsageError(f"{name} has no option {option!r}; it has {', '.join(known)}.")
-    lists_as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
+            raise UsageError(f"{kind.name} has no option {option!r}; it has {', '.join(known)}.")
+    lists_as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     try:
-        method = kind(**lists_as_tuples)
+        return kind(**lists_as_tuples)
     except (TypeError, ValueError):
-        shown = ", ".join(f"{key}={value!r}" for key, value in (options or {}).items())
-        raise UsageError(f"{name}: an option is of the wrong type: {shown}.") from None
-    return method
+        shown = ", ".join(f"{key}={value!r}" for key, value in (chosen.options or {}).items())
+        raise UsageError(f"{kind.name}: an option is of the wrong type: {shown}.") from None
 
 
 def public_images(location: Location, spec: PublicSpec, labelled: bool = False) -> LabelledImages:
@@ -268,14 +226,14 @@ def public_images(location: Location, spec: PublicSpec, labelled: bool = False) 
     return load_labelled(source)
 
 
-def check_output(out: Location, format: str, samples: int | None, force: bool) -> Path:
+def check_output(to: ReleaseOptions) -> Path:
     """Check where and how a release is to be written, before anything is spent on it."""
-    if format not in FORMATS:
-        raise UsageError(f"format={format!r} must be one of {', '.join(FORMATS)}.")
-    if samples is not None and samples < 1:
-        raise UsageError(f"samples={samples} must be at least 1.")
-    target = stated_path(out, "out")
-    check_target(target, force)
+    if to.format not in FORMATS:
+        raise UsageError(f"format={to.format!r} must be one of {', '.join(FORMATS)}.")
+    if to.samples is not None and to.samples < 1:
+        raise UsageError(f"samples={to.samples} must be at least 1.")
+    target = stated_path(to.out, "out")
+    check_target(target, to.force)
     return target
 
 
@@ -312,33 +270,33 @@ def check_apart(target: Path, made_from: ImageSource | Path, state: Location | N
         )
 
 
-def _release(
-    model: Model,
-    core: Certificate,
-    samples: int,
-    target: Path,
-    format: str,
-    made_by: str,
-    seed_public: int,
-    force: bool,
-    quiet: bool,
-) -> None:
-    with stage("drawing synthetic images", quiet) as report:
+@dataclass(frozen=True)
+class _Making:
+    """What is said of how a release was made, and its writing."""
 
-        def drawn() -> Iterator[Batch]:
-            done = 0
-            for images, labels in model.sample(samples, seed_public):
-                yield images, labels
-                done += len(images)
-                report(done / samples)
+    core: Certificate
+    made_by: str
+    seed_public: int
+    quiet: bool
 
-        write_release(
-            target,
-            model,
-            core,
-            drawn(),
-            format=format,
-            made_by=made_by,
-            seed_public=seed_public,
-            force=force,
-        )
+    def write(self, model: Model, to: ReleaseOptions) -> None:
+        count = to.samples or model.spec.declared_size or DEFAULT_SAMPLES
+        with stage("sampling synthetic images", self.quiet) as report:
+
+            def sampled() -> Iterator[Batch]:
+                done = 0
+                for images, labels in model.sample(count, self.seed_public):
+                    yield images, labels
+                    done += len(images)
+                    report(done / count)
+
+            write_release(
+                Path(to.out),
+                model,
+                self.core,
+                sampled(),
+                format=to.format,
+                made_by=self.made_by,
+                seed_public=self.seed_public,
+                force=to.force,
+            )

@@ -231,3 +231,15 @@ def test_the_help_of_each_command_shows_an_example(run: Run) -> None:
     for command in ("plan", "synthesize", "sample", "fit-embedding", "verify", "ledger", "demo"):
         assert command in overview
         assert "\n    sfumato " in run(command, "--help").stdout
+
+
+def test_methods_are_listed_with_their_options(run: Run) -> None:
+    from sfumato.methods import method_names
+
+    listed = json.loads(run("methods", "--json").stdout)
+    assert list(listed) == method_names()
+    one = json.loads(run("methods", "dpdm", "--json").stdout)
+    assert one["presets"] == ["cpu", "paper"]
+    assert {"steps", "multiplicity"} <= {option["name"] for option in one["options"]}
+    assert "multiplicity" in run("methods", "dpdm").stdout
+    assert run("methods", "gan").exit_code == 2

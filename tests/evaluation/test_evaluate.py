@@ -139,13 +139,10 @@ def test_test_labels_are_read_only_after_the_classifier_is_finished(
         return measure(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(utility, "measure", unlock)
-    for selection in ("last", "hold-out"):
-        Poisoned.allowed = False
-        monkeypatch.setitem(RECIPES, "mlp", replace(RECIPES["mlp"], epochs=2))
-        how = {**FAST, "classifiers": ("mlp",), "selection": selection}
-        got = evaluate(synthetic, None, poisoned, **how)
-        assert Poisoned.allowed
-        assert got.utility[0].selection == selection
+    Poisoned.allowed = False
+    monkeypatch.setitem(RECIPES, "mlp", replace(RECIPES["mlp"], epochs=2))
+    evaluate(synthetic, None, poisoned, **{**FAST, "classifiers": ("mlp",)})
+    assert Poisoned.allowed
 
 
 def test_trained_weights_do_not_depend_on_the_test_set(
@@ -158,7 +155,7 @@ def test_trained_weights_do_not_depend_on_the_test_set(
     kept = []
     for other in (real, test):
         cache = tmp_path / str(len(kept))
-        how = {**FAST, "classifiers": ("mlp",), "selection": "hold-out"}
+        how = {**FAST, "classifiers": ("mlp",)}
         evaluate(synthetic, None, other, cache=cache, **how)
         (file,) = (cache / "classifiers").iterdir()
         kept.append((file.name, file.read_bytes()))
@@ -216,7 +213,7 @@ def test_without_labels_or_training_images_the_rest_remains(
 ) -> None:
     synthetic, _, test = sets
     synthetic = replace(synthetic, classes=())  # an unlabelled release of labelled images
-    got = evaluate(synthetic, None, test, private=False, **FAST)
+    got = evaluate(synthetic, None, test, public=True, **FAST)
     assert (got.utility, got.baseline, got.memorisation) == ((), (), None)
     assert len(got.fidelity) == 6
     assert "Fidelity" in shown(got)

@@ -15,8 +15,9 @@ from sfumato.bench.results import Line, append_result, environment, read_results
 from sfumato.bench.suite import Case, Suite
 from sfumato.data import open_images
 from sfumato.evaluation.compare import FRECHET, KERNEL, fidelity
-from sfumato.evaluation.extractors import SHIPPED
 from sfumato.evaluation.judging import Judged, judge, open_real, open_release
+from sfumato.options import EvaluationOptions, ReleaseOptions, RunOptions
+from sfumato.privacy import Budget
 from sfumato.synthesis import synthesize
 
 Say = Callable[[str], None]
@@ -29,7 +30,7 @@ def run_suite(
     locations: Mapping[str, str],
     minutes: float | None = None,
     retry: bool = False,
-    extractor: str = SHIPPED,
+    extractor: str | None = None,
     say: Say = lambda text: None,
     quiet: bool = False,
 ) -> list[Line]:
@@ -87,7 +88,7 @@ def _run(
     suite: str,
     out: Path,
     location: str,
-    extractor: str,
+    extractor: str | None,
     quiet: bool,
 ) -> Line:
     key = case.key()
@@ -105,32 +106,20 @@ def _run(
         with _timed(seconds, "synthesize"):
             synthesize(
                 location,
-                epsilon=case.epsilon,
-                out=release,
-                delta=case.delta,
-                relation=case.relation,
-                method=case.method.method,
-                options={k: v for k, v in case.method.options.items() if k != "preset"},
-                preset=case.method.options.get("preset"),
+                Budget(case.epsilon, case.delta, case.relation),
+                case.method.chosen(case.seed),
+                ReleaseOptions(release, case.samples, "parquet", force=True),
+                RunOptions(state=state, quiet=quiet),
                 declared_size=case.declared_size,
-                samples=case.samples,
-                format="parquet",
-                state=state,
-                seed_public=case.seed,
-                force=True,
-                quiet=quiet,
             )
         with _timed(seconds, "evaluate"):
             real = open_real(location, open_release(release).spec).without_training()
             judged = judge(
                 release,
                 real,
-                classifiers=case.classifiers,
+                EvaluationOptions(case.classifiers, extractor=extractor, public=True),
+                RunOptions(state=out / "state" / "evaluation", quiet=quiet),
                 seed=case.seed,
-                extractor=extractor,
-                public=True,
-                state=out / "state" / "evaluation",
-                quiet=quiet,
             )
         grid = out / "samples" / f"{key}.png"
         grid.parent.mkdir(exist_ok=True)

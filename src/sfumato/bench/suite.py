@@ -12,6 +12,7 @@ from sfumato.data.readers.named import NAMED
 from sfumato.errors import UsageError
 from sfumato.evaluation.classifiers import recipe
 from sfumato.methods import method_names
+from sfumato.options import MethodOptions
 from sfumato.privacy import Budget, Relation
 from sfumato.privacy.ledger import digest
 
@@ -28,6 +29,12 @@ class MethodChoice:
     label: str
     method: str
     options: dict[str, Any] = field(default_factory=dict)
+
+    def chosen(self, seed: int) -> MethodOptions:
+        """What a run is asked for."""
+        settings = {**self.options}
+        preset = settings.pop("preset", None)
+        return MethodOptions(self.method, preset, settings, seed_public=seed)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,14 @@ from sfumato.cli.commands.doctor import doctor
 from sfumato.cli.commands.evaluate import evaluate
 from sfumato.cli.commands.fit_embedding import fit_embedding
 from sfumato.cli.commands.ledger import ledger
+from sfumato.cli.commands.methods import methods
 from sfumato.cli.commands.plan import plan
 from sfumato.cli.commands.report import report
 from sfumato.cli.commands.sample import sample
 from sfumato.cli.commands.synthesize import synthesize
 from sfumato.cli.commands.verify import verify
 from sfumato.cli.guard import Commands, guarded
+from sfumato.cli.parameters import grouped
 
 HELP = """Synthetic images from private ones, with a proven differential-privacy guarantee.
 
@@ -61,20 +63,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command("check")(guarded(check))
-app.command("plan")(guarded(plan))
-app.command("synthesize")(guarded(synthesize))
-app.command("sample")(guarded(sample))
-app.command("fit-embedding")(guarded(fit_embedding))
-app.command("report")(guarded(report))
-app.command("verify")(guarded(verify))
-app.command("ledger")(guarded(ledger))
-app.command("evaluate")(guarded(evaluate))
-app.command("compare")(guarded(compare))
-app.command("audit")(guarded(audit))
-app.command("bench")(guarded(bench))
-app.command("demo")(guarded(demo))
-app.command("doctor")(guarded(doctor))
+app.command("check")(guarded(grouped(check)))
+app.command("plan")(guarded(grouped(plan)))
+app.command("synthesize")(guarded(grouped(synthesize)))
+app.command("methods")(guarded(grouped(methods)))
+app.command("sample")(guarded(grouped(sample)))
+app.command("fit-embedding")(guarded(grouped(fit_embedding)))
+app.command("report")(guarded(grouped(report)))
+app.command("verify")(guarded(grouped(verify)))
+app.command("ledger")(guarded(grouped(ledger)))
+app.command("evaluate")(guarded(grouped(evaluate)))
+app.command("compare")(guarded(grouped(compare)))
+app.command("audit")(guarded(grouped(audit)))
+app.command("bench")(guarded(grouped(bench)))
+app.command("demo")(guarded(grouped(demo)))
+app.command("doctor")(guarded(grouped(doctor)))
 
 
 def _print_version(wanted: bool) -> bool:

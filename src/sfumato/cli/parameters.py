@@ -1,120 +1,38 @@
-"""Arguments and options that several commands share, each described once."""
+"""Arguments and options of the commands, made from the option objects of the library.
+
+A command takes an option object; :func:`grouped` gives it an option for each field of the object,
+with the help that stands in its class's docstring. Only what is spelled otherwise on a command line
+is said here.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, fields, replace
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ParamSpec, get_args, get_type_hints
 
 import typer
 
+from sfumato.data.options import DataOptions
 from sfumato.errors import UsageError
+from sfumato.methods.registry import method_names
+from sfumato.options import (
+    EvaluationOptions,
+    MethodOptions,
+    ReleaseOptions,
+    RunOptions,
+    described,
+)
+from sfumato.privacy.budget import RELATIONS, Budget
+from sfumato.privacy.budget import Relation as BudgetRelation
 
-Data = Annotated[
-    str,
-    typer.Argument(metavar="DATA", help="The private images: a location, or a known name."),
-]
-Release = Annotated[Path, typer.Argument(metavar="RELEASE", help="The folder of a release.")]
-Out = Annotated[Path, typer.Option(help="New folder for the release.", metavar="DIR")]
-Epsilon = Annotated[float, typer.Option(help="Privacy budget ε of this run; 0.2 to 10 are usual.")]
-Delta = Annotated[float, typer.Option(help="Privacy budget δ; well below 1/(number of records).")]
-AllowLargeDelta = Annotated[
-    bool,
-    typer.Option("--allow-large-delta", help="Accept a δ above 1/1,000 or 1/(number of records)."),
-]
-Relation = Annotated[
-    str, typer.Option(help="Neighbouring relation: add-or-remove-one or replace-one.")
-]
-Cap = Annotated[
-    float | None,
-    typer.Option(help="The most ε that DATA may ever be charged; kept in this location's ledger."),
-]
-State = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of ledgers and private runs, by default $SFUMATO_STATE or the user's own.",
-        metavar="DIR",
-    ),
-]
-MethodName = Annotated[
-    str,
-    typer.Option("--method", help="mepf, moments for a quick answer, dpdm, dpgan, dpaf, datalens."),
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="A setting of the method, repeatable: --set steps=500."),
-]
-Pretrain = Annotated[
-    int | None, typer.Option(help="dpdm: training steps on the images of --public, first of all.")
-]
-Preset = Annotated[
-    str | None,
-    typer.Option(help="Named settings: dpdm and datalens have cpu and paper, dpgan and dpaf cpu."),
-]
-Public = Annotated[
-    str | None,
-    typer.Option(
-        help="Public images that the method may learn from; read like DATA.", metavar="DATA"
-    ),
-]
-ImageSize = Annotated[int | None, typer.Option(help="Side of the images in pixels, 28 to 128.")]
-Channels = Annotated[int | None, typer.Option(help="1 for grey, 3 for colour.")]
-Classes = Annotated[
-    str | None,
-    typer.Option(help="How many classes, or their names in label order: cat,dog. 0: no labels."),
-]
-DeclaredSize = Annotated[
-    int | None,
-    typer.Option(
-        help="Your public statement of the number of records, or of units with --unit or "
-        "--unit-pattern; never counted for you."
-    ),
-]
-Unit = Annotated[
-    str | None,
-    typer.Option(
-        help="Column, array or JSON field of DATA that tells whose a record is: all records of one "
-        "value are protected as one.",
-        metavar="COLUMN",
-    ),
-]
-UnitPattern = Annotated[
-    str | None,
-    typer.Option(
-        help=r"The same from file names: patient_(\d+) makes patient_0042_03.png one with all "
-        "others of patient 0042. A record whose name has no match is a unit of its own.",
-        metavar="REGEX",
-    ),
-]
-RecordsPerUnit = Annotated[
-    int | None,
-    typer.Option(help="The most records of a unit that are used, 16 by default; the rest is not."),
-]
-Split = Annotated[str | None, typer.Option(help="The split to read, where DATA has several.")]
-Samples = Annotated[
-    int | None,
-    typer.Option(help="Number of synthetic images; the declared size by default, else 10,000."),
-]
-Format = Annotated[str, typer.Option(help="folder (PNG), parquet or webdataset.")]
-SeedPublic = Annotated[
-    int, typer.Option(help="Public seed of training and drawing; the noise never has one.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace a release that is in DIR.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+KINDS = (Budget, DataOptions, EvaluationOptions, MethodOptions, ReleaseOptions, RunOptions)
 
-
-def parse_relation(text: str) -> Literal["add-or-remove-one", "replace-one"]:
-    """Read ``--relation``.
-
-    Raises:
-        UsageError: it is neither relation.
-    """
-    if text == "add-or-remove-one":
-        return "add-or-remove-one"
-    if text == "replace-one":
-        return "replace-one"
-    raise UsageError(f"--relation {text!r} must be add-or-remove-one or replace-one.")
+Arguments = ParamSpec("Arguments")
 
 
 def parse_classes(text: str | None) -> list[str] | int | None:
@@ -126,13 +44,30 @@ def parse_classes(text: str | None) -> list[str] | int | None:
     return [name.strip() for name in text.split(",")]
 
 
-def parse_settings(items: list[str] | None, pretrain: int | None = None) -> dict[str, Any]:
-    """Read ``--set name=value``, a value being JSON where it can be, else a text; ``--pretrain``.
+def parse_relation(text: str) -> BudgetRelation:
+    """Read ``--relation``.
+
+    Raises:
+        UsageError: it is neither relation.
+    """
+    for relation in RELATIONS:
+        if text == relation:
+            return relation
+    raise UsageError(f"--relation {text!r} must be {' or '.join(RELATIONS)}.")
+
+
+def parse_names(text: str) -> list[str]:
+    """Read names with commas between them."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parse_settings(items: list[str] | None) -> dict[str, Any]:
+    """Read ``--set name=value``, a value being JSON where it can be, else a text.
 
     Raises:
         UsageError: an item has no ``=``.
     """
-    settings: dict[str, Any] = {} if pretrain is None else {"public_steps": pretrain}
+    settings: dict[str, Any] = {}
     for item in items or []:
         name, equals, text = item.partition("=")
         if not equals:
@@ -142,3 +77,117 @@ def parse_settings(items: list[str] | None, pretrain: int | None = None) -> dict
         except ValueError:
             settings[name] = text
     return settings
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How a field is spelled on the command line, where that is not its own name and type."""
+
+    type: Any = None
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    parse: Callable[[Any], Any] = lambda value: value
+    default: Any = ...
+    more_help: str = ""
+    hidden: bool = False
+
+
+SPELLINGS = {
+    "relation": Spelling(str, parse=parse_relation),
+    "classes": Spelling(str | None, parse=parse_classes, more_help=". Names: cat,dog"),
+    "unit": Spelling(metavar="COLUMN"),
+    "unit_pattern": Spelling(
+        metavar="REGEX", more_help=r": patient_(\d+). A record without a match is its own unit"
+    ),
+    "method": Spelling(str, more_help=f": {', '.join(method_names())}"),
+    "preset": Spelling(more_help="; sfumato methods lists them"),
+    "options": Spelling(list[str] | None, ("--set",), "NAME=VALUE", parse_settings, None),
+    "public": Spelling(str | None, metavar="DATA"),
+    "state": Spelling(Path | None, metavar="DIR"),
+    "out": Spelling(Path, metavar="DIR"),
+    "quiet": Spelling(flags=("--quiet", "-q")),
+    "insecure_seed": Spelling(hidden=True),
+    "classifiers": Spelling(str, parse=parse_names, default="logistic,mlp,cnn"),
+    "inception": Spelling(metavar="PATH"),
+}
+
+
+def option(kind: type[Any], name: str) -> Any:
+    """The command-line option of one field of an option object."""
+    (entry,) = (entry for entry in fields(kind) if entry.name == name)
+    spelled = _spelling(kind, entry)
+    text = described(kind)[name].replace("``", "").rstrip(".") + spelled.more_help
+    return typer.Option(
+        *(spelled.flags or (f"--{name.replace('_', '-')}",)),
+        help=f"{text[0].upper()}{text[1:]}.",
+        metavar=spelled.metavar,
+        hidden=spelled.hidden,
+    )
+
+
+def _spelling(kind: type[Any], entry: Field[Any]) -> Spelling:
+    if kind is EvaluationOptions and entry.name == "public":  # there it is no location
+        return Spelling(bool)
+    spelled = SPELLINGS.get(entry.name, Spelling())
+    return replace(spelled, type=spelled.type or get_type_hints(kind)[entry.name])
+
+
+Data = Annotated[
+    str,
+    typer.Argument(metavar="DATA", help="The private images: a location, or a known name."),
+]
+Release = Annotated[Path, typer.Argument(metavar="RELEASE", help="The folder of a release.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Delta = Annotated[float, option(Budget, "delta")]
+Relation = Annotated[str, option(Budget, "relation")]
+Split = Annotated[str | None, option(DataOptions, "split")]
+Public = Annotated[str | None, option(MethodOptions, "public")]
+SeedPublic = Annotated[int, option(MethodOptions, "seed_public")]
+AllowLargeDelta = Annotated[bool, option(RunOptions, "allow_large_delta")]
+Cap = Annotated[float | None, option(RunOptions, "cap")]
+State = Annotated[Path | None, option(RunOptions, "state")]
+Quiet = Annotated[bool, option(RunOptions, "quiet")]
+
+
+def grouped(command: Callable[Arguments, None]) -> Callable[..., None]:
+    """Give ``command`` an option for each field of the option objects that it takes.
+
+    A parameter whose annotation is ``Annotated[Kind, "field", …]`` takes these fields only.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, tuple[type[Any], list[Field[Any]]]] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        kind, *only = get_args(hints[name]) or (hints[name],)
+        if kind in KINDS:
+            chosen = [entry for entry in fields(kind) if not only or entry.name in only]
+            groups[name] = (kind, chosen)
+            parameters += [_parameter(kind, entry) for entry in chosen]
+        else:
+            parameters.append(
+                parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+            )
+
+    @wraps(command)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        values: dict[str, Any] = dict(kwargs)
+        for name, (kind, chosen) in groups.items():
+            stated = {entry: values.pop(entry.name) for entry in chosen}
+            parsed = {e.name: _spelling(kind, e).parse(value) for e, value in stated.items()}
+            values[name] = kind(**parsed)
+        command(*args, **values)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _parameter(kind: type[Any], entry: Field[Any]) -> inspect.Parameter:
+    spelled = _spelling(kind, entry)
+    default = entry.default if spelled.default is ... else spelled.default
+    return inspect.Parameter(
+        entry.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is MISSING else default,
+        annotation=Annotated[spelled.type, option(kind, entry.name)],
+    )

@@ -13,22 +13,7 @@ nobody stated them, that declares them public, and ``ImageSource.notes`` says so
 ``docs/what-is-public.md`` goes through the containers; ``tests/harness/pairs.py`` tests the rule.
 """
 
-from sfumato.data.arrays import LabelledImages, load_labelled
-from sfumato.data.layout import safe_folder_names
-from sfumato.data.opening import open_images, stated_path
-from sfumato.data.options import DataOptions
-from sfumato.data.source import ImageSource
-from sfumato.data.spec import PublicSpec
-from sfumato.data.writers import write_images
+import lazy_loader
 
-__all__ = [
-    "DataOptions",
-    "ImageSource",
-    "LabelledImages",
-    "PublicSpec",
-    "load_labelled",
-    "open_images",
-    "safe_folder_names",
-    "stated_path",
-    "write_images",
-]
+# What __init__.pyi lists is imported on first use: PyTorch takes seconds.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

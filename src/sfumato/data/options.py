@@ -30,7 +30,7 @@ class DataOptions:
         image_size: side of the images in pixels, 28 to 128; by default what the format's header
             declares, else 32.
         channels: 1 (grey) or 3 (RGB); by default from the header, else 3.
-        classes: names in label order, or their number; 0 or () reads no labels.
+        classes: names in label order, or their number; 0 reads no labels.
         declared_size: the user's public statement of the number of records, or of units.
         split: the split to read, where there are several.
         unit: the column, array or JSON field whose value says whose a record is.

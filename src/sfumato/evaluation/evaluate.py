@@ -6,7 +6,6 @@ private: they belong under ``private/``, marked as not private in the sense of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from sfumato.data.arrays import LabelledImages
-from sfumato.errors import DataError, UsageError
-from sfumato.evaluation.classifiers import recipe
+from sfumato.errors import DataError
+from sfumato.evaluation.classifiers import quick, recipe
 from sfumato.evaluation.extractors import GREY_RULE, Extractor, extract, load_extractor
 from sfumato.evaluation.fidelity import frechet_distance, kernel_distance
 from sfumato.evaluation.neighbours import (
@@ -26,8 +25,9 @@ from sfumato.evaluation.neighbours import (
     manifold_scores,
     memorisation,
 )
-from sfumato.evaluation.training import Selection, fit
+from sfumato.evaluation.training import fit
 from sfumato.evaluation.utility import UtilityScore, score
+from sfumato.options import EvaluationOptions, gathered
 from sfumato.progress import stage
 
 CLASSIFIERS = ("logistic", "mlp", "cnn")
@@ -97,15 +97,13 @@ def evaluate(
     synthetic: LabelledImages,
     real_train: LabelledImages | None,
     real_test: LabelledImages,
+    how: EvaluationOptions | None = None,
     *,
-    classifiers: Sequence[str] = CLASSIFIERS,
-    repeats: int = 1,
-    selection: Selection = "last",
     seed: int = 0,
     extractor: Extractor | None = None,
-    private: bool = True,
     cache: Path | None = None,
     quiet: bool = False,
+    **stated: Any,
 ) -> Evaluation:
     """Train on ``synthetic``, test on ``real_test``, and compare the two in feature space.
 
@@ -113,23 +111,23 @@ def evaluate(
         synthetic: the released images.
         real_train: real images for the baseline and the memorisation check, or None.
         real_test: real images that neither release nor baseline was trained on.
-        classifiers: names in ``RECIPES``; none, or unlabelled images, leave utility out.
-        repeats: classifiers trained a name, from seeds ``seed``, ``seed + 1``, …
-        selection: which epoch counts, the last one or the best on a hold-out of the training set.
-        seed: also picks the images that fidelity is computed on.
+        how, stated: :class:`EvaluationOptions`, or its fields; no ``classifiers``, or unlabelled
+            images, leave utility out.
+        seed: of the first training of each classifier, the next has ``seed + 1``; also picks the
+            images that fidelity is computed on.
         extractor: feature space of the fidelity scores; the shipped encoder by default.
-        private: whether the real images are private. Say False only of public data.
-        cache: folder for trained classifiers and features; under ``private/`` if ``private``.
+        cache: folder for trained classifiers and features; under ``private/`` unless the images
+            are public.
         quiet: show no progress.
 
     Raises:
         DataError: the sets differ in image shape or class names, or are too small.
         UsageError: a classifier is not known, or ``repeats`` is below 1.
     """
-    for name in classifiers:
+    (how,) = gathered("evaluate", [EvaluationOptions], [how] if how else [], stated)
+    for name in how.classifiers:
         recipe(name)
-    if repeats < 1:
-        raise UsageError(f"repeats={repeats} must be at least 1.")
+    names = [quick(name) for name in how.classifiers] if how.quick else how.classifiers
     if min(len(synthetic.images), len(real_test.images)) <= DENSITY_K:
         raise DataError(f"An evaluation needs more than {DENSITY_K} images on each side.")
     real_test = _matched(real_test, synthetic, "test")
@@ -137,14 +135,14 @@ def evaluate(
 
     def utility(training: LabelledImages, of: str) -> tuple[UtilityScore, ...]:
         scores = []
-        for name in classifiers if training.classes else ():
+        for name in names if training.classes else ():
             fitted = []
             # An optimum does not depend on the seed, so it is found once.
-            runs = repeats if recipe(name).epochs else 1
+            runs = how.repeats if recipe(name).epochs else 1
             for repeat in range(runs):
                 what = f"{name} on {of} images, run {repeat + 1} of {runs}"
                 with stage(what, quiet) as report:
-                    fitted.append(fit(training, name, seed + repeat, selection, cache, report))
+                    fitted.append(fit(training, name, seed + repeat, cache=cache, report=report))
             scores.append(score(fitted, real_test))
         return tuple(scores)
 
@@ -153,7 +151,7 @@ def evaluate(
     fidelity, memorised = _fidelity(
         synthetic, real_train, real_test, extractor or load_extractor(), seed, cache, quiet
     )
-    return Evaluation(private, synthetic.classes, on_synthetic, on_real, fidelity, memorised)
+    return Evaluation(not how.public, synthetic.classes, on_synthetic, on_real, fidelity, memorised)
 
 
 def _matched(real: LabelledImages, synthetic: LabelledImages, which: str) -> LabelledImages:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 from sfumato.data import ImageSource, LabelledImages, PublicSpec, load_labelled, open_images
 from sfumato.disk import private_folder, write_atomically
 from sfumato.errors import CertificateError, DataError, UsageError
-from sfumato.evaluation.evaluate import CLASSIFIERS, Evaluation, evaluate
+from sfumato.evaluation.evaluate import Evaluation, evaluate
 from sfumato.evaluation.extractors import SHIPPED, load_extractor
+from sfumato.options import EvaluationOptions, RunOptions, gathered
 from sfumato.privacy.ledger import digest
 from sfumato.privacy.run import data_set_folder, state_of
 from sfumato.release.certificate import Certificate, core_of, read_certificate
@@ -167,39 +168,29 @@ def _split(location: str, split: str, spec: PublicSpec) -> ImageSource | None:
         return None  # No such split, or one is named already; other faults show when it is opened.
 
 
-def judge(
-    release: Path,
-    real: Real,
-    *,
-    classifiers: Sequence[str] = CLASSIFIERS,
-    repeats: int = 1,
-    seed: int = 0,
-    extractor: str = SHIPPED,
-    public: bool = False,
-    state: Path | None = None,
-    quiet: bool = False,
-) -> Judged:
+def judge(release: Path, real: Real, *objects: Any, seed: int = 0, **stated: Any) -> Judged:
     """Evaluate ``release`` against ``real``.
 
     Trained classifiers and features are kept in the private folder of ``real``, by digest, and
     never computed twice.
-    ``classifiers``, ``repeats``, ``seed``: as in :func:`evaluate`. ``extractor``: as in
-    :func:`load_extractor`. ``public``: the user declares the real images public.
+
+    Args:
+        objects, stated: :class:`EvaluationOptions` and :class:`RunOptions`, or their fields.
+        seed: as in :func:`evaluate`.
 
     Raises:
         CertificateError, DataError, UsageError: the release, the data or an option is unusable.
     """
+    how, run = gathered("judge", [EvaluationOptions, RunOptions], objects, stated)
     released = open_release(release)
     evaluation = evaluate(
         released.images(),
         None if real.train is None else load_labelled(real.train),
         load_labelled(real.test),
-        classifiers=classifiers,
-        repeats=repeats,
+        how,
         seed=seed,
-        extractor=load_extractor(extractor),
-        private=not public,
-        cache=real.folder(state) / CACHE,
-        quiet=quiet,
+        extractor=load_extractor(how.network or SHIPPED),
+        cache=real.folder(run.folder) / CACHE,
+        quiet=run.quiet,
     )
     return Judged(released, real, evaluation)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sfumato.errors import UsageError
-from sfumato.evaluation.evaluate import CLASSIFIERS, FIDELITY_IMAGES
+from sfumato.evaluation.classifiers import quick
+from sfumato.evaluation.evaluate import FIDELITY_IMAGES
 from sfumato.evaluation.extractors import SHIPPED, extract, load_extractor
 from sfumato.evaluation.judging import CACHE, Real, open_release
 from sfumato.evaluation.metric_queries import FrechetQuery, RecallQuery
 from sfumato.evaluation.training import fit
+from sfumato.options import EvaluationOptions, RunOptions, gathered
 from sfumato.privacy import Budget, Curator, Query, make_plan
 from sfumato.privacy.ledger import Ledger
 from sfumato.progress import stage
@@ -24,18 +25,18 @@ def publish(
     release: Path,
     real: Real,
     budget: Budget,
-    *,
-    classifiers: Sequence[str] = CLASSIFIERS,
+    *objects: Any,
     seed: int = 0,
-    extractor: str = SHIPPED,
-    state: Path | None = None,
-    quiet: bool = False,
+    **stated: Any,
 ) -> dict[str, Any]:
     """Spend ``budget`` of the test images in ``real`` on metrics, and put them into ``release``.
 
     Accuracy and recall by class of classifiers trained on the released images, and a Fréchet
     distance along a few public axes: one plan of sum queries, charged to the ledger of the test
     images. The release then holds ``metrics.json``, and its certificate accounts for it.
+
+    Args:
+        objects, stated: :class:`EvaluationOptions` and :class:`RunOptions`, or their fields.
 
     Guarantee: (ε, δ)-differential privacy of the published metrics for the test images, under the
     budget's relation and for the units that ``real.test`` was opened with.
@@ -45,6 +46,8 @@ def publish(
         UsageError: the release has published metrics already, or an option is outside its rule.
         BudgetExceededError: the cap of the test images does not allow it.
     """
+    how, run = gathered("publish", [EvaluationOptions, RunOptions], objects, stated)
+    classifiers = [quick(name) for name in how.classifiers] if how.quick else how.classifiers
     verify(release)
     released = open_release(release)
     if "published_metrics" in released.certificate:
@@ -52,7 +55,7 @@ def publish(
             f"{release} holds published metrics already. Draw its images into another release with "
             "sfumato sample, and publish that one's."
         )
-    folder = real.folder(state)
+    folder = real.folder(run.folder)
     cache = folder / CACHE
     synthetic = released.images()
     about = {"release": released.digest, "seed_public": seed}
@@ -61,18 +64,18 @@ def publish(
     if synthetic.classes and classifiers:
         fitted = []
         for name in classifiers:
-            with stage(f"{name} on synthetic images", quiet) as report:
+            with stage(f"{name} on synthetic images", run.quiet) as report:
                 fitted.append(fit(synthetic, name, seed, cache=cache, report=report))
         utility = RecallQuery(fitted, about)
-    chosen = load_extractor(extractor)
+    chosen = load_extractor(how.network or SHIPPED)
     count = min(FIDELITY_IMAGES, len(synthetic.images))
     drawn = np.random.default_rng(seed).choice(len(synthetic.images), count, replace=False)
-    with stage("features of synthetic images", quiet) as report:
+    with stage("features of synthetic images", run.quiet) as report:
         features = extract(chosen, synthetic.images[np.sort(drawn)], cache, report)
     fidelity = FrechetQuery(chosen, features, about)
 
     queries: list[Query] = [*([utility.query] if utility else []), fidelity.query]
-    curator = Curator(real.test, budget, state=state, quiet=quiet)
+    curator = Curator(real.test, budget, state=run.folder, quiet=run.quiet)
     method = {"name": "publish-metrics", "config": {"classifiers": list(classifiers)}}
     curator.open_plan(make_plan(method, queries, budget, curator.spec))
     measured = utility.read(curator.sum(utility.query.name)) if utility else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, fields
-from inspect import cleandoc
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
+from sfumato.options import described
 from sfumato.privacy import Curator, Query
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -126,9 +126,9 @@ class Method(ABC):
     @classmethod
     def options(cls) -> list[Option]:
         """The method's settings with their defaults and help."""
-        described = _arguments(cls.__doc__ or "")
+        helped = described(cls)
         return [
-            Option(entry.name, entry.default, described.get(entry.name, ""))
+            Option(entry.name, entry.default, helped.get(entry.name, ""))
             for entry in options_of(cls)
         ]
 
@@ -149,23 +149,6 @@ class Method(ABC):
 def options_of(method: type[Method]) -> list[Field[Any]]:
     """The fields of a method that can be written down, without arrays of public images."""
     return [entry for entry in fields(method) if entry.name not in HIDDEN]  # type: ignore[arg-type]
-
-
-def _arguments(docstring: str) -> dict[str, str]:
-    """What the ``Args`` section of a docstring says of each argument."""
-    _, _, section = cleandoc(docstring).partition("\nArgs:\n")
-    found: dict[str, str] = {}
-    names: list[str] = []
-    for line in section.splitlines():
-        if line.strip() and not line.startswith("    "):
-            break  # the next section
-        if line.strip() and not line.startswith(" " * 8):
-            stated, _, text = line.strip().partition(": ")
-            names = [name.strip() for name in stated.split(",")]
-            found |= dict.fromkeys(names, text)
-        else:
-            found |= {name: f"{found[name]} {line.strip()}".strip() for name in names}
-    return found
 
 
 def check_rules(method: Method, rules: Mapping[str, bool]) -> None:

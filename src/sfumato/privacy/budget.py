@@ -41,17 +41,18 @@ class Budget:
     """An (ε, δ) under a neighbouring relation: the most a plan may cost.
 
     Args:
-        epsilon: ε > 0.
-        delta: δ in [1e-12, 1); customary is well below one over the number of records.
-        relation: ``add-or-remove-one`` (data sets differ by one record more or less) or
-            ``replace-one`` (equal size, one record differs). ε under one is not ε under the other.
+        epsilon: privacy budget ε of this run, above 0; 0.2 to 10 are usual.
+        delta: privacy budget δ in [1e-12, 1), well below 1/(number of records).
+        relation: neighbouring relation: ``add-or-remove-one`` (data sets differ by one record
+            more or less) or ``replace-one`` (equal size, one record differs). ε under one is not ε
+            under the other.
 
     Raises:
         UsageError: a value is outside its rule.
     """
 
     epsilon: float
-    delta: float
+    delta: float = 1e-5
     relation: Relation = "add-or-remove-one"
 
     def __post_init__(self) -> None:

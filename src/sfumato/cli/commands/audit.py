@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as text
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,10 @@ import typer
 
 from sfumato.cli import parameters as p
 from sfumato.cli import show
+from sfumato.data.options import DataOptions
 from sfumato.disk import write_private
+from sfumato.options import MethodOptions
+from sfumato.privacy.budget import Budget
 
 if TYPE_CHECKING:
     from sfumato.audit import Finding
@@ -31,13 +35,8 @@ BOUNDS = (
 
 def audit(
     data: p.Data,
-    epsilon: p.Epsilon,
-    delta: p.Delta = 1e-5,
-    relation: p.Relation = "add-or-remove-one",
-    method: p.MethodName = "mepf",
-    preset: p.Preset = None,
-    set_: p.Set = None,
-    public: p.Public = None,
+    budget: Budget,
+    method: MethodOptions,
     canaries: Annotated[
         int,
         typer.Option(
@@ -51,15 +50,7 @@ def audit(
     out: Annotated[
         Path | None, typer.Option(help="Write the figures as JSON too.", metavar="FILE")
     ] = None,
-    image_size: p.ImageSize = None,
-    channels: p.Channels = None,
-    classes: p.Classes = None,
-    declared_size: p.DeclaredSize = None,
-    split: p.Split = None,
-    unit: p.Unit = None,
-    unit_pattern: p.UnitPattern = None,
-    records_per_unit: p.RecordsPerUnit = None,
-    seed_public: p.SeedPublic = 0,
+    declared: DataOptions = DataOptions(),
     quiet: p.Quiet = False,
     json: p.Json = False,
 ) -> None:
@@ -80,28 +71,16 @@ def audit(
     from sfumato.audit.method import audit as audited
     from sfumato.data import open_images
     from sfumato.methods import find_method
-    from sfumato.privacy import Budget
     from sfumato.synthesis import make_method
 
-    source = open_images(
-        data,
-        image_size=image_size,
-        channels=channels,
-        classes=p.parse_classes(classes),
-        declared_size=declared_size,
-        split=split,
-        unit=unit,
-        unit_pattern=unit_pattern,
-        records_per_unit=records_per_unit,
-    )
-    settings = p.parse_settings(set_)
-    if preset is None:
-        settings = {**find_method(method).short, **settings}
-    chosen = make_method(method, source.spec, settings, public, seed_public, preset)
-    budget = Budget(epsilon, delta, p.parse_relation(relation))
+    source = open_images(data, declared)
+    if method.preset is None:
+        short = find_method(method.method).short
+        method = replace(method, options={**short, **(method.options or {})})
+    chosen = make_method(method, source.spec)
     verdict = audited(chosen, source, budget, canaries=canaries, confidence=confidence, quiet=quiet)
     protected = source.spec.unit_in_words
-    result = {"note": f"{PRIVATE} {MEANING}", "method": method, "unit": protected}
+    result = {"note": f"{PRIVATE} {MEANING}", "method": chosen.name, "unit": protected}
     result.update(verdict.to_dict())
     if out is not None:
         write_private(out, text.dumps(result, indent=1, ensure_ascii=False) + "\n")

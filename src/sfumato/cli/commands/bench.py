@@ -9,8 +9,8 @@ import typer
 
 from sfumato.cli import parameters as p
 from sfumato.cli import show
-from sfumato.cli.commands import evaluate as e
 from sfumato.errors import UsageError
+from sfumato.options import EvaluationOptions
 
 
 def bench(
@@ -36,8 +36,7 @@ def bench(
         Path | None,
         typer.Option(help="A Markdown page whose section of this suite is rewritten too."),
     ] = None,
-    inception: e.Inception = None,
-    extractor: e.ExtractorName = None,
+    network: Annotated[EvaluationOptions, "inception", "extractor"] = EvaluationOptions(),
     quiet: p.Quiet = False,
     json: p.Json = False,
 ) -> None:
@@ -74,7 +73,7 @@ def bench(
             locations=chosen.locations(parse_locations(data)),
             minutes=budget_minutes,
             retry=retry,
-            extractor=e.parse_extractor(inception, extractor),
+            extractor=network.network,
             say=lambda text: typer.echo(text, err=True),
             quiet=quiet,
         )

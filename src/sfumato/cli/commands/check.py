@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from sfumato.cli import parameters as p
 from sfumato.cli import show
+from sfumato.data.options import DataOptions
 
 PRIVATE = (
     "PRIVATE OUTPUT: these are exact counts of private records, without noise. Keep them with the "
@@ -15,10 +18,7 @@ MOST_NAMES = 4
 
 def check(
     data: p.Data,
-    image_size: p.ImageSize = None,
-    channels: p.Channels = None,
-    classes: p.Classes = None,
-    split: p.Split = None,
+    declared: Annotated[DataOptions, "image_size", "channels", "classes", "split"],
     json: p.Json = False,
 ) -> None:
     """Warn of repeated and unusable images. PRIVATE output.
@@ -40,10 +40,7 @@ def check(
 
     source = open_images(
         data,
-        image_size=image_size,
-        channels=channels,
-        classes=p.parse_classes(classes),
-        split=split,
+        declared,
     )
     found = find_repetition(source)
     if json:

@@ -13,6 +13,7 @@ from sfumato.cli import show
 from sfumato.cli.commands import evaluate as e
 from sfumato.disk import private_folder, write_private
 from sfumato.errors import UsageError
+from sfumato.options import EvaluationOptions, RunOptions
 
 FILES = ("comparison.json", "comparison.md", "comparison.png")
 
@@ -26,12 +27,7 @@ def compare(
         Path,
         typer.Option(help="Folder for table and plot, outside every release.", metavar="DIR"),
     ],
-    classifiers: e.Classifiers = "logistic,mlp,cnn",
-    repeats: e.Repeats = 1,
-    inception: e.Inception = None,
-    extractor: e.ExtractorName = None,
-    quick: e.Quick = False,
-    public: e.RealIsPublic = False,
+    how: EvaluationOptions = EvaluationOptions(),
     state: p.State = None,
     quiet: p.Quiet = False,
     json: p.Json = False,
@@ -48,8 +44,6 @@ def compare(
     from sfumato.evaluation import compare as comparing
     from sfumato.evaluation.judging import judge, open_real, open_release
 
-    names = e.parse_classifiers(classifiers, quick)
-    chosen = e.parse_extractor(inception, extractor)
     for release in releases:
         if out.resolve().is_relative_to(release.resolve()):
             raise UsageError(f"--out {out} lies in the release {release}. Name another folder.")
@@ -59,27 +53,23 @@ def compare(
                 release,
                 # Without its training split: what real images would give is not compared here.
                 open_real(against, open_release(release).spec).without_training(),
-                classifiers=names,
-                repeats=repeats,
-                extractor=chosen,
-                public=public,
-                state=state,
-                quiet=quiet,
+                how,
+                RunOptions(state=state, quiet=quiet),
             )
         )
         for release in releases
     ]
-    result = comparing.to_dict(compared, not public)
+    result = comparing.to_dict(compared, not how.public)
     private_folder(out)
     as_json, as_markdown, as_png = (out / name for name in FILES)
     write_private(as_json, text.dumps(result, indent=1, ensure_ascii=False))
-    write_private(as_markdown, comparing.to_markdown(compared, not public))
+    write_private(as_markdown, comparing.to_markdown(compared, not how.public))
     write_private(as_png, b"")
-    comparing.plot(compared, not public, as_png)  # into the file that is there
+    comparing.plot(compared, not how.public, as_png)  # into the file that is there
     if json:
         show.as_json({"out": str(out), **result})
         return
-    if not public:
+    if not how.public:
         show.line(result["watermark"])
     show.table(comparing.columns(compared), [comparing.cells(release) for release in compared])
     show.line(comparing.LEGEND)

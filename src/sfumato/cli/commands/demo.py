@@ -10,6 +10,7 @@ import typer
 from sfumato.cli import parameters as p
 from sfumato.cli import show
 from sfumato.cli.commands.synthesize import describe, show_total
+from sfumato.options import ReleaseOptions, RunOptions
 
 QUICK = {"steps": 300, "batch": 100}
 
@@ -38,13 +39,10 @@ def demo(
 
     release = synthesize(
         "digits",
+        ReleaseOptions(out, samples=1000, force=True),
+        RunOptions(state=state, quiet=quiet),
         epsilon=10.0,
-        out=out,
         options=QUICK,
-        samples=1000,
-        state=state,
-        force=True,
-        quiet=quiet,
     )
     write_report(release)
     verify(release)

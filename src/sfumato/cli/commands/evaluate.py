@@ -8,7 +8,9 @@ import typer
 
 from sfumato.cli import parameters as p
 from sfumato.cli import show
+from sfumato.data.options import DataOptions
 from sfumato.errors import UsageError
+from sfumato.options import EvaluationOptions, RunOptions
 
 Against = Annotated[
     str,
@@ -16,28 +18,6 @@ Against = Annotated[
         help="Real images that no release was made from: DATA's split test, or all of it.",
         metavar="DATA",
     ),
-]
-Classifiers = Annotated[
-    str, typer.Option(help="Of logistic, mlp, cnn, resnet, with commas between them.")
-]
-Repeats = Annotated[int, typer.Option(help="Trainings of each classifier, for the spread.")]
-Inception = Annotated[
-    str | None,
-    typer.Option(help="Inception-v3 weights for the fidelity scores.", metavar="PATH"),
-]
-ExtractorName = Annotated[
-    str | None,
-    typer.Option(
-        "--extractor",
-        help="Another network for the fidelity scores: torchvision:MODEL or timm:MODEL.",
-    ),
-]
-RealIsPublic = Annotated[
-    bool, typer.Option("--public", help="Declare the real images public: no watermark.")
-]
-Quick = Annotated[
-    bool,
-    typer.Option("--quick", help="A tenth of the epochs, named so in the result: a first look."),
 ]
 
 
@@ -51,12 +31,7 @@ def evaluate(
             metavar="DATA",
         ),
     ] = None,
-    classifiers: Classifiers = "logistic,mlp,cnn",
-    repeats: Repeats = 1,
-    inception: Inception = None,
-    extractor: ExtractorName = None,
-    quick: Quick = False,
-    public: RealIsPublic = False,
+    how: EvaluationOptions = EvaluationOptions(),
     publish_metrics: Annotated[
         bool,
         typer.Option(
@@ -69,13 +44,9 @@ def evaluate(
     ] = None,
     delta: p.Delta = 1e-5,
     relation: p.Relation = "add-or-remove-one",
-    unit: p.Unit = None,
-    unit_pattern: p.UnitPattern = None,
-    records_per_unit: p.RecordsPerUnit = None,
+    unit: Annotated[DataOptions, "unit", "unit_pattern", "records_per_unit"] = DataOptions(),
     state: p.State = None,
-    seed_public: Annotated[
-        int, typer.Option(help="Public seed of the classifiers and of what is drawn.")
-    ] = 0,
+    seed_public: p.SeedPublic = 0,
     quiet: p.Quiet = False,
     json: p.Json = False,
 ) -> None:
@@ -95,52 +66,30 @@ def evaluate(
     from sfumato.evaluation.judging import judge, open_real, open_release
     from sfumato.evaluation.private_metrics import publish
     from sfumato.evaluation.table import render
-    from sfumato.privacy import Budget
+    from sfumato.privacy.budget import Budget
 
-    names = parse_classifiers(classifiers, quick)
-    chosen = parse_extractor(inception, extractor)
-    stated = {
-        "unit": unit, "unit_pattern": unit_pattern, "records_per_unit": records_per_unit,
-    }  # fmt: skip
+    stated = {name: getattr(unit, name) for name in ("unit", "unit_pattern", "records_per_unit")}
     rule = {name: value for name, value in stated.items() if value is not None}
     if rule and not publish_metrics:
         raise UsageError("a privacy unit belongs to --publish-metrics: nothing else has a price.")
     real = open_real(against, open_release(release).spec, train, rule)
     if (epsilon is None) == publish_metrics:
         raise UsageError("--publish-metrics and --epsilon belong together: give both or neither.")
+    run = RunOptions(state=state, quiet=quiet)
     if epsilon is not None:
         budget = Budget(epsilon, delta, p.parse_relation(relation))
-        metrics = publish(
-            release,
-            real,
-            budget,
-            classifiers=names,
-            seed=seed_public,
-            extractor=chosen,
-            state=state,
-            quiet=quiet,
-        )
+        metrics = publish(release, real, budget, how, run, seed=seed_public)
         describe_published(str(release), metrics, json)
         return
-    judged = judge(
-        release,
-        real,
-        classifiers=names,
-        repeats=repeats,
-        seed=seed_public,
-        extractor=chosen,
-        public=public,
-        state=state,
-        quiet=quiet,
-    )
+    judged = judge(release, real, how, run, seed=seed_public)
     path = judged.keep(state)
     if json:
         show.as_json({"result": str(path), **judged.evaluation.to_dict()})
         return
     show.rendered(render(judged.evaluation))
-    if quick:
+    if how.quick:
         show.line("--quick: not the protocol. Compare these figures with no others.")
-    about = "public" if public else "private: keep it there"
+    about = "public" if how.public else "private: keep it there"
     show.line(f"result ({about}): {path}")
 
 
@@ -179,26 +128,3 @@ def percent(measured: dict[str, float | None]) -> tuple[str, str]:
     if value is None or deviation is None:
         return "drowned in the noise", ""
     return f"{100 * value:.1f} %", f"{100 * deviation:.1f}"
-
-
-def parse_classifiers(text: str, quick: bool) -> list[str]:
-    """Read ``--classifiers``; ``--quick`` takes the short form of each."""
-    from sfumato.evaluation import classifiers as known
-
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        known.recipe(name)
-    return [known.quick(name) for name in names] if quick else names
-
-
-def parse_extractor(inception: str | None, extractor: str | None) -> str:
-    """Read ``--inception`` and ``--extractor``.
-
-    Raises:
-        UsageError: both are given.
-    """
-    from sfumato.evaluation.extractors import SHIPPED
-
-    if inception is not None and extractor is not None:
-        raise UsageError("--inception and --extractor exclude each other: one network at a time.")
-    return f"inception:{inception}" if inception is not None else extractor or SHIPPED

@@ -9,6 +9,7 @@ import typer
 
 from sfumato.cli import parameters as p
 from sfumato.cli.commands.synthesize import describe
+from sfumato.options import ReleaseOptions
 
 
 def fit_embedding(
@@ -18,15 +19,12 @@ def fit_embedding(
             metavar="EMBEDDING", help="A release with an embedding.safetensors, or that file in it."
         ),
     ],
-    out: p.Out,
+    to: ReleaseOptions,
     steps: Annotated[
         int | None, typer.Option(help="Generator steps; as the release by default.")
     ] = None,
     public: p.Public = None,
-    samples: p.Samples = None,
-    format: p.Format = "folder",
     seed_public: p.SeedPublic = 0,
-    force: p.Force = False,
     quiet: p.Quiet = False,
     json: p.Json = False,
 ) -> None:
@@ -38,17 +36,9 @@ def fit_embedding(
     Example:
       sfumato fit-embedding release/ --steps 20000 --seed-public 1 --out better/
     """
-    from sfumato.synthesis import refit
+    from sfumato.synthesis import fit_embedding
 
-    made = refit(
-        embedding,
-        out=out,
-        samples=samples,
-        steps=steps,
-        public=public,
-        format=format,
-        seed_public=seed_public,
-        force=force,
-        quiet=quiet,
+    made = fit_embedding(
+        embedding, to, steps=steps, public=public, seed_public=seed_public, quiet=quiet
     )
     describe(made, json)

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from sfumato.cli import parameters as p
 from sfumato.cli import show
+from sfumato.data.options import DataOptions
+from sfumato.options import MethodOptions
+from sfumato.privacy.budget import Budget
 
 
 def plan(
     data: p.Data,
-    epsilon: p.Epsilon,
-    delta: p.Delta = 1e-5,
-    relation: p.Relation = "add-or-remove-one",
-    method: p.MethodName = "mepf",
-    preset: p.Preset = None,
-    set_: p.Set = None,
-    public: p.Public = None,
-    pretrain: p.Pretrain = None,
-    image_size: p.ImageSize = None,
-    channels: p.Channels = None,
-    classes: p.Classes = None,
-    declared_size: p.DeclaredSize = None,
-    split: p.Split = None,
-    unit: p.Unit = None,
-    unit_pattern: p.UnitPattern = None,
-    records_per_unit: p.RecordsPerUnit = None,
+    budget: Budget,
+    method: MethodOptions,
+    declared: DataOptions,
     state: p.State = None,
-    seed_public: p.SeedPublic = 0,
     json: p.Json = False,
 ) -> None:
     """Say what a run would ask and cost; reads no pixel.
@@ -39,26 +28,14 @@ def plan(
       sfumato plan fashion-mnist --epsilon 10 --method moments
     """
     from sfumato.data import open_images
-    from sfumato.privacy import Budget, Curator
+    from sfumato.privacy import Curator
     from sfumato.privacy.budget import delta_problem
     from sfumato.privacy.spending import ledger_of, spending
     from sfumato.synthesis import make_method
 
-    source = open_images(
-        data,
-        image_size=image_size,
-        channels=channels,
-        classes=p.parse_classes(classes),
-        declared_size=declared_size,
-        split=split,
-        unit=unit,
-        unit_pattern=unit_pattern,
-        records_per_unit=records_per_unit,
-    )
-    budget = Budget(epsilon, delta, p.parse_relation(relation))
+    source = open_images(data, declared)
+    chosen, delta = make_method(method, source.spec), budget.delta
     warning = delta_problem(delta, source.spec.declared_size)
-    settings = p.parse_settings(set_, pretrain)
-    chosen = make_method(method, source.spec, settings, public, seed_public, preset)
     made = Curator(source, budget, state=state, quiet=True).calibrate(chosen)
     ledger = ledger_of(source, state)
     before, after = spending(ledger, delta), spending(ledger, delta, made.events)

@@ -8,26 +8,24 @@ import typer
 
 from sfumato.cli import parameters as p
 from sfumato.cli.commands.synthesize import describe
+from sfumato.options import ReleaseOptions
 
 
 def sample(
     release: p.Release,
-    samples: Annotated[int, typer.Option(help="Number of synthetic images.")],
-    out: p.Out,
+    to: ReleaseOptions,
     sampler: Annotated[
         str | None,
         typer.Option(help="dpdm: quick, accuracy, fid, ddim or ddim-stochastic; else as released."),
     ] = None,
     sampling_steps: Annotated[int | None, typer.Option(help="Steps of the sampler.")] = None,
-    format: p.Format = "folder",
-    seed_public: Annotated[int, typer.Option(help="Public seed of the draw.")] = 1,
-    force: p.Force = False,
+    seed_public: Annotated[int, typer.Option(help="Public seed of the sample.")] = 1,
     quiet: p.Quiet = False,
     json: p.Json = False,
 ) -> None:
-    """Draw more images from a release, at no privacy cost.
+    """Sample more images from a release, at no privacy cost.
 
-    Its model draws them into another release with the same certificate of what was spent.
+    Its model puts them into another release with the same certificate of what was spent.
 
     \b
     Example:
@@ -38,13 +36,10 @@ def sample(
 
     made = sample(
         release,
-        samples=samples,
-        out=out,
+        to,
         sampler=sampler,
         sampling_steps=sampling_steps,
-        format=format,
         seed_public=seed_public,
-        force=force,
         quiet=quiet,
     )
     describe(made, json)

@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from sfumato.cli import parameters as p
 from sfumato.cli import show
+from sfumato.data.options import DataOptions
+from sfumato.options import MethodOptions, ReleaseOptions, RunOptions
+from sfumato.privacy.budget import Budget
 
 
 def synthesize(
     data: p.Data,
-    epsilon: p.Epsilon,
-    out: p.Out,
-    delta: p.Delta = 1e-5,
-    allow_large_delta: p.AllowLargeDelta = False,
-    relation: p.Relation = "add-or-remove-one",
-    method: p.MethodName = "mepf",
-    preset: p.Preset = None,
-    set_: p.Set = None,
-    public: p.Public = None,
-    pretrain: p.Pretrain = None,
-    samples: p.Samples = None,
-    format: p.Format = "folder",
-    image_size: p.ImageSize = None,
-    channels: p.Channels = None,
-    classes: p.Classes = None,
-    declared_size: p.DeclaredSize = None,
-    split: p.Split = None,
-    unit: p.Unit = None,
-    unit_pattern: p.UnitPattern = None,
-    records_per_unit: p.RecordsPerUnit = None,
-    cap: p.Cap = None,
-    state: p.State = None,
-    seed_public: p.SeedPublic = 0,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Charge a new run even where one could go on.")
-    ] = False,
-    force: p.Force = False,
-    quiet: p.Quiet = False,
+    budget: Budget,
+    method: MethodOptions,
+    to: ReleaseOptions,
+    declared: DataOptions,
+    run: RunOptions,
     json: p.Json = False,
-    insecure_seed: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Turn private images into a release of synthetic ones.
 
@@ -64,40 +40,12 @@ def synthesize(
     from sfumato.privacy.distributed import is_first
     from sfumato.synthesis import synthesize
 
-    release = synthesize(
-        data,
-        epsilon=epsilon,
-        out=out,
-        delta=delta,
-        allow_large_delta=allow_large_delta,
-        relation=p.parse_relation(relation),
-        method=method,
-        options=p.parse_settings(set_, pretrain),
-        preset=preset,
-        public=public,
-        samples=samples,
-        format=format,
-        image_size=image_size,
-        channels=channels,
-        classes=p.parse_classes(classes),
-        declared_size=declared_size,
-        split=split,
-        unit=unit,
-        unit_pattern=unit_pattern,
-        records_per_unit=records_per_unit,
-        cap=cap,
-        state=state,
-        seed_public=seed_public,
-        fresh=fresh,
-        force=force,
-        quiet=quiet,
-        insecure_seed=insecure_seed,
-    )
+    release = synthesize(data, budget, declared, method, run, to)
     if not is_first():
         return
     describe(release, json)
     if not json:
-        show_total(data, split, state, delta)
+        show_total(data, declared.split, run.folder, budget.delta)
 
 
 def show_total(data: str, split: str | None, state: Path | None, delta: float) -> None:

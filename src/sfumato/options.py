@@ -1,0 +1,174 @@
+"""Options as objects: one field an option, described once, in the docstring of its class.
+
+The command line makes its options from these classes (``cli/parameters.py``), and the functions of
+the library take their objects or their fields as keywords (:func:`gathered`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from inspect import cleandoc
+from pathlib import Path
+from typing import Any
+
+from sfumato.errors import UsageError
+
+Location = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """Which method makes the images, and how it is set.
+
+    Args:
+        method: the method's name.
+        preset: named settings of the method.
+        options: settings of the method, over those of the preset.
+        public: public images that the method may learn from; read like DATA.
+        pretrain: steps on the images of --public, first of all, for methods that take them.
+        seed_public: public seed of training and sampling; the noise never has one.
+    """
+
+    method: Any = "mepf"
+    preset: str | None = None
+    options: Mapping[str, Any] | None = None
+    public: Location | None = None
+    pretrain: int | None = None
+    seed_public: int = 0
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a run is kept and how it is carried out; none of it changes what a release means.
+
+    Args:
+        cap: the most ε that DATA may ever be charged, at the run's δ and relation; kept in its
+            ledger.
+        state: folder of ledgers and private runs, by default $SFUMATO_STATE or the user's own.
+        allow_large_delta: accept a δ above 1/1,000 or 1/(number of records).
+        fresh: charge a new run even where an interrupted one could go on.
+        quiet: show no progress.
+        insecure_seed: for tests, the seed of all noise; the release is stamped NOT PRIVATE.
+    """
+
+    cap: float | None = None
+    state: Location | None = None
+    allow_large_delta: bool = False
+    fresh: bool = False
+    quiet: bool = False
+    insecure_seed: int | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The state folder, None for the user's own."""
+        return None if self.state is None else Path(self.state)
+
+
+@dataclass(frozen=True)
+class ReleaseOptions:
+    """Where a release goes and what it holds.
+
+    Args:
+        out: new folder for the release.
+        samples: number of synthetic images; the declared size by default, else 10,000.
+        format: folder (PNG), parquet or webdataset.
+        force: replace a release that is in the folder.
+    """
+
+    out: Location
+    samples: int | None = None
+    format: str = "folder"
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How a release is measured on real images.
+
+    Args:
+        classifiers: of logistic, mlp, cnn, resnet, with commas between them.
+        repeats: trainings of each classifier, for the spread.
+        inception: Inception-v3 weights for the fidelity scores.
+        extractor: another network for the fidelity scores, torchvision:MODEL or timm:MODEL.
+        quick: a tenth of the epochs, named so in the result, for a first look.
+        public: declare the real images public: no watermark.
+
+    Raises:
+        UsageError: two networks are named, or ``repeats`` is below 1.
+    """
+
+    classifiers: Sequence[str] = ("logistic", "mlp", "cnn")
+    repeats: int = 1
+    inception: str | None = None
+    extractor: str | None = None
+    quick: bool = False
+    public: bool = False
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise UsageError(f"repeats={self.repeats} must be at least 1.")
+        if self.inception is not None and self.extractor is not None:
+            raise UsageError("inception and extractor exclude each other: one network at a time.")
+
+    @property
+    def network(self) -> str | None:
+        """The network of the fidelity scores by its full name; None for the one that ships."""
+        return self.extractor if self.inception is None else f"inception:{self.inception}"
+
+
+def gathered(
+    what: str, kinds: Sequence[type[Any]], given: Sequence[Any], stated: Mapping[str, Any]
+) -> list[Any]:
+    """One object of each kind: what is ``given``, with the ``stated`` fields in place of its own.
+
+    Args:
+        what: the function that is called, for messages.
+        kinds: dataclasses without a field in common.
+        given: at most one object of each kind.
+        stated: fields of any of them, by name.
+
+    Raises:
+        UsageError: a field is unknown or missing, or an object is of no kind or twice there.
+    """
+    known = {entry.name for kind in kinds for entry in fields(kind)}
+    if unknown := sorted(set(stated) - known):
+        raise UsageError(
+            f"{what} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}."
+        )
+    objects: dict[type[Any], Any] = {}
+    for one in given:
+        if type(one) not in kinds or type(one) in objects:
+            names = ", ".join(kind.__name__ for kind in kinds)
+            raise UsageError(f"{what} takes at most one of each of {names}, not {one!r:.80}.")
+        objects[type(one)] = one
+    return [_made(what, kind, objects.get(kind), stated) for kind in kinds]
+
+
+def _made(what: str, kind: type[Any], given: Any, stated: Mapping[str, Any]) -> Any:
+    own = {entry.name: stated[entry.name] for entry in fields(kind) if entry.name in stated}
+    if given is not None:
+        return replace(given, **own)
+    for entry in fields(kind):
+        without = entry.default is MISSING and entry.default_factory is MISSING
+        if without and entry.name not in own:
+            raise UsageError(f"{what} needs {entry.name}=.")
+    return kind(**own)
+
+
+def described(kind: type[Any]) -> dict[str, str]:
+    """What the ``Args`` section of a class's docstring says of each argument."""
+    _, _, section = cleandoc(kind.__doc__ or "").partition("\nArgs:\n")
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in section.splitlines():
+        if line.strip() and not line.startswith("    "):
+            break  # the next section
+        if line.strip() and not line.startswith(" " * 8):
+            stated, _, text = line.strip().partition(": ")
+            names = [name.strip() for name in stated.split(",")]
+            found |= dict.fromkeys(names, text)
+        else:
+            found |= {name: f"{found[name]} {line.strip()}".strip() for name in names}
+    return found

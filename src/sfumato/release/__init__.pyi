@@ -1,0 +1,19 @@
+from .certificate import Certificate, core_of, make_core, read_certificate
+from .verification.verify import Verification, trusted_core, verify
+from .writing.citations import citations
+from .writing.write import attach_metrics, attach_report, check_target, write_release
+
+__all__ = [
+    "Certificate",
+    "Verification",
+    "attach_metrics",
+    "attach_report",
+    "check_target",
+    "citations",
+    "core_of",
+    "make_core",
+    "read_certificate",
+    "trusted_core",
+    "verify",
+    "write_release",
+]
