@@ -142,7 +142,9 @@ def _grouped(members: Sequence[Member]) -> Iterator[_Entry]:
         if f".{suffix}" in IMAGE_SUFFIXES and entry.image is None:
             entry.image = place
         # A .cls is a label and nothing else; a .json may be other metadata.
-        elif suffix in _LABEL_SUFFIXES and (entry.label is None or suffix == "cls"):
+        elif suffix in _LABEL_SUFFIXES and (
+            entry.label is None or (entry.is_json and suffix == "cls")
+        ):
             entry.label, entry.is_json = place, suffix == "json"
     if entry.image or entry.label:
         yield entry
