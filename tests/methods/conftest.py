@@ -7,7 +7,7 @@ import pytest
 from sfumato.data.opening import open_images
 from sfumato.data.spec import PublicSpec
 from sfumato.features import public_patches
-from sfumato.methods import DPAF, DPDM, DPGAN, DPMEPF, DataLens, Moments
+from sfumato.methods import DPAF, DPDM, DPGAN, DPMEPF, DPMERF, DPNTK, DataLens, Moments
 
 
 @pytest.fixture(scope="session")
@@ -123,6 +123,8 @@ def methods(small_mepf, small_dpdm, small_dpgan, small_dpaf, small_datalens):
         "dpgan": small_dpgan(),
         "dpaf": small_dpaf(),
         "datalens": small_datalens(),
+        "merf": DPMERF(steps=3, batch=20, width=4, latent=8, frequencies=20),
+        "ntk": DPNTK(steps=3, batch=20, width=4, latent=8, hidden=3),
     }
 
 

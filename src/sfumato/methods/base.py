@@ -126,7 +126,9 @@ class Method(ABC):
     @classmethod
     def options(cls) -> list[Option]:
         """The method's settings with their defaults and help."""
-        helped = described(cls)
+        helped: dict[str, str] = {}
+        for above in reversed(cls.__mro__):  # a class's own words go before those of its bases
+            helped |= described(above)
         return [
             Option(entry.name, entry.default, helped.get(entry.name, ""))
             for entry in options_of(cls)

@@ -27,6 +27,8 @@ BUILT_IN = {
     "dpgan": "sfumato.methods.dpgan.method:DPGAN",
     "dpaf": "sfumato.methods.dpaf.method:DPAF",
     "datalens": "sfumato.methods.datalens.method:DataLens",
+    "merf": "sfumato.methods.merf:DPMERF",
+    "ntk": "sfumato.methods.ntk:DPNTK",
 }
 
 
