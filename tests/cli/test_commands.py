@@ -146,6 +146,21 @@ def test_verify_speaks_json_and_fails_with_its_own_code(run: Run, tmp_path: Path
     assert failed.stdout == ""
 
 
+def test_a_release_is_signed_and_verified_by_two_commands(run: Run, tmp_path: Path) -> None:
+    synthesize(run, tmp_path / "out")
+    release, key = tmp_path / "out", tmp_path / "key"
+    assert "consistent, not signed" in run("verify", release).stdout
+    made = json.loads(run("keygen", key, "--json").stdout)
+    assert run("keygen", key).exit_code == 2
+    signed = json.loads(run("sign", release, "--key", key, "--json").stdout)
+    assert f"signed by {key}.pub" in run("verify", release, "--public-key", f"{key}.pub").stdout
+    verdict = json.loads(run("verify", release, "--json").stdout)
+    assert (verdict["signed_by"], verdict["signer_expected"]) == (signed["signed_by"], None)
+    run("keygen", tmp_path / "other")
+    assert run("verify", release, "--public-key", tmp_path / "other.pub").exit_code == 6
+    assert made["public_key"] == f"{key}.pub"
+
+
 def test_a_stamped_release_says_so_on_the_terminal(run: Run, tmp_path: Path) -> None:
     made = synthesize(run, tmp_path / "out", "--insecure-seed", 1)
     assert made.exit_code == 0

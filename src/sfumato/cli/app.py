@@ -20,6 +20,7 @@ from sfumato.cli.commands.methods import methods
 from sfumato.cli.commands.plan import plan
 from sfumato.cli.commands.report import report
 from sfumato.cli.commands.sample import sample
+from sfumato.cli.commands.sign import keygen, sign
 from sfumato.cli.commands.synthesize import synthesize
 from sfumato.cli.commands.verify import verify
 from sfumato.cli.guard import Commands, guarded
@@ -71,6 +72,8 @@ app.command("sample")(guarded(grouped(sample)))
 app.command("fit-embedding")(guarded(grouped(fit_embedding)))
 app.command("report")(guarded(grouped(report)))
 app.command("verify")(guarded(grouped(verify)))
+app.command("keygen")(guarded(grouped(keygen)))
+app.command("sign")(guarded(grouped(sign)))
 app.command("ledger")(guarded(grouped(ledger)))
 app.command("evaluate")(guarded(grouped(evaluate)))
 app.command("compare")(guarded(grouped(compare)))

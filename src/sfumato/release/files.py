@@ -14,6 +14,7 @@ CARD = "README.md"
 SAMPLES = "samples.png"
 REPORT = "report.html"
 METRICS = "metrics.json"
+SIGNATURE = "signature.json"
 
 LARGEST = {
     "certificate.json": 2**24,
@@ -21,6 +22,7 @@ LARGEST = {
     SAMPLES: 2**26,
     REPORT: 2**28,
     METRICS: 2**20,
+    SIGNATURE: 2**14,
     MODEL: 2**34,
     EMBEDDING: 2**34,
 }
@@ -101,11 +103,14 @@ def file_digest(path: Path) -> str:
 
 
 def digests(release: Path, names: list[str]) -> dict[str, str]:
-    """Digest of each file beside the certificate; all images together have one, ``images``."""
+    """Digest of each file beside the certificate; all images together have one, ``images``.
+
+    The signature has none: it is made over the certificate that states them.
+    """
     result = {
         name: file_digest(release / name)
         for name in names
-        if name != "certificate.json" and not name.startswith(f"{IMAGES}/")
+        if name not in ("certificate.json", SIGNATURE) and not name.startswith(f"{IMAGES}/")
     }
     tree = hashlib.sha256()
     for name in names:

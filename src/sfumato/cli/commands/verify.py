@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from sfumato.cli import parameters as p
 from sfumato.cli import show
 
 
 def verify(
     release: p.Release,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(help="Public key that must have signed the release.", metavar="KEY.pub"),
+    ] = None,
     allow_large_delta: p.AllowLargeDelta = False,
     json: p.Json = False,
 ) -> None:
     """Check that a release proves its ε and leaks nothing.
 
-    Recomputes ε with a second accountant and looks for private leftovers. Fails with exit code 6
-    and names every problem. Nothing in the release is trusted.
+    Recomputes ε with a second accountant, derives again what the certificate determines, and looks
+    for private leftovers. Fails with exit code 6 and names every problem. Nothing in the release is
+    trusted. Who made it is known only from a signature (sfumato sign).
 
     \b
-    Example:
+    Examples:
       sfumato verify release/
+      sfumato verify release/ --public-key hospital.key.pub
     """
     from sfumato.release import verify
 
-    verdict = verify(release, allow_large_delta=allow_large_delta)
+    verdict = verify(release, allow_large_delta=allow_large_delta, public_key=public_key)
     if json:
         show.as_json({"release": str(release), "verified": True, **verdict.to_dict()})
         return
-    show.line(f"{release}: verified. {verdict.samples} images, method {verdict.method}.")
+    if verdict.signed_by is None:
+        how = "consistent, not signed"
+    elif verdict.signer_expected:
+        how = f"signed by {public_key}"
+    else:
+        how = f"signed by the key {verdict.signed_by}; name the key that you expect: --public-key"
+    show.line(f"{release}: verified ({how}). {verdict.samples} images, method {verdict.method}.")
     show.line(f"claimed:    {show.epsilons(verdict.epsilon_by_relation, verdict.delta)}")
     show.line(f"recomputed: {show.epsilons(verdict.recomputed, verdict.delta)}")
     if verdict.metrics_recomputed is not None and verdict.metrics_delta is not None:

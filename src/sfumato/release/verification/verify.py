@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from sfumato.release.files import (
     file_digest,
     list_files,
 )
+from sfumato.release.signature import read_signature
 from sfumato.release.strict_json import mismatches
 from sfumato.release.verification import arrays, claim, derived, leaks, metrics, pictures
 from sfumato.release.versions import FIRST_FORMAT, VERSIONS, WRITERS, writer_of
@@ -42,7 +43,9 @@ class Verification:
     ``epsilon_by_relation`` is what the certificate claims, ``recomputed`` is the same by the
     closed form, the accountant that the writer did not use. ``metrics_recomputed`` is what the
     published metrics, if there are any, have cost the images that they were measured on.
-    ``remarks`` say in sentences what this version could not derive again.
+    ``signed_by`` is the public key, in hex, of a valid signature; ``signer_expected`` whether it is
+    the key that was asked for, None where none was. ``remarks`` say in sentences what
+    this version could not derive again.
     """
 
     epsilon: float
@@ -56,6 +59,8 @@ class Verification:
     metrics_delta: float | None = None
     metrics_recomputed: Mapping[Relation, float] | None = None
     metrics_unit: str | None = None
+    signed_by: str | None = None
+    signer_expected: bool | None = None
     remarks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,7 +68,12 @@ class Verification:
         return asdict(self)
 
 
-def verify(release: str | os.PathLike[str], *, allow_large_delta: bool = False) -> Verification:
+def verify(
+    release: str | os.PathLike[str],
+    *,
+    allow_large_delta: bool = False,
+    public_key: str | os.PathLike[str] | None = None,
+) -> Verification:
     """Check a release folder against its certificate and for private leftovers.
 
     Nothing in the folder is trusted: no link is followed, nothing is unpickled, and sizes are
@@ -72,21 +82,23 @@ def verify(release: str | os.PathLike[str], *, allow_large_delta: bool = False) 
     Args:
         release: the folder.
         allow_large_delta: accept a δ above 1/1,000, or not below one over the declared number.
+        public_key: file with the Ed25519 public key that must have signed the release.
 
     Raises:
         CertificateError: the release fails; the message names every problem.
     """
     folder = stated_path(release, "release")
     certificate = read_certificate(folder)
-    found = list(problems(folder, certificate))
-    if claim.is_stamped(certificate):
-        found.insert(0, STAMPED)
-    if not found and not allow_large_delta:
-        found += _large_deltas(certificate)
-    if found:
-        shown = "".join(f"\n  - {problem}" for problem in found[:MOST_PROBLEMS])
-        more = f"\n  and {len(found) - MOST_PROBLEMS} more" if len(found) > MOST_PROBLEMS else ""
-        raise CertificateError(f"{folder}: the release fails verification.{shown}{more}")
+    more, signed = [], None
+    try:
+        signed = read_signature(
+            folder, certificate, None if public_key is None else Path(public_key)
+        )
+    except CertificateError as error:
+        more.append(str(error))
+    check(folder, certificate, more)
+    if not allow_large_delta and (large := list(_large_deltas(certificate))):
+        raise CertificateError(_verdict(folder, large))
     return Verification(
         certificate["epsilon"],
         certificate["delta"],
@@ -97,8 +109,28 @@ def verify(release: str | os.PathLike[str], *, allow_large_delta: bool = False) 
         certificate["method"]["name"],
         certificate["release"]["samples"],
         *_price_of_metrics(certificate),
+        signed_by=None if signed is None else signed.fingerprint,
+        signer_expected=None if signed is None else signed.expected,
         remarks=tuple(arrays.remarks(certificate)),
     )
+
+
+def check(folder: Path, certificate: Certificate, more: Sequence[str] = ()) -> None:
+    """Raise CertificateError, which names every problem, unless the release is in order.
+
+    more: problems that were found before. δ and the signature are not looked at.
+    """
+    found = [*more, *problems(folder, certificate)]
+    if claim.is_stamped(certificate):
+        found.insert(0, STAMPED)
+    if found:
+        raise CertificateError(_verdict(folder, found))
+
+
+def _verdict(folder: Path, found: Sequence[str]) -> str:
+    shown = "".join(f"\n  - {problem}" for problem in found[:MOST_PROBLEMS])
+    more = f"\n  and {len(found) - MOST_PROBLEMS} more" if len(found) > MOST_PROBLEMS else ""
+    return f"{folder}: the release fails verification.{shown}{more}"
 
 
 def _large_deltas(certificate: Certificate) -> Iterator[str]:

@@ -30,6 +30,7 @@ from sfumato.release.files import (
     MODEL,
     REPORT,
     SAMPLES,
+    SIGNATURE,
     digests,
     file_digest,
     list_files,
@@ -182,7 +183,7 @@ def _make_durable() -> None:
 
 
 def attach_report(release: Path, page: bytes) -> None:
-    """Put ``report.html`` into a release and name it in the certificate.
+    """Put ``report.html`` into a release and name it in the certificate, which ends a signature.
 
     Raises:
         CertificateError: the release has no readable certificate.
@@ -190,7 +191,7 @@ def attach_report(release: Path, page: bytes) -> None:
     certificate: Certificate = certificates.read_certificate(release)
     with _replacing(release) as part:
         shutil.copytree(release, part, copy_function=_link, dirs_exist_ok=True)
-        for name in (REPORT, NAME):
+        for name in (REPORT, NAME, SIGNATURE):
             (part / name).unlink(missing_ok=True)  # a link: written through, it would change both
         (part / REPORT).write_bytes(page)
         named = {**certificate["files"], REPORT: file_digest(part / REPORT)}
@@ -214,7 +215,7 @@ def attach_metrics(release: Path, core: Mapping[str, Any], metrics: Mapping[str,
     made = certificate["release"]
     with _replacing(release) as part:
         shutil.copytree(release, part, copy_function=_link, dirs_exist_ok=True)
-        for name in (METRICS, CARD, NAME, REPORT):
+        for name in (METRICS, CARD, NAME, REPORT, SIGNATURE):
             (part / name).unlink(missing_ok=True)  # a link: written through, it would change both
         text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False)
         (part / METRICS).write_text(text, encoding="utf-8")
