@@ -3,14 +3,18 @@
 from sfumato.features.basis import dct_basis
 from sfumato.features.encoder import Encoder, load_encoder
 from sfumato.features.perceptual import PerceptualFeatures, PublicAxes, to_unit
+from sfumato.features.pooled import PooledCoordinates, PooledFeatures, photograph_card
 from sfumato.features.public import public_patches
 
 __all__ = [
     "Encoder",
     "PerceptualFeatures",
+    "PooledCoordinates",
+    "PooledFeatures",
     "PublicAxes",
     "dct_basis",
     "load_encoder",
+    "photograph_card",
     "public_patches",
     "to_unit",
 ]

@@ -21,7 +21,7 @@ from torch import Tensor
 from sfumato.features import PerceptualFeatures, PublicAxes, load_encoder, to_unit
 from sfumato.methods.second_moments import SymmetricProducts
 
-RIDGE = 0.3
+RIDGE = 0.6
 """Ridge relative to the spectral radius of the noise in Σ t tᵀ."""
 
 LEAST_RIDGE = 1e-5

@@ -1,0 +1,155 @@
+"""Pooled features: the mean activation of every block of a public encoder, image enlarged first.
+
+Networks that were trained on photographs of 224 pixels see more in a small image when it is
+enlarged before it enters. Averages over space keep what kind of image it is and drop where things
+stand, which is what a linear classifier needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import load as load_arrays
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.features.encoder import Encoder, load_encoder
+from sfumato.features.perceptual import PublicAxes, to_unit
+
+CHUNK = 250
+AXES = "photograph_axes.safetensors"
+
+
+class PooledFeatures(nn.Module):
+    """Mean activation of each channel of each block.
+
+    Args:
+        encoder: the frozen public encoder.
+        size: side in pixels that images are enlarged to; larger images stay as they are.
+    """
+
+    def __init__(self, encoder: Encoder, size: int) -> None:
+        super().__init__()
+        self.encoder, self.size = encoder, size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float ``[b, 1 or 3, h, w]`` in [0, 1] → float32 ``[b, channels of all blocks]``.
+
+        Differentiable; a row depends on its own image alone.
+        """
+        if max(images.shape[-2:]) < self.size:
+            size = (self.size, self.size)
+            images = F.interpolate(images, size, mode="bilinear", align_corners=False)
+        maps = self.encoder(images)
+        return torch.cat([layer.to(torch.float32).mean(dim=(2, 3)) for layer in maps], dim=1)
+
+    @torch.no_grad()
+    def of(self, images: NDArray[np.uint8]) -> Tensor:
+        """Features of many public or generated images, batch by batch."""
+        chunks = (images[i : i + CHUNK] for i in range(0, len(images), CHUNK))
+        return torch.cat([self(to_unit(chunk).to(self.encoder.mean.device)) for chunk in chunks])
+
+
+class PooledCoordinates(nn.Module):
+    """Public coordinates t of an image: pooled features along public axes, of L2 norm at most 1.
+
+    Args:
+        features: what the axes were fitted on.
+        axes: whitened public axes.
+        shipped: SHA-256 of the file that the axes ship in; empty where they were fitted on public
+            images that the user gave.
+    """
+
+    def __init__(self, features: PooledFeatures, axes: PublicAxes, shipped: str) -> None:
+        super().__init__()
+        self.features, self.axes, self.shipped = features, axes, shipped
+
+    @classmethod
+    def of(
+        cls, encoder: str, size: int, count: int, public: NDArray[np.uint8] | None = None
+    ) -> PooledCoordinates:
+        """The first ``count`` of the axes that ship, or of those of the user's public images."""
+        features = PooledFeatures(load_encoder(encoder), size)
+        if public is not None:
+            return cls(features, fitted_axes(features.encoder, features.of(public), count), "")
+        mean, axes, digest = photograph_axes()
+        return cls(features, PublicAxes(mean, axes[:, :count], whitened=True), digest)
+
+    @property
+    def width(self) -> int:
+        """Length of t."""
+        return self.axes.axes.shape[1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float images in [0, 1] → ``[b, width]``; differentiable."""
+        coordinates: Tensor = self.axes(self.features(images))
+        return coordinates
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that :meth:`load` needs; none where the axes ship with the package."""
+        return {} if self.shipped else {"mean": self.axes.mean, "axes": self.axes.axes}
+
+    def config(self) -> dict[str, Any]:
+        """What :meth:`load` needs besides them."""
+        return {
+            "encoder": self.features.encoder.name,
+            "encoder_size": self.features.size,
+            "count": self.width,
+            "axes": self.shipped,
+        }
+
+    @classmethod
+    def load(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> PooledCoordinates:
+        """Rebuild coordinates from what was saved.
+
+        Raises:
+            ValueError: they were made with axes that another version ships.
+        """
+        if config["axes"]:
+            found = cls.of(config["encoder"], config["encoder_size"], config["count"])
+            if found.shipped != config["axes"]:
+                raise ValueError("made with public axes that another version ships")
+            return found
+        features = PooledFeatures(load_encoder(config["encoder"]), config["encoder_size"])
+        return cls(features, PublicAxes(tensors["mean"], tensors["axes"], whitened=True), "")
+
+
+def fitted_axes(encoder: Encoder, features: Tensor, count: int) -> PublicAxes:
+    """Half-whitened principal axes of public pooled features ``[n, width]``, blocks weighing alike.
+
+    Half-whitened: each axis is divided by its spread plus that of the middle one, so that the
+    smallest are not blown up.
+    """
+    lengths = [layer.shape[1] for layer in encoder(torch.zeros(1, 3, 32, 32))]
+    norms = [block.square().sum(dim=1).mean().sqrt() for block in features.split(lengths, dim=1)]
+    scale = torch.cat([norm.expand(n) for norm, n in zip(norms, lengths, strict=True)]) + 1e-6
+    axes = PublicAxes.fit(features / scale, min(count, features.shape[1]), whiten=True)
+    return PublicAxes(axes.mean * scale, axes.axes / scale[:, None], whitened=True)
+
+
+@cache
+def photograph_axes() -> tuple[Tensor, Tensor, str]:
+    """Axes fitted on Tiny ImageNet by ``benchmarks/photograph_axes.py``; the file holds its card.
+
+    Returns:
+        Mean ``[width]`` and axes ``[width, 600]``, float32, and the SHA-256 of the file.
+    """
+    content = files("sfumato.features").joinpath(AXES).read_bytes()
+    arrays = load_arrays(content)
+    axes = torch.from_numpy(arrays["axes"].astype(np.float32) * arrays["steps"])
+    return torch.from_numpy(arrays["mean"]), axes, hashlib.sha256(content).hexdigest()
+
+
+def photograph_card() -> dict[str, Any]:
+    """What the shipped axes were fitted on, and how: source, licence, digests and settings."""
+    with safe_open(files("sfumato.features").joinpath(AXES), framework="numpy") as file:
+        card: dict[str, Any] = json.loads(file.metadata()["card"])
+    return card

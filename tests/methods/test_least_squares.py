@@ -1,0 +1,54 @@
+"""A private classifier from one sum: it learns, keeps its clip norm, and is saved whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sfumato.data.arrays import load_labelled
+from sfumato.errors import UsageError
+from sfumato.methods.least_squares import LeastSquares, LeastSquaresClassifier
+from sfumato.privacy import Budget, Curator
+
+SMALL = LeastSquares(axes=30, encoder_size=32)
+
+
+def test_no_contribution_is_longer_than_the_clip_norm(digits):
+    (query,) = SMALL.queries(digits.spec)
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.choice([0, 255], (6, 1, 28, 28)).astype(np.uint8))
+    rows = query.contribution(images, torch.zeros(6, dtype=torch.int64))
+    assert rows.shape == (6, query.dimension)
+    assert float(rows.norm(dim=1).max()) <= query.clip_norm * (1 + 1e-5)
+
+
+def test_it_names_most_digits_where_the_budget_is_large_and_few_where_it_is_small(digits, tmp_path):
+    known = load_labelled(digits)
+    images, labels = torch.from_numpy(known.images[:300]), torch.from_numpy(known.labels[:300])
+
+    def right(epsilon: float) -> float:
+        state = tmp_path / str(epsilon)
+        with Curator(digits, Budget(epsilon, 1e-5), state=state, quiet=True) as curator:
+            classifier = SMALL.fit(curator)
+        again = LeastSquaresClassifier.load(
+            classifier.config(),
+            {name: torch.from_numpy(array) for name, array in classifier.tensors().items()},
+        )
+        assert torch.equal(classifier(images), again(images))
+        return float((classifier(images) == labels).double().mean())
+
+    assert right(1000.0) > 0.7
+    assert right(0.01) < 0.5
+
+
+def test_a_value_outside_its_rule_is_named(digits):
+    for bad in ({"axes": 0}, {"encoder_size": 8}, {"target_weight": 0.0}):
+        with pytest.raises(UsageError, match=next(iter(bad))):
+            LeastSquares(**bad)
+
+
+def test_weights_that_do_not_fit_are_refused():
+    coordinates = SMALL.coordinates()
+    with pytest.raises(ValueError, match="one row of weights"):
+        LeastSquaresClassifier(coordinates, torch.zeros(3, 10))
