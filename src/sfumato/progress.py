@@ -1,4 +1,4 @@
-"""Progress with remaining time: a bar on a terminal, plain lines elsewhere, never a private count.
+"""Progress with remaining time: a bar on a terminal or in a notebook, plain lines elsewhere.
 
 Only fractions are shown. The number of records of a private data set is itself private, so callers
 that walk over private data report the share that is done, and this module never prints a total.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -20,6 +22,14 @@ PLAIN_LINE_SECONDS = 10.0
 
 Report = Callable[[float], None]
 """Takes the share that is done, in [0, 1]."""
+
+_listener: Callable[[str, float], None] | None = None
+
+
+def listen(listener: Callable[[str, float], None] | None) -> None:
+    """Hand every stage's name and share to ``listener`` instead of showing them; None ends that."""
+    global _listener
+    _listener = listener
 
 
 @contextmanager
@@ -32,6 +42,21 @@ def stage(what: str, quiet: bool = False, begun: float = 0.0) -> Iterator[Report
     console = Console(stderr=True)
     if quiet:
         yield lambda share: None
+    elif _listener is not None:
+        heard = _listener
+        heard(what, begun)
+        yield lambda share: heard(what, share)
+        heard(what, 1.0)
+    elif console.is_jupyter and (tqdm := _tqdm()) is not None:
+        # No count, no rate: the bar knows the share alone.
+        with tqdm(
+            total=1.0,
+            initial=begun,
+            desc=what,
+            bar_format="{desc}: {percentage:.0f} %|{bar}|{remaining}",
+        ) as bar:
+            yield lambda share: bar.update(share - bar.n)
+            bar.update(1.0 - bar.n)
     elif console.is_terminal:
         columns = (
             TextColumn("{task.description}"),
@@ -57,3 +82,14 @@ def stage(what: str, quiet: bool = False, begun: float = 0.0) -> Iterator[Report
 
         yield line
         print(f"{what}: done in {time.monotonic() - started:.0f} s", file=sys.stderr)
+
+
+def _tqdm() -> Any:
+    """The progress bar for notebooks, if it is installed; in text where ipywidgets is not."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from tqdm.auto import tqdm
+    except ImportError:
+        return None
+    return tqdm

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import sfumato
+from sfumato.cli.commands.app import app as local_page
 from sfumato.cli.commands.audit import audit
 from sfumato.cli.commands.bench import bench
 from sfumato.cli.commands.check import check
@@ -81,6 +82,7 @@ app.command("audit")(guarded(grouped(audit)))
 app.command("bench")(guarded(grouped(bench)))
 app.command("demo")(guarded(grouped(demo)))
 app.command("doctor")(guarded(grouped(doctor)))
+app.command("app")(guarded(grouped(local_page)))
 
 
 def _print_version(wanted: bool) -> bool:
