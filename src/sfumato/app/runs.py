@@ -51,8 +51,8 @@ class Run:
     @property
     def data_set(self) -> dict[str, str]:
         """What names the data set whose ledger was charged: the data, and a split if one was."""
-        splits = [one for one in self.arguments if one.startswith("--split=")]
-        return {"data": self.data} | {"split": one.removeprefix("--split=") for one in splits}
+        splits = [one.partition("=")[2] for one in self.arguments if one.startswith("--split=")]
+        return {"data": self.data, **({"split": splits[0]} if splits else {})}
 
 
 class Runs:
