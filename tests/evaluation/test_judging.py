@@ -12,7 +12,7 @@ from sfumato.errors import CertificateError, DataError, UsageError
 from sfumato.evaluation import training
 from sfumato.evaluation.judging import judge, open_real, open_release
 from sfumato.release import read_certificate
-from sfumato.report import write_report
+from sfumato.reporting import write_report
 from sfumato.synthesis import sample
 
 pytestmark = pytest.mark.usefixtures("tile_features")

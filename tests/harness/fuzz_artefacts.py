@@ -33,7 +33,7 @@ from sfumato.release.certificate import own_digest
 from sfumato.release.files import digests, list_files
 from sfumato.release.verification import claim, leaks
 from sfumato.release.verification.pictures import png_problem
-from sfumato.report.measurements import read_measurements
+from sfumato.reporting.measurements import read_measurements
 
 
 def _judge(core: dict[str, Any]) -> bool:

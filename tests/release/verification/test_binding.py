@@ -20,7 +20,7 @@ from sfumato.methods.dpgan.method import GANModel, make_generator
 from sfumato.privacy.ledger import GENESIS, digest, seal
 from sfumato.release import read_certificate, verify
 from sfumato.release.files import CARD, EMBEDDING, MODEL, REPORT, SAMPLES
-from sfumato.report import write_report
+from sfumato.reporting import write_report
 from sfumato.synthesis import synthesize
 
 Certificate = dict[str, Any]

@@ -21,7 +21,7 @@ from sfumato.errors import CertificateError
 from sfumato.methods import Moments
 from sfumato.release import verify
 from sfumato.release.verification.leaks import json_leaks
-from sfumato.report import write_report
+from sfumato.reporting import write_report
 from sfumato.synthesis import sample, synthesize
 
 Rewrite = Callable[..., None]

@@ -17,7 +17,7 @@ from sfumato.methods.base import Batch
 from sfumato.methods.gaussian import Gaussians
 from sfumato.methods.moments import MomentModel
 from sfumato.release import attach_report, check_target, verify, write_release
-from sfumato.report import write_report
+from sfumato.reporting import write_report
 
 CLASSES = tuple(str(digit) for digit in range(10))
 

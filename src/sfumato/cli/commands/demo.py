@@ -34,7 +34,7 @@ def demo(
       sfumato verify sfumato-demo
     """
     from sfumato.release import verify
-    from sfumato.report import write_report
+    from sfumato.reporting import write_report
     from sfumato.synthesis import synthesize
 
     release = synthesize(

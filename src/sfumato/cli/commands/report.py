@@ -35,7 +35,7 @@ def report(
       sfumato report release/
       sfumato report release/ --metrics private/evaluation.json --out private/report.html
     """
-    from sfumato.report import write_report
+    from sfumato.reporting import write_report
 
     page = write_report(release, metrics=metrics, out=out)
     if json:

@@ -46,8 +46,8 @@ def problems(folder: Path, names: list[str], certificate: Mapping[str, Any]) -> 
         yield f"{CARD} says something else than the card of this certificate"
     if REPORT in names:
         # Here, because the report is made of releases, and reads them by this package.
-        from sfumato.report.measurements import Bought
-        from sfumato.report.page import render
+        from sfumato.reporting.measurements import Bought
+        from sfumato.reporting.page import render
 
         if _read(folder / REPORT) != render(
             certificate, pictures, Bought.read(folder, certificate)

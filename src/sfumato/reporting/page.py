@@ -18,8 +18,8 @@ from sfumato.release.files import EMBEDDING
 from sfumato.release.verification.claim import is_stamped
 from sfumato.release.verification.numbers import factor, percent, scientific
 from sfumato.release.writing.citations import citations
-from sfumato.report.measurements import Bought, Measurements
-from sfumato.report.odds import loss_variance, make_odds
+from sfumato.reporting.measurements import Bought, Measurements
+from sfumato.reporting.odds import loss_variance, make_odds
 
 SMALL, LARGE = 56, 448
 """Sides, in CSS pixels, that images are enlarged towards in the rows and in the dialog."""
@@ -81,7 +81,7 @@ def render(
 
 
 def _asset(name: str) -> str:
-    return files("sfumato.report").joinpath(name).read_text(encoding="utf-8")
+    return files("sfumato.reporting").joinpath(name).read_text(encoding="utf-8")
 
 
 def _policy(style: str, script: str) -> str:

@@ -14,7 +14,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from sfumato.release import read_certificate
-from sfumato.report import write_report
+from sfumato.reporting import write_report
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

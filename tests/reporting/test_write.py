@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from sfumato.cli.app import app
 from sfumato.errors import CertificateError, UsageError
 from sfumato.release import verify
-from sfumato.report import write_report
+from sfumato.reporting import write_report
 
 
 @pytest.fixture

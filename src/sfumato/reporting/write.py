@@ -13,8 +13,8 @@ from sfumato.release.certificate import NAME
 from sfumato.release.files import REPORT
 from sfumato.release.images import first_pictures
 from sfumato.release.verification.verify import problems
-from sfumato.report.measurements import Bought, read_measurements
-from sfumato.report.page import render
+from sfumato.reporting.measurements import Bought, read_measurements
+from sfumato.reporting.page import render
 
 Location = str | os.PathLike[str]
 

@@ -4,6 +4,6 @@
 ``pictures`` and ``measurements`` gather what is shown. The page is computed from the release alone.
 """
 
-from sfumato.report.write import write_report
+from sfumato.reporting.write import write_report
 
 __all__ = ["write_report"]

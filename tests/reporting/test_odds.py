@@ -9,7 +9,7 @@ import pytest
 from sfumato.privacy import Budget, Event
 from sfumato.privacy.accounting import epsilon as accounting
 from sfumato.privacy.accounting.calibration import calibrate
-from sfumato.report.odds import Odds, loss_variance, make_odds
+from sfumato.reporting.odds import Odds, loss_variance, make_odds
 
 
 def odds(epsilon: float, mu: float = 1.0) -> Odds:

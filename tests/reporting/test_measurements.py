@@ -9,7 +9,7 @@ import pytest
 
 from sfumato.errors import DataError
 from sfumato.release import read_certificate
-from sfumato.report.measurements import read_measurements
+from sfumato.reporting.measurements import read_measurements
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:

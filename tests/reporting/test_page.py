@@ -10,8 +10,8 @@ import pytest
 
 from sfumato.release import read_certificate
 from sfumato.release.images import first_pictures
-from sfumato.report.measurements import Bought, read_measurements
-from sfumato.report.page import render
+from sfumato.reporting.measurements import Bought, read_measurements
+from sfumato.reporting.page import render
 
 VOID = {"meta", "img", "br", "rect"}
 NO_PICTURES: list[list[bytes]] = [[]] * 4
