@@ -6,45 +6,23 @@
 1
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import lazy_loader
+
+from sfumato.methods.registry import BUILT_IN, find_method
 
 __version__ = "0.2.0"
 
-if TYPE_CHECKING:
-    from sfumato.data import open_images
-    from sfumato.methods import DPMEPF, Moments
-    from sfumato.privacy import Budget, Curator
-    from sfumato.release import verify
-    from sfumato.synthesis import synthesize
+# What __init__.pyi lists is imported on first use: PyTorch takes seconds, and --help needs none.
+_listed, _, _names = lazy_loader.attach_stub(__name__, __file__)
+_METHODS = {target.rpartition(":")[2]: name for name, target in BUILT_IN.items()}
 
-# Looked up on first use: PyTorch takes seconds to import, and `sfumato --help` needs none of it.
-_HOMES = {
-    "Budget": "sfumato.privacy",
-    "Curator": "sfumato.privacy",
-    "DPMEPF": "sfumato.methods",
-    "Moments": "sfumato.methods",
-    "open_images": "sfumato.data",
-    "synthesize": "sfumato.synthesis",
-    "verify": "sfumato.release",
-}
-
-__all__ = [
-    "DPMEPF",
-    "Budget",
-    "Curator",
-    "Moments",
-    "__version__",
-    "open_images",
-    "synthesize",
-    "verify",
-]
+__all__ = ["__version__", *_names, *_METHODS]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'sfumato' has no attribute {name!r}")
+    return find_method(_METHODS[name]) if name in _METHODS else _listed(name)
 
 
 def __dir__() -> list[str]:

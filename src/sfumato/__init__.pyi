@@ -1,0 +1,49 @@
+import typing
+
+from .data.memory import from_arrays, from_dataset
+from .data.opening import open_images
+from .data.options import DataOptions
+from .options import EvaluationOptions, MethodOptions, ReleaseOptions, RunOptions
+from .privacy.budget import Budget
+from .privacy.curator import Curator
+from .privacy.ledger import Ledger
+from .privacy.queries.aggregate import AggregateQuery
+from .privacy.queries.gradient import GradientQuery
+from .privacy.queries.histogram import HistogramQuery
+from .privacy.queries.sum import SumQuery
+from .privacy.queries.vote import VoteQuery
+from .release.verification.verify import verify
+from .released import evaluate, load, report
+from .synthesis import fit_embedding, sample, synthesize
+
+__all__ = [
+    "AggregateQuery",
+    "Budget",
+    "Curator",
+    "DataOptions",
+    "EvaluationOptions",
+    "GradientQuery",
+    "HistogramQuery",
+    "Ledger",
+    "MethodOptions",
+    "ReleaseOptions",
+    "RunOptions",
+    "SumQuery",
+    "VoteQuery",
+    "evaluate",
+    "fit_embedding",
+    "from_arrays",
+    "from_dataset",
+    "load",
+    "open_images",
+    "report",
+    "sample",
+    "synthesize",
+    "verify",
+]
+
+# The methods come from the registry: DPMEPF, Moments, DPDM, DPGAN, DPAF, DataLens, DPMERF, DPNTK.
+
+__version__: str
+
+def __getattr__(name: str) -> typing.Any: ...

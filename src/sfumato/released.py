@@ -1,0 +1,95 @@
+"""A release as a library user holds it: its model, its images and its certificate."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sfumato.data import LabelledImages, PublicSpec, load_labelled, open_images, stated_path
+from sfumato.evaluation.evaluate import Evaluation
+from sfumato.evaluation.judging import judge, open_real, open_release
+from sfumato.methods import load_model
+from sfumato.methods.base import Batch, Model
+from sfumato.options import Location
+from sfumato.release import Certificate, trusted_core
+from sfumato.release.certificate import read_certificate
+from sfumato.release.files import MODEL
+from sfumato.release.verification.claim import spec_of
+from sfumato.reporting import write_report
+
+
+class Released:
+    """A release whose claim was checked when it was opened; everything in it is public."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.spec: PublicSpec = spec_of(trusted_core(folder, MODEL))
+        self.certificate: Certificate = read_certificate(folder)
+
+    @cached_property
+    def model(self) -> Model:
+        """The released model."""
+        return load_model(self.folder / MODEL)
+
+    def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
+        """Sample images uint8 ``[b, c, h, w]`` and labels int64 ``[b]`` from the model, in batches.
+
+        Costs no privacy; the seed is public and repeats the sample.
+        """
+        return self.model.sample(count, seed)
+
+    def images(self) -> LabelledImages:
+        """The released images and their labels."""
+        return load_labelled(open_images(self.folder))
+
+    def __repr__(self) -> str:
+        stated: dict[str, Any] = self.certificate
+        spec = self.spec
+        return (
+            f"Released({self.folder.name!r}, {stated['method']['name']}, "
+            f"{spec.height}x{spec.width}x{spec.channels}, {len(spec.classes) or 'no'} classes, "
+            f"ε = {stated['epsilon']:.4g} at δ = {stated['delta']:g}, {stated['relation']})"
+        )
+
+
+def load(release: Location) -> Released:
+    """Open a release: ``.sample(n)``, ``.images()``, ``.model`` and ``.certificate``.
+
+    Raises:
+        CertificateError: the release's claim fails, or its model was changed.
+        DataError: the model cannot be read, once it is asked for.
+    """
+    return Released(stated_path(release, "release"))
+
+
+def evaluate(
+    release: Location,
+    against: Location,
+    *objects: Any,
+    train: Location | None = None,
+    **stated: Any,
+) -> Evaluation:
+    """Measure a release on real images; the result is not private unless these are public.
+
+    Args:
+        against: real images that the release was not made from, or a data set with a split test.
+        objects, stated: :class:`EvaluationOptions` and :class:`RunOptions`, or their fields.
+        train: real training images to compare with; the split train of ``against`` by default.
+
+    Raises:
+        CertificateError, DataError, UsageError: the release, the data or an option is unusable.
+    """
+    folder = stated_path(release, "release")
+    training = None if train is None else os.fspath(train)
+    real = open_real(os.fspath(against), open_release(folder).spec, training)
+    return judge(folder, real, *objects, **stated).evaluation
+
+
+def report(
+    release: Location, *, metrics: Location | None = None, out: Location | None = None
+) -> Path:
+    """Write a release's page for people who are not experts; see :func:`write_report`."""
+    return write_report(release, metrics=metrics, out=out)
