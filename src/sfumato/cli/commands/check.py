@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from sfumato.cli import parameters as p
 from sfumato.cli import show
 from sfumato.data.options import DataOptions
@@ -18,7 +16,7 @@ MOST_NAMES = 4
 
 def check(
     data: p.Data,
-    declared: Annotated[DataOptions, "image_size", "channels", "classes", "split"],
+    declared: DataOptions,
     json: p.Json = False,
 ) -> None:
     """Warn of repeated and unusable images. PRIVATE output.
