@@ -43,9 +43,13 @@ def test_a_specification_compares_by_value():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"image_size": 27}, "28 to 128"),
-        ({"image_size": 129}, "28 to 128"),
+        ({"image_size": 27}, "28 to 256"),
+        ({"image_size": 257}, "28 to 256"),
         ({"channels": 4}, "channels=4"),
+        ({"value_range": (5.0, 5.0)}, "two different numbers"),
+        ({"value_range": (0.0, float("inf"))}, "two different numbers"),
+        ({"frame": -1}, "frame=-1"),
+        ({"name_column": "file"}, "without a table"),
         ({"declared_size": 0}, "declared_size=0"),
         ({"classes": -1}, "classes=-1"),
         ({"classes": "ant,bee"}, "list of names"),
@@ -56,7 +60,7 @@ def test_options_outside_their_rules_are_refused(options, said):
         open_images("digits", **options)
 
 
-@pytest.mark.parametrize("side", [28, 33, 128])
+@pytest.mark.parametrize("side", [28, 33, 256])
 def test_stated_sizes_and_channels_win(side):
     source = open_images("digits", image_size=side, channels=3, declared_size=1438)
     assert source.spec == PublicSpec(side, side, 3, tuple("0123456789"), 1438)

@@ -95,7 +95,14 @@ class Spelling:
 SPELLINGS = {
     "relation": Spelling(str, parse=parse_relation),
     "classes": Spelling(str | None, parse=parse_classes, more_help=". Names: cat,dog"),
-    "unit": Spelling(metavar="COLUMN"),
+    "unit": Spelling(flags=("--unit", "--unit-column", "--unit-tag"), metavar="COLUMN"),
+    "label_key": Spelling(flags=("--label-key", "--label-column", "--label-tag"), metavar="NAME"),
+    "image_key": Spelling(metavar="NAME"),
+    "labels": Spelling(Path | None, metavar="TABLE"),
+    "name_column": Spelling(metavar="COLUMN"),
+    "value_range": Spelling(flags=("--value-range", "--float-range"), metavar="BLACK WHITE"),
+    "dicom": Spelling(bool, flags=("--dicom",)),
+    "follow_links": Spelling(bool, flags=("--follow-links",)),
     "unit_pattern": Spelling(
         metavar="REGEX", more_help=r": patient_(\d+). A record without a match is its own unit"
     ),

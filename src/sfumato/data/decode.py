@@ -1,8 +1,9 @@
 """One record's bytes or pixels to a fixed uint8 array, whatever they hold.
 
-The rule, in order: first frame; EXIF orientation applied; centre crop to the short side; alpha
-composited on black; 16-bit greys scaled to 8 bits; grey and colour converted to each other by
-Pillow's ``L`` (ITU-R 601-2 luma); resized with Lanczos (``Pillow.Image.Resampling.LANCZOS``).
+The rule, in order: first frame; EXIF orientation applied; stored values scaled to 8 bits by a
+declared range, else all 16 bits; centre crop to the short side; alpha composited on black; grey and
+colour converted to each other by Pillow's ``L`` (ITU-R 601-2 luma); resized with Lanczos
+(``Pillow.Image.Resampling.LANCZOS``). DICOM: ``data/dicom.py``.
 What cannot be decoded within the bounds below is ``None``: one record's content is private, so it
 may neither raise an error nor print a warning.
 """
@@ -16,6 +17,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import ClassVar
 
 import numpy as np
 from PIL import (  # noqa: F401  (a plugin that is not imported makes Pillow load all of them)
@@ -27,6 +29,9 @@ from PIL import (  # noqa: F401  (a plugin that is not imported makes Pillow loa
     WebPImagePlugin,
 )
 
+from sfumato.data import dicom
+from sfumato.data.options import DataOptions
+from sfumato.data.scaling import scaled
 from sfumato.data.spec import PublicSpec
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
@@ -36,6 +41,8 @@ LARGEST_AREA = 2**26
 """Pixels of one record before it is resized; bounds the memory of a decompression bomb."""
 LONGEST_SIDE = 2**15
 
+_PLAIN = DataOptions()
+_SPEAKERS = ("PIL", "pydicom", "pylibjpeg", "openjpeg", "rle")
 _MUTING = threading.Lock()
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {  # EXIF orientation to the operation that undoes it
@@ -49,14 +56,19 @@ _UPRIGHT = {  # EXIF orientation to the operation that undoes it
 }
 
 
-def decode(data: bytes, spec: PublicSpec) -> np.ndarray | None:
+def decode(data: bytes, spec: PublicSpec, options: DataOptions = _PLAIN) -> np.ndarray | None:
     """Return an encoded image as uint8 [channels, height, width], or None if it is unusable.
 
-    Never raises. Call it inside ``quiet``, because Pillow warns and logs about what it reads.
+    ``options`` say how values are scaled, and which frame of a DICOM file is read. Never raises.
+    Call it inside ``quiet``, because Pillow and pydicom warn and log about what they read.
     """
     if len(data) > LARGEST_FILE:
         return None
     try:
+        if dicom.is_marked(data) or (options.dicom and not _is_image(data)):
+            with _mute():
+                pixels = dicom.pixels_of(data, options)
+            return None if pixels is None else fit_pixels(pixels, spec)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > LARGEST_AREA or max(image.size) > LONGEST_SIDE:
                 return None
@@ -64,7 +76,10 @@ def decode(data: bytes, spec: PublicSpec) -> np.ndarray | None:
                 image.load()
             orientation = image.getexif().get(_ORIENTATION_TAG)
             turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-            return _fit(image if turn is None else image.transpose(turn), spec)
+            whole = image if turn is None else image.transpose(turn)
+            if options.value_range is not None:
+                whole = _ranged(whole, options.value_range)
+            return _fit(whole, spec)
     # Hostile files make Pillow raise almost anything, and every case means the same here.
     except Exception:
         return None
@@ -81,7 +96,7 @@ def fit_pixels(pixels: np.ndarray, spec: PublicSpec) -> np.ndarray:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Python warnings and Pillow's loggers while private records are decoded.
+    """Silence Python warnings and the decoders' loggers while private records are decoded.
 
     Both can quote what a record holds. Blocks may nest and overlap between threads: the first to
     enter silences, the last to leave restores.
@@ -96,7 +111,7 @@ def quiet() -> Iterator[None]:
 class _Silence:
     lock = threading.Lock()
     depth = 0
-    level = logging.NOTSET
+    levels: ClassVar[dict[str, int]] = {}
     warnings: warnings.catch_warnings
 
     @classmethod
@@ -107,9 +122,9 @@ class _Silence:
                 cls.warnings = warnings.catch_warnings()
                 cls.warnings.__enter__()
                 warnings.simplefilter("ignore")
-                logger = logging.getLogger("PIL")
-                cls.level = logger.level
-                logger.setLevel(logging.CRITICAL + 1)
+                cls.levels = {name: logging.getLogger(name).level for name in _SPEAKERS}
+                for name in _SPEAKERS:
+                    logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
     @classmethod
     def leave(cls) -> None:
@@ -117,7 +132,8 @@ class _Silence:
             cls.depth -= 1
             if cls.depth == 0:
                 cls.warnings.__exit__(None, None, None)
-                logging.getLogger("PIL").setLevel(cls.level)
+                for name, level in cls.levels.items():
+                    logging.getLogger(name).setLevel(level)
 
 
 @contextmanager
@@ -137,6 +153,21 @@ def _mute() -> Iterator[None]:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
+
+
+def _is_image(data: bytes) -> bool:
+    return data.startswith((b"\x89PNG", b"\xff\xd8", b"BM", b"II*\0", b"MM\0*", b"RIFF"))
+
+
+def _ranged(image: Image.Image, declared: tuple[float, float]) -> Image.Image:
+    """An image whose stored values are scaled by a declared range; alpha is composited first."""
+    if image.mode[0] not in "IFL1" or image.has_transparency_data:
+        image = image.convert("RGBA").convert("RGBa")
+        image = Image.merge("RGB", image.split()[:3])
+    pixels = scaled(np.asarray(image), declared)
+    if pixels is None:
+        raise ValueError("a value is no number")
+    return Image.fromarray(pixels)
 
 
 def _fit(image: Image.Image, spec: PublicSpec) -> np.ndarray:

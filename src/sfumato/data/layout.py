@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from sfumato.data import dicom
 from sfumato.data.options import DataOptions
 from sfumato.data.spec import LONGEST_CLASS_NAME
 from sfumato.errors import DataError
@@ -43,6 +44,16 @@ class Arrangement:
 def is_image_name(name: str) -> bool:
     """Tell whether a file name ends like an image."""
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_record_name(name: str) -> bool:
+    """Tell whether a file is a record: called like an image or DICOM, or without any suffix.
+
+    Names of DICOM files are often their UIDs, whose last number looks like a suffix.
+    """
+    suffix = PurePosixPath(name).suffix.lower()
+    known = suffix in IMAGE_SUFFIXES or suffix in dicom.SUFFIXES
+    return known or suffix == "" or suffix[1:].isdecimal()
 
 
 def is_hidden(path: str) -> bool:

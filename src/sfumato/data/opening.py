@@ -12,8 +12,10 @@ from typing import Any
 
 from sfumato.data.layout import is_hidden, is_image_name
 from sfumato.data.options import DataOptions
+from sfumato.data.readers import hdf5
 from sfumato.data.readers.archive import open_archive
 from sfumato.data.readers.folder import open_folder
+from sfumato.data.readers.hugging_face import open_saved, saved_splits
 from sfumato.data.readers.idx import (
     IMAGES_NAME,
     LABELS_NAME,
@@ -36,8 +38,8 @@ _SHARDS: dict[str, Callable[[Sequence[Path], str, DataOptions, Path], ImageSourc
 _PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".npy", ".joblib"})
 _PICKLE_STARTS = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 _KNOWN = (
-    "a folder of images or class folders, .zip, IDX (...-images-idx3-ubyte[.gz]), .npz, .parquet, "
-    f".tar, .tar.gz, or a name: {', '.join(NAMED)}"
+    "a folder of images or class folders, .zip, .tar[.gz], IDX (...-images-idx3-ubyte[.gz]), .npz, "
+    f".h5, .parquet, a folder of save_to_disk, or a name: {', '.join(NAMED)}"
 )
 
 
@@ -71,6 +73,7 @@ def open_images(
             raise UsageError(f"{name!r} already names a split; leave out split={declared.split!r}.")
         declared = replace(declared, split=suffix)
     source = _open(place, name, declared)
+    source.options = declared
     source.aliases += tuple(key for at in source.places if (key := named_alias(at)))
     return source
 
@@ -117,6 +120,8 @@ def _open_folder(path: Path, name: str, declared: DataOptions) -> ImageSource:
     if (path / "certificate.json").is_file() and (path / "images").is_dir():
         declared = _with_spec_of_release(path / "certificate.json", declared)
         path = path / "images"
+    if saved_splits(path) is not None:
+        return open_saved(path, name, declared)
     # Beside class folders, what a single file is called decides nothing. Hugging Face repositories
     # keep their shards in data/.
     if not _has_folders(path):
@@ -137,6 +142,8 @@ def _open_file(path: Path, name: str, declared: DataOptions) -> ImageSource:
         return open_archive(path, name, declared)
     if suffix == ".npz":
         return open_npz(path, name, declared)
+    if suffix in hdf5.SUFFIXES:
+        return hdf5.open_hdf5(path, name, declared)
     if IMAGES_NAME.fullmatch(path.name) or LABELS_NAME.fullmatch(path.name):
         return open_idx(path, name, declared)
     if _is_pickle(path):

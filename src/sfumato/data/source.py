@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from sfumato.data.decode import quiet
+from sfumato.data.options import DataOptions
 from sfumato.data.spec import PublicSpec
 from sfumato.data.units import Key
 from sfumato.errors import UsageError
@@ -41,8 +42,9 @@ class ImageSource(ABC):
 
     ``location_key`` names the data set's ledger: the resolved path or ``named:...``, with the split
     where there are several. ``places`` say where its records lie, so that data sets that overlap
-    are found; ``aliases`` are location keys that the same records have under other names. ``notes``
-    are public sentences on how the data set is read. Only public things are printed.
+    are found; ``aliases`` are location keys that the same records have under other names.
+    ``options`` are what was stated when it was opened, and ``notes`` public sentences on how
+    the data set is read. Only public things are printed.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class ImageSource(ABC):
         self.location_key = location_key
         self.places = tuple(places) or (Place(location_key),)
         self.aliases: tuple[str, ...] = ()
+        self.options = DataOptions()
         self.notes: tuple[str, ...] = ()
 
     @abstractmethod
@@ -70,6 +73,12 @@ class ImageSource(ABC):
     def _private_name(self, index: int) -> str:
         """Return what the custodian knows a record by. PRIVATE: only ``sfumato check`` may ask."""
         return f"record {index}"
+
+    def reading(self) -> str:
+        """What was stated that changes pixels, labels or units; part of every fingerprint."""
+        table = self.options.labels
+        stated = "" if table is None else digest_of_files([Path(table)])
+        return self.options.reading + stated
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -109,9 +118,9 @@ class ImageSource(ABC):
         )
 
 
-def digest_of_files(files: Iterable[Path], root: Path | None = None) -> str:
-    """Return the SHA-256 of names (below ``root``), sizes and modification times."""
-    digest = hashlib.sha256()
+def digest_of_files(files: Iterable[Path], root: Path | None = None, reading: str = "") -> str:
+    """Return the SHA-256 of names (below ``root``), sizes, modification times and ``reading``."""
+    digest = hashlib.sha256(reading.encode())
     for file in files:
         try:
             status = file.stat()

@@ -10,7 +10,9 @@ from sfumato.data.units import PrivacyUnit
 from sfumato.errors import DataError, UsageError
 
 SMALLEST_SIDE = 28
-LARGEST_SIDE = 128
+LARGEST_SIDE = 256
+LARGEST_DEFAULT_SIDE = 128
+"""Larger images cost more noise than most data sets bear, so they have to be asked for."""
 DEFAULT_SIDE = 32
 DEFAULT_CHANNELS = 3
 LONGEST_CLASS_NAME = 200

@@ -10,6 +10,7 @@ import typer
 from sfumato.cli import parameters as p
 from sfumato.cli import show
 from sfumato.cli.commands.synthesize import describe, show_total
+from sfumato.data.options import DataOptions
 from sfumato.options import ReleaseOptions, RunOptions
 
 QUICK = {"steps": 300, "batch": 100}
@@ -48,6 +49,6 @@ def demo(
     verify(release)
     describe(release, json)
     if not json:
-        show_total("digits", None, state, 1e-5)
+        show_total("digits", DataOptions(), state, 1e-5)
         show.line(f"verified; verify it again with: sfumato verify {release}")
         show.line("Training was short, to be quick: real use takes the defaults and more images.")

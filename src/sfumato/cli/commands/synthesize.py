@@ -45,15 +45,15 @@ def synthesize(
         return
     describe(release, json)
     if not json:
-        show_total(data, declared.split, run.folder, budget.delta)
+        show_total(data, declared, run.folder, budget.delta)
 
 
-def show_total(data: str, split: str | None, state: Path | None, delta: float) -> None:
+def show_total(data: str, declared: DataOptions, state: Path | None, delta: float) -> None:
     """Print what the private data has been charged over all runs."""
     from sfumato.data import open_images
     from sfumato.privacy.spending import ledger_of, spending
 
-    total = spending(ledger_of(open_images(data, classes=0, split=split), state), delta)
+    total = spending(ledger_of(open_images(data, declared), state), delta)
     show.line(f"all runs on {data} so far: {show.epsilons(total.by_relation, delta)}")
     if total.mixed_units:
         show.line(total.mixed_units)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from sfumato.data.decode import LARGEST_FILE
-from sfumato.data.layout import Arrangement, arrange, inner_path, is_hidden, is_image_name
+from sfumato.data.layout import inner_path, is_hidden, is_record_name
 from sfumato.data.options import DataOptions
-from sfumato.data.readers.tree import TreeSource
+from sfumato.data.readers.tree import Tree, TreeSource, read_tree
 from sfumato.data.source import Place, digest_of_files
-from sfumato.data.spec import PublicSpec
-from sfumato.data.units import check_rule
 from sfumato.errors import DataError
 
 # The other methods let a member's header ask for gigabytes of dictionary.
@@ -23,20 +21,11 @@ class ZipSource(TreeSource):
     """Image files in a zip, read one member at a time and never unpacked to disk."""
 
     def __init__(
-        self,
-        name: str,
-        spec: PublicSpec,
-        location_key: str,
-        files: Sequence[str],
-        found: Arrangement,
-        named: bool,
-        path: Path,
-        members: list[zipfile.ZipInfo],
+        self, name: str, tree: Tree, location_key: str, path: Path, members: list[zipfile.ZipInfo]
     ) -> None:
-        place = Place(str(path.resolve()), found.folder)
-        super().__init__(name, spec, location_key, files, found, named, [place])
+        super().__init__(name, tree, location_key, [Place(str(path.resolve()), tree.found.folder)])
         self._path = path
-        self._members = [members[index] for index in found.chosen]
+        self._members = [members[index] for index in tree.found.chosen]
 
     def _contents(self) -> Iterator[bytes | None]:
         with open_zip(self._path, self.name) as archive:
@@ -45,7 +34,7 @@ class ZipSource(TreeSource):
 
     def fingerprint(self) -> str:
         """Return a digest of the archive's size and modification time. PRIVATE."""
-        return digest_of_files([self._path])
+        return digest_of_files([self._path], reading=self.reading())
 
 
 def open_archive(path: Path, name: str, declared: DataOptions) -> ZipSource:
@@ -55,7 +44,6 @@ def open_archive(path: Path, name: str, declared: DataOptions) -> ZipSource:
     path leads out of the archive is none. Raises DataError if the zip's directory cannot be read,
     or if its folders contradict what was stated.
     """
-    check_rule(declared.privacy_unit, name, "pattern")
     with open_zip(path, name) as archive:
         members = archive.infolist()
     folders: set[str] = set()
@@ -68,13 +56,13 @@ def open_archive(path: Path, name: str, declared: DataOptions) -> ZipSource:
         if inner.endswith("/"):
             parts = inner.split("/")[:-1]
             folders |= {"/".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
-        elif is_image_name(inner):
+        elif is_record_name(inner):
             images.append(member)
             files.append(inner)
-    found = arrange(files, folders or None, declared, name, strip_top=True)
-    key = f"{path.resolve()}" + (f":{found.folder}" if found.folder else "")
-    spec, named = declared.spec(found.classes), declared.classes is not None
-    return ZipSource(name, spec, key, files, found, named, path, images)
+    tree = read_tree(files, folders or None, declared, name, strip_top=True)
+    folder = tree.found.folder
+    key = f"{path.resolve()}" + (f":{folder}" if folder else "")
+    return ZipSource(name, tree, key, path, images)
 
 
 def open_zip(path: Path, name: str) -> zipfile.ZipFile:

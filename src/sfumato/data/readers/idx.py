@@ -17,9 +17,10 @@ from typing import cast
 
 import numpy as np
 
-from sfumato.data.decode import LARGEST_AREA, fit_pixels
+from sfumato.data.decode import LARGEST_AREA
 from sfumato.data.layout import choose_split, split_name
 from sfumato.data.options import DataOptions
+from sfumato.data.pixels import picture
 from sfumato.data.readers.rows import CHUNK, damage_as_data_error, read_exactly, rows
 from sfumato.data.source import ImageSource, Place, Record, digest_of_files
 from sfumato.data.spec import PublicSpec
@@ -66,14 +67,15 @@ class IdxSource(ImageSource):
             read_exactly(stream, 16)
             images = rows(stream, count, tuple(shape), _UBYTE)
             for pixels, label in zip(images, labels, strict=True):
-                yield fit_pixels(pixels, self.spec), label
+                yield picture(pixels, False, self.spec, self.options.value_range), label
 
     def _private_length(self) -> int:
         return self._shape[0]
 
     def fingerprint(self) -> str:
         """Return a digest of the files' sizes and modification times. PRIVATE."""
-        return digest_of_files([self._images] + ([self._labels] if self._labels else []))
+        files = [self._images] + ([self._labels] if self._labels else [])
+        return digest_of_files(files, reading=self.reading())
 
 
 def idx_images_in(folder: Path) -> list[Path]:

@@ -1,8 +1,7 @@
 """NumPy archives (``np.savez``), streamed out of the zip and never unpickled.
 
-The dtype alone says what a pixel value means, so that no content is looked at to find out:
-uint8 0 to 255; bool off and on; uint16 0 to 65535; other integers 0 to 255; floats 0 to 1.
-A record with a value outside its range, NaN or infinity is unusable.
+A declared range of values, else the dtype alone, says what a pixel value means, so that no content
+is looked at to find out: ``data/pixels.py``.
 """
 
 from __future__ import annotations
@@ -19,9 +18,10 @@ from typing import cast
 import numpy as np
 from numpy.lib import format as npy
 
-from sfumato.data.decode import LARGEST_FILE, fit_pixels, quiet
+from sfumato.data.decode import quiet
 from sfumato.data.layout import choose_split, match_ordered_classes, split_name
 from sfumato.data.options import MOST_CLASSES, DataOptions
+from sfumato.data.pixels import axes, check_images, check_labels, picture, row_label
 from sfumato.data.readers.archive import METHODS, open_zip
 from sfumato.data.readers.rows import damage_as_data_error, rows, short_rows
 from sfumato.data.source import ImageSource, Place, Record, digest_of_files
@@ -66,19 +66,13 @@ class NpzSource(ImageSource):
         self._units = units
 
     def _records(self) -> Iterator[Record]:
-        channels_first = _axes(self._images.shape)[2]
+        channels_first = axes(self._images.shape)[2]
         with damage_as_data_error(self.name), open_zip(self._path, self.name) as archive:
             labels: Iterator[int | None] = repeat(None, self._images.shape[0])
             if self._labels is not None:
                 labels = self._label_values(archive, self._labels)
             for values, label in zip(_stream(archive, self._images), labels, strict=True):
-                pixels = _to_uint8(values)
-                if pixels is not None and pixels.ndim == 3:
-                    pixels = pixels.transpose(1, 2, 0) if channels_first else pixels
-                    pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-                    pixels = np.ascontiguousarray(pixels)
-                fitted = None if pixels is None else fit_pixels(pixels, self.spec)
-                yield fitted, label
+                yield picture(values, channels_first, self.spec, self.options.value_range), label
 
     def _label_values(self, archive: zipfile.ZipFile, labels: _Array) -> Iterator[int | None]:
         """What the array of labels says: numbers, names of classes, or a one in its column."""
@@ -87,14 +81,7 @@ class NpzSource(ImageSource):
             for text in _texts(archive, labels):
                 yield label_of.get(text.strip()) if isinstance(text, str) else None
             return
-        for row in _stream(archive, labels):
-            values = row.reshape(-1)
-            if len(values) > 1:
-                ones = np.flatnonzero(values)
-                yield int(ones[0]) if len(ones) == 1 and values[ones[0]] == 1 else None
-            else:
-                value = values[0].item()
-                yield int(value) if np.isfinite(value) and value == int(value) else None
+        yield from map(row_label, _stream(archive, labels))
 
     def _unit_keys(self) -> Iterator[Key]:
         assert self._units is not None
@@ -110,7 +97,7 @@ class NpzSource(ImageSource):
 
     def fingerprint(self) -> str:
         """Return a digest of the file's size and modification time. PRIVATE."""
-        return digest_of_files([self._path])
+        return digest_of_files([self._path], reading=self.reading())
 
 
 def open_npz(path: Path, name: str, declared: DataOptions) -> NpzSource:
@@ -124,7 +111,7 @@ def open_npz(path: Path, name: str, declared: DataOptions) -> NpzSource:
     with damage_as_data_error(name), open_zip(path, name) as archive:
         by_split: dict[str, dict[str, str]] = {}
         for member in archive.namelist():
-            of_split, role = _role(member)
+            of_split, role = _role(member, declared)
             if role:
                 by_split.setdefault(of_split, {})[role] = member
         plain = by_split.get("", {})
@@ -157,7 +144,7 @@ def open_npz(path: Path, name: str, declared: DataOptions) -> NpzSource:
                 f"{name}: classes were stated, but there is no array of labels. "
                 "Save it as labels, or leave classes out."
             )
-    side, channels, _ = _axes(images.shape)
+    side, channels, _ = axes(images.shape)
     key = f"{path.resolve()}" + (f":{split}" if split else "")
     spec = declared.spec(classes, side, channels)
     return NpzSource(name, spec, key, path, split or "", images, labels, units)
@@ -177,9 +164,14 @@ def _numbered(labels: _Array, declared: DataOptions, name: str) -> tuple[str, ..
     return classes
 
 
-def _role(member: str) -> tuple[str, str]:
+def _role(member: str, declared: DataOptions) -> tuple[str, str]:
     """Return the split and the role (images, labels, classes or nothing) a key stands for."""
-    words = member.removesuffix(".npy").lower()
+    words = member.removesuffix(".npy")
+    stated = {declared.image_key: "images", declared.label_key: "labels"}
+    stated.pop(None, None)
+    if words in stated:
+        return "", stated[words]
+    words = words.lower()
     first, _, rest = words.partition("_")
     start, _, last = words.rpartition("_")
     split = split_name(first) if rest else None
@@ -188,18 +180,9 @@ def _role(member: str) -> tuple[str, str]:
     elif start and (split := split_name(last)):
         words = start
     for role, names in (("images", _IMAGES), ("labels", _LABELS), ("classes", _CLASSES)):
-        if words in names:
+        if words in names and role not in stated.values():
             return split or "", role
     return "", ""
-
-
-def _axes(shape: tuple[int, ...]) -> tuple[int, int, bool]:
-    """Return the short side, the channels, and whether channels come first."""
-    if len(shape) == 3:
-        return min(shape[1:]), 1, False
-    if shape[3] in (1, 3):
-        return min(shape[1:3]), shape[3], False
-    return min(shape[2:]), shape[1], True
 
 
 def _open_member(
@@ -260,33 +243,11 @@ def _texts(archive: zipfile.ZipFile, array: _Array) -> Iterator[str | None]:
 
 
 def _check(images: _Array, labels: _Array | None, where: str) -> None:
-    shape, kind = images.shape, images.dtype.kind
-    ok = len(shape) == 3 or (len(shape) == 4 and (shape[3] in (1, 3) or shape[1] in (1, 3)))
-    if not ok or min(shape[1:]) < 1:
-        raise DataError(
-            f"{where}: the images have {len(shape)} axes [n, {', '.join(map(str, shape[1:]))}]; "
-            "they must be [n, h, w], [n, h, w, c] or [n, c, h, w] with c 1 or 3. Reshape them."
-        )
-    if kind not in "buif" or images.dtype.itemsize > 8:
-        raise DataError(
-            f"{where}: the images have dtype {images.dtype}; save uint8 0 to 255 or floats 0 to 1."
-        )
-    if math.prod(shape[1:]) * images.dtype.itemsize > LARGEST_FILE:
-        raise DataError(f"{where}: one image is larger than {LARGEST_FILE} bytes. Save it smaller.")
+    check_images(images.shape, images.dtype, where)
     if labels is None:
         return
-    axes, is_text = len(labels.shape), labels.dtype.kind in "SU"
-    one_each = labels.shape[1:] in ((), (1,))
-    if not one_each and (axes != 2 or is_text or not 1 < labels.shape[1] <= MOST_CLASSES):
-        raise DataError(
-            f"{where}: the labels have {axes} axes. Save class numbers or names [n], or one-hot "
-            "rows [n, classes]."
-        )
-    if not is_text and (labels.dtype.kind not in "buif" or labels.dtype.itemsize > 8):
-        raise DataError(
-            f"{where}: the labels must be numbers or texts, not {labels.dtype}. Save class numbers."
-        )
-    if labels.shape[0] != shape[0]:
+    check_labels(labels.shape, labels.dtype, MOST_CLASSES, where)
+    if labels.shape[0] != images.shape[0]:
         raise DataError(
             f"{where}: {images.member} and {labels.member} hold different numbers of records. "
             "Save arrays of the same set."
@@ -324,19 +285,3 @@ def _class_names(archive: zipfile.ZipFile, member: str, where: str) -> tuple[str
     if array.shape[0] > 100_000:
         raise DataError(f"{where}: more than 100000 classes.")
     return tuple(str(name) for name in _stream(archive, array))
-
-
-def _to_uint8(values: np.ndarray) -> np.ndarray | None:
-    kind = values.dtype.kind
-    if values.dtype == np.uint8:
-        return values
-    if kind == "b":
-        return values.view(np.uint8) * np.uint8(255)
-    if kind == "u" and values.dtype.itemsize == 2:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if kind == "f":
-        with np.errstate(all="ignore"):
-            values = np.rint(values.astype(np.float64) * 255)
-    # NaN fails both comparisons, so it is unusable like a value out of range.
-    inside = bool(((values >= 0) & (values <= 255)).all())
-    return values.astype(np.uint8) if inside else None

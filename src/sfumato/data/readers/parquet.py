@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,35 +81,44 @@ class ParquetSource(ImageSource):
         wanted = [f"{image}.bytes" if self._columns.nested else image]
         if label is not None:
             wanted.append(label)
+        for batch in self._batches(shard, wanted, _ROWS):
+            images = batch.column(image)
+            if self._columns.nested:
+                images = pc.struct_field(images, "bytes")
+            labels = [None] * len(images) if label is None else _values(batch.column(label))
+            for data, key in zip(images, labels, strict=True):
+                content = data.as_py()
+                pixels = None if content is None else decode(content, self.spec, self.options)
+                yield pixels, self._label_of.get(key)
+
+    def _batches(self, shard: Path, wanted: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """At most so many rows at a time of the wanted columns, or of fields as ``image.bytes``."""
         with _open(shard) as file:
-            for batch in file.iter_batches(_ROWS, columns=wanted, use_threads=False):
-                images = batch.column(image)
-                if self._columns.nested:
-                    images = pc.struct_field(images, "bytes")
-                labels = [None] * len(images) if label is None else _values(batch.column(label))
-                for data, key in zip(images, labels, strict=True):
-                    content = data.as_py()
-                    pixels = None if content is None else decode(content, self.spec)
-                    yield pixels, self._label_of.get(key)
+            yield from file.iter_batches(rows, columns=wanted, use_threads=False)
 
     def _unit_keys(self) -> Iterator[Key]:
         assert self._unit is not None
         for shard in self._shards:
             try:
-                yield from _keys(shard, self._unit)
+                wanted = ".".join([self._unit.column, *self._unit.fields])
+                for batch in self._batches(shard, [wanted], _KEYS):
+                    values = batch.column(self._unit.column)
+                    for field in self._unit.fields:
+                        values = pc.struct_field(values, field)
+                    yield from map(as_key, _values(values))
             except _DAMAGE:
                 raise _damaged(shard) from None
 
     def _private_length(self) -> int:
-        lengths = []
-        for shard in self._shards:
-            with _open(shard) as file:
-                lengths.append(file.metadata.num_rows)
-        return sum(lengths)
+        return sum(self._rows_in(shard) for shard in self._shards)
+
+    def _rows_in(self, shard: Path) -> int:
+        with _open(shard) as file:
+            return int(file.metadata.num_rows)
 
     def fingerprint(self) -> str:
         """Return a digest of the shards' names, sizes and modification times. PRIVATE."""
-        return digest_of_files(self._shards)
+        return digest_of_files(self._shards, reading=self.reading())
 
 
 def open_parquet(
@@ -126,23 +135,36 @@ def open_parquet(
         by_split.setdefault(_split_of(shard), []).append(shard)
     split = choose_split([found for found in by_split if found], declared.split, name)
     chosen = by_split[split or ""]
-    schemas = [_schema(shard) for shard in chosen]
-    for shard, schema in zip(chosen, schemas, strict=True):
+    key = str(chosen[0].resolve()) if len(chosen) == 1 else f"{root.resolve()}:{split or ''}"
+    return open_table(ParquetSource, _schema, chosen, name, declared, key)
+
+
+def open_table(
+    kind: type[ParquetSource],
+    schema_of: Callable[[Path], pa.Schema],
+    shards: Sequence[Path],
+    name: str,
+    declared: DataOptions,
+    key: str,
+) -> ParquetSource:
+    """Open shards of columns. Raises DataError for an unknown schema, or schemas that differ."""
+    schemas = [schema_of(shard) for shard in shards]
+    for shard, schema in zip(shards, schemas, strict=True):
         if not schema.equals(schemas[0]):
             raise DataError(
-                f"{shard}: its schema differs from {chosen[0].name}'s. Give shards of one data set."
+                f"{shard}: its schema differs from {shards[0].name}'s. Give shards of one data set."
             )
     columns = _columns(schemas[0], declared, name)
     classes, label_of = _classes(columns, declared, name)
-    key = str(chosen[0].resolve()) if len(chosen) == 1 else f"{root.resolve()}:{split or ''}"
     spec = declared.spec(classes, channels=columns.channels)
     unit = _unit(schemas[0], declared.privacy_unit, name)
-    return ParquetSource(name, spec, key, chosen, columns, label_of, unit)
+    return kind(name, spec, key, shards, columns, label_of, unit)
 
 
 def _columns(schema: pa.Schema, declared: DataOptions, where: str) -> _Columns:
     features = _features(schema)
-    image = _pick(schema.names, _IMAGES, features, "Image")
+    image = declared.image_key or _pick(schema.names, _IMAGES, features, "Image")
+    image = image if schema.names.count(image) == 1 else None
     kind = None if image is None else schema.field(image).type
     nested = kind is not None and pa.types.is_struct(kind)
     if kind is not None and nested:
@@ -157,7 +179,11 @@ def _columns(schema: pa.Schema, declared: DataOptions, where: str) -> _Columns:
     channels = 1 if features.get(image, {}).get("mode") == "L" else DEFAULT_CHANNELS
     label = None
     if not declared.unlabelled:
-        label = _pick(schema.names, _LABELS, features, "ClassLabel")
+        label = declared.label_key or _pick(schema.names, _LABELS, features, "ClassLabel")
+        if label is not None and schema.names.count(label) != 1:
+            raise DataError(
+                f"{where}: no column {label!r} among {', '.join(schema.names)[:200]}. Name one."
+            )
     if label is None:
         return _Columns(image, nested, channels, None, False, None)
     kind = schema.field(label).type
@@ -200,16 +226,6 @@ def _unit(schema: pa.Schema, unit: PrivacyUnit | None, where: str) -> _Unit | No
             f"{where}: the column {unit.column!r} has type {kind}; a unit must be numbers or texts."
         )
     return _Unit(column, tuple(fields))
-
-
-def _keys(shard: Path, unit: _Unit) -> Iterator[Key]:
-    with _open(shard) as file:
-        wanted = ".".join([unit.column, *unit.fields])
-        for batch in file.iter_batches(_KEYS, columns=[wanted], use_threads=False):
-            values = batch.column(unit.column)
-            for field in unit.fields:
-                values = pc.struct_field(values, field)
-            yield from map(as_key, _values(values))
 
 
 def _values(column: pa.Array) -> list[object]:

@@ -18,19 +18,15 @@ from typing import cast
 
 from sfumato.data.decode import LARGEST_FILE
 from sfumato.data.layout import (
-    Arrangement,
-    arrange,
     choose_split,
     inner_path,
     is_hidden,
-    is_image_name,
+    is_record_name,
     split_name,
 )
 from sfumato.data.options import DataOptions
-from sfumato.data.readers.tree import TreeSource
+from sfumato.data.readers.tree import Tree, TreeSource, read_tree
 from sfumato.data.source import ImageSource, Place, digest_of_files
-from sfumato.data.spec import PublicSpec
-from sfumato.data.units import check_rule
 from sfumato.errors import DataError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -53,18 +49,15 @@ class TarSource(TreeSource):
     def __init__(
         self,
         name: str,
-        spec: PublicSpec,
+        tree: Tree,
         location_key: str,
-        files: Sequence[str],
-        found: Arrangement,
-        named: bool,
         shards: Sequence[Path],
         members: list[Member],
     ) -> None:
-        places = [Place(str(shard.resolve()), found.folder) for shard in shards]
-        super().__init__(name, spec, location_key, files, found, named, places)
+        places = [Place(str(shard.resolve()), tree.found.folder) for shard in shards]
+        super().__init__(name, tree, location_key, places)
         self._shards = shards
-        self._members = [members[index] for index in found.chosen]
+        self._members = [members[index] for index in tree.found.chosen]
 
     def _contents(self) -> Iterator[bytes | None]:
         for index, members in groupby(self._members, key=lambda member: member.shard):
@@ -74,11 +67,13 @@ class TarSource(TreeSource):
 
     def fingerprint(self) -> str:
         """Return a digest of the shards' names, sizes and modification times. PRIVATE."""
-        return digest_of_files(self._shards)
+        return digest_of_files(self._shards, reading=self.reading())
 
 
 def open_tar(shards: Sequence[Path], name: str, declared: DataOptions, root: Path) -> ImageSource:
-    """Open tar shards: class folders if the tar lists such folders, else WebDataset.
+    """Open tar shards: files in folders if the tar lists several, else WebDataset.
+
+    (With a table of labels, or DICOM, files in folders too.)
 
     ``root`` is the folder or file that identifies the data set. Raises DataError for a damaged tar,
     or where class names are needed and not stated.
@@ -97,25 +92,17 @@ def open_tar(shards: Sequence[Path], name: str, declared: DataOptions, root: Pat
     files = [member for member in members if not member.is_folder]
     if splits:
         declared = replace(declared, split=None)
-    if not _has_class_folders(folders):
+    if not (len(folders) > 1 or declared.labels is not None or declared.dicom):
         choose_split([], declared.split, name)
         return open_webdataset(chosen, name, declared, key, files)
-    check_rule(declared.privacy_unit, name, "pattern")
-    images = [member for member in files if is_image_name(member.path)]
+    images = [member for member in files if is_record_name(member.path)]
     paths = [member.path for member in images]
-    found = arrange(paths, folders, declared, name, strip_top=True)
+    tree = read_tree(paths, folders or None, declared, name, strip_top=True)
     # The stream's order: a shard with gzip cannot be read backwards.
-    order = sorted(range(len(found.chosen)), key=lambda at: found.chosen[at])
-    found = Arrangement(
-        found.folder,
-        found.classes,
-        [found.chosen[at] for at in order],
-        [found.labels[at] for at in order],
-        [found.names[at] for at in order],
-    )
-    key += f":{found.folder}" if found.folder else ""
-    spec, named = declared.spec(found.classes), declared.classes is not None
-    return TarSource(name, spec, key, paths, found, named, chosen, images)
+    places = tree.found.chosen
+    tree = tree.reordered(sorted(range(len(places)), key=lambda at: places[at]))
+    key += f":{tree.found.folder}" if tree.found.folder else ""
+    return TarSource(name, tree, key, chosen, images)
 
 
 def open_shard(shard: Path) -> BufferedIOBase:
@@ -135,11 +122,6 @@ def read_at(file: BufferedIOBase, place: tuple[int, int] | None, limit: int) -> 
         return file.read(place[1])
     except (OSError, EOFError):
         return None
-
-
-def _has_class_folders(folders: set[str]) -> bool:
-    """Whether a tar lists more than one folder that everything lies in."""
-    return len(folders) > 1
 
 
 def _split_of(shard: Path) -> str:

@@ -64,7 +64,7 @@ class WebDatasetSource(ImageSource):
                 parts[part] = read_at(file, *places[part])
             label = self._label(parts["label"], entry) if self.spec.classes else None
             data = parts["image"]
-            yield None if data is None else decode(data, self.spec), label
+            yield None if data is None else decode(data, self.spec, self.options), label
 
     def _opened(self) -> Iterator[tuple[BufferedIOBase, _Entry]]:
         """Every entry with its shard, one shard open at a time."""
@@ -80,7 +80,8 @@ class WebDatasetSource(ImageSource):
             stored: object = None if data is None else data.decode()
             if data is not None and entry.is_json:
                 record = json.loads(data)
-                stored = next((record[key] for key in _JSON_KEYS if key in record), None)
+                keys = [self.options.label_key] if self.options.label_key else _JSON_KEYS
+                stored = next((record[key] for key in keys if key in record), None)
             if stored is None:
                 folders = entry.path.split("/")[:-1]
                 return next(self._label_of_folder[f] for f in folders if f in self._label_of_folder)
@@ -105,7 +106,7 @@ class WebDatasetSource(ImageSource):
 
     def fingerprint(self) -> str:
         """Return a digest of the shards' names, sizes and modification times. PRIVATE."""
-        return digest_of_files(self._shards)
+        return digest_of_files(self._shards, reading=self.reading())
 
 
 def open_webdataset(
