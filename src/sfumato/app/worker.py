@@ -132,7 +132,7 @@ def _text(stream: io.TextIOWrapper) -> str:
 def _odds(plan: dict[str, Any]) -> dict[str, Any]:
     from sfumato.privacy import Event
     from sfumato.release.verification.numbers import factor, percent, scientific
-    from sfumato.report.odds import make_odds
+    from sfumato.reporting.odds import make_odds
 
     relation = plan["budget"]["relation"]
     epsilon = plan["epsilon_by_relation"][relation]
