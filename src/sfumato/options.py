@@ -41,14 +41,17 @@ class MethodOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where a run is kept and how it is carried out; none of it changes what a release means.
+    """Where a run is kept, what it counts with, and how it is carried out.
 
     Args:
-        cap: the most ε that DATA may ever be charged, at the run's δ and relation; kept in its
-            ledger.
+        cap: the most ε that DATA may ever be charged, over all its names and places, at the run's δ
+            and relation; kept in its ledger.
         state: folder of ledgers and private runs, by default $SFUMATO_STATE or the user's own.
         allow_large_delta: accept a δ above 1/1,000 or 1/(number of records).
-        fresh: charge a new run even where an interrupted one could go on.
+        fresh: charge a new run even where an unfinished one waits.
+        same_data_as: the images are those that a ledger was kept for at this other location; from
+            then on the costs of both add up.
+        independent_data: declare that the images are no other ledger's; none is compared.
         quiet: show no progress.
         insecure_seed: for tests, the seed of all noise; the release is stamped NOT PRIVATE.
     """
@@ -57,6 +60,8 @@ class RunOptions:
     state: Location | None = None
     allow_large_delta: bool = False
     fresh: bool = False
+    same_data_as: str | None = None
+    independent_data: bool = False
     quiet: bool = False
     insecure_seed: int | None = None
 

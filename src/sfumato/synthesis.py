@@ -40,7 +40,8 @@ def synthesize(data: Location, *objects: Any, **stated: Any) -> Path:
     """Turn private images into a release of synthetic ones and return its folder.
 
     An interrupted job goes on where it was when it is called again with the same arguments; its
-    budget is charged once.
+    budget is charged once. Arguments that only concern what becomes of the answers (samples,
+    format, a generator's training) may differ.
 
     Args:
         data: what :func:`sfumato.open_images` opens.
@@ -88,6 +89,8 @@ def open_curator(source: ImageSource, budget: Budget, run: RunOptions) -> Curato
         state=run.folder,
         cap=None if run.cap is None else replace(budget, epsilon=run.cap),
         fresh=run.fresh,
+        same_data_as=run.same_data_as,
+        independent_data=run.independent_data,
         quiet=run.quiet,
         insecure_seed=run.insecure_seed,
     )

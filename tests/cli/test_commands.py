@@ -97,13 +97,38 @@ def test_the_ledger_command_sets_a_cap(run: Run, tmp_path: Path) -> None:
     assert synthesize(run, tmp_path / "out").exit_code == 4
 
 
-def test_a_copy_has_another_ledger_and_the_help_warns_of_it(run: Run, tmp_path: Path) -> None:
-    data = tmp_path / "data.npz"
-    np.savez(data, images=np.zeros((4, 28, 28), np.uint8))
-    copy = shutil.copy(data, tmp_path / "copy.npz")
-    assert "cap: ε = 0.5" in run("ledger", data, "--cap", 0.5).stdout
-    assert "no cap" in run("ledger", copy).stdout
-    assert "do not add up by themselves" in " ".join(run("ledger", "--help").stdout.split())
+def test_a_copy_is_no_way_round_a_cap(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data, copy = tmp_path / "data.npz", tmp_path / "copy.npz"
+    for path in (data, copy):
+        np.savez(path, images=rng.integers(0, 256, (20, 28, 28), np.uint8))
+    shutil.copy(data, copy)
+
+    def made(location: Path, *more: object) -> Result:
+        words = ["--epsilon", 1, "--samples", 8, "--out", tmp_path / location.stem, *QUICK]
+        return run("synthesize", location, *words, *more)
+
+    assert made(data, "--cap", 1.2).exit_code == 0
+    refused = made(copy)
+    assert refused.exit_code == 2 and f"--same-data-as '{data}'" in refused.stderr
+    assert made(copy, "--same-data-as", data).exit_code == 4
+    assert f"counted with it (private): {data}" in run("ledger", copy).stdout
+    assert "cap: ε = 1.2" in run("ledger", copy).stdout
+    assert len(charges(run, copy)) == 1
+    assert made(copy, "--independent-data", "--same-data-as", data).exit_code == 2
+
+
+def test_a_killed_run_goes_on_with_other_settings_of_training(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["synthesize", "digits", "--epsilon", 1, "--out", tmp_path / "out", *QUICK]
+    with monkeypatch.context() as patch:
+        patch.setattr("sfumato.synthesis.write_release", lambda *_, **__: 1 / 0)
+        assert run(*words, "--samples", 30).exit_code == 1
+    other = run(*words, "--epsilon", 2, "--samples", 30)
+    assert other.exit_code == 2 and "epsilon=1.0" in other.stderr and "--fresh" in other.stderr
+    assert run(*words, "--samples", 20, "--format", "parquet").exit_code == 0
+    assert len(charges(run)) == 1 and verify(tmp_path / "out").samples == 20
 
 
 def test_the_ledger_needs_no_class_names(run: Run, tmp_path: Path) -> None:

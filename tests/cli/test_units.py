@@ -18,6 +18,7 @@ from sfumato.data import PublicSpec
 from sfumato.methods import load_model
 from sfumato.privacy.answering import integer_sums
 from sfumato.privacy.ledger import GENESIS, digest, seal
+from sfumato.privacy.plan import questions_of
 from sfumato.privacy.records import decoded
 from sfumato.release import read_certificate, verify
 from sfumato.release.certificate import core_of
@@ -70,8 +71,7 @@ def honest(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 
 def charge(core: dict[str, Any]) -> None:
     """Make a changed core consistent again, as a forger who knows the format would."""
-    planned = {key: core[key] for key in ("budget", "method", "spec", "queries", "events")}
-    core["ledger"][0]["plan"], previous = digest(planned), GENESIS
+    core["ledger"][0]["plan"], previous = digest(questions_of(core)), GENESIS
     for index, entry in enumerate(core["ledger"]):
         core["ledger"][index] = seal({**entry, "prev": previous})
         previous = core["ledger"][index]["hash"]

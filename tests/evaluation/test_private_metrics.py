@@ -66,7 +66,7 @@ def test_metrics_are_published_and_accounted_for(
     assert "Measured on real images" in card
     assert "logistic" in card
     real = open_real("digits:test", open_release(release).spec)
-    (charge, *_) = Ledger(real.folder(state)).entries()
+    (_, charge, *_) = Ledger(real.folder(state)).entries()
     assert charge["method"]["name"] == "publish-metrics"
     assert charge["budget"]["epsilon"] == 2.0
 

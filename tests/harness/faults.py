@@ -188,7 +188,8 @@ class Case:
         with tempfile.TemporaryDirectory() as copy:
             for path in folder.glob("ledger.[jh]*"):
                 shutil.copy(path, copy)
-            return Ledger(Path(copy)).entries()
+            entries = Ledger(Path(copy)).entries()
+        return [entry for entry in entries if entry["kind"] != "data"]
 
     def problems_now(self) -> Iterator[str]:
         """What is wrong at a moment when the job may have been killed."""

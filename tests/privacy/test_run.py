@@ -9,8 +9,16 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from sfumato.errors import BudgetExceededError, LedgerError
-from sfumato.privacy import Answer, Budget, Curator, HistogramQuery, SumQuery, make_plan
+from sfumato.errors import BudgetExceededError, LedgerError, UsageError
+from sfumato.privacy import (
+    Answer,
+    Budget,
+    Curator,
+    GradientQuery,
+    HistogramQuery,
+    SumQuery,
+    make_plan,
+)
 from sfumato.privacy import curator as curator_module
 
 
@@ -34,7 +42,7 @@ def killed(curator: Curator) -> None:
 
 def kinds(curator: Curator) -> list[str]:
     with curator._ledger.locked():
-        return [entry["kind"] for entry in curator._ledger.entries()]
+        return [e["kind"] for e in curator._ledger.entries() if e["kind"] != "data"]
 
 
 def same(first: Answer, second: Answer) -> bool:
@@ -88,10 +96,43 @@ def test_another_answer_of_the_run_is_not_taken_for_this_one(make_curator: Calla
         curator.sum(SUM.name)
 
 
-def test_another_plan_does_not_go_on_with_the_unfinished_run(make_curator: Callable) -> None:
-    killed(opened(make_curator(), SUM))
-    killed(opened(make_curator(), VOTES))
-    assert kinds(opened(make_curator(budget=Budget(2.0, 1e-5)))).count("plan") == 3
+def test_another_question_names_the_unfinished_run_and_asks_for_fresh(
+    make_curator: Callable,
+) -> None:
+    first = opened(make_curator(), SUM)
+    killed(first)
+    for late, query in ((make_curator(), VOTES), (make_curator(budget=Budget(2.0, 1e-5)), SUM)):
+        with pytest.raises(UsageError, match=f"{first._run.id} .*epsilon=1.0.*--fresh"):
+            opened(late, query)
+        assert kinds(late) == ["plan"]
+    assert kinds(opened(make_curator(fresh=True), VOTES)) == ["plan", "plan"]
+
+
+def test_what_becomes_of_an_answer_may_change_after_it_was_paid_for(
+    make_curator: Callable,
+) -> None:
+    def opened_with(steps: int, query: SumQuery | GradientQuery = SUM) -> Curator:
+        curator = make_curator()
+        method = {"name": "test", "config": {"steps": steps}}
+        curator.open_plan(make_plan(method, [query], curator.budget, curator.spec))
+        return curator
+
+    first = opened_with(5)
+    answer = first.sum("pixels")
+    (first.run_folder / "checkpoint").write_bytes(b"after 3 of 5 steps")
+    killed(first)
+    second = opened_with(2)
+    assert same(second.sum("pixels"), answer) and kinds(second) == ["plan", "answer"]
+    assert not list(second.run_folder.iterdir())  # a checkpoint belongs to its settings
+    killed(second)
+    third = opened_with(5)
+    assert (third.run_folder / "checkpoint").exists() and kinds(third) == ["plan", "answer"]
+    third.close()
+    # Where a step asks at what training has reached, the settings of training are in the question.
+    step = GradientQuery("g", 4, 1.0, 1.0, 2)
+    killed(opened_with(5, step))
+    with pytest.raises(UsageError, match="other questions"):
+        opened_with(2, step)
 
 
 def test_other_code_under_the_same_plan_gets_the_answer_that_was_paid_for(
@@ -100,9 +141,9 @@ def test_other_code_under_the_same_plan_gets_the_answer_that_was_paid_for(
     first = opened(make_curator())
     answer = first.sum(SUM.name)
     killed(first)
-    second = opened(make_curator())
     swapped = SumQuery("pixels", lambda i, y: 1 - pixels(i, y), 4, 1.0, by_class=True)
-    assert same(second.sum(swapped), answer)
+    second = opened(make_curator(), swapped)
+    assert same(second.sum(swapped.name), answer)
 
 
 def test_nothing_private_is_touched_by_a_refused_or_resumed_run(

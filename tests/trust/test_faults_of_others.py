@@ -171,7 +171,7 @@ def test_where_noise_cannot_be_drawn_nothing_is_answered(
         kept = [path.name for path in curator.run_folder.rglob("*.safetensors")]
         ledger: Ledger = curator._ledger
         with ledger.locked():
-            assert [entry["kind"] for entry in ledger.entries()] == ["plan"]
+            assert [entry["kind"] for entry in ledger.entries()] == ["data", "plan"]
         assert kept == []
 
 

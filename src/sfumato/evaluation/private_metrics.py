@@ -16,7 +16,8 @@ from sfumato.evaluation.metric_queries import FrechetQuery, RecallQuery
 from sfumato.evaluation.training import fit
 from sfumato.options import EvaluationOptions, RunOptions, gathered
 from sfumato.privacy import Budget, Curator, Query, make_plan
-from sfumato.privacy.ledger import Ledger
+from sfumato.privacy.family import DataSetLedger
+from sfumato.privacy.spending import ledger_of
 from sfumato.progress import stage
 from sfumato.release import attach_metrics, make_core, verify
 
@@ -55,8 +56,7 @@ def publish(
             f"{release} holds published metrics already. Draw its images into another release with "
             "sfumato sample, and publish that one's."
         )
-    folder = real.folder(run.folder)
-    cache = folder / CACHE
+    cache = real.folder(run.folder) / CACHE
     synthetic = released.images()
     about = {"release": released.digest, "seed_public": seed}
 
@@ -75,22 +75,31 @@ def publish(
     fidelity = FrechetQuery(chosen, features, about)
 
     queries: list[Query] = [*([utility.query] if utility else []), fidelity.query]
-    curator = Curator(real.test, budget, state=run.folder, quiet=run.quiet)
+    ledger = ledger_of(real.test, run.folder)
+    curator = Curator(
+        real.test,
+        budget,
+        state=run.folder,
+        fresh=run.fresh,
+        same_data_as=run.same_data_as,
+        independent_data=run.independent_data,
+        quiet=run.quiet,
+    )
     method = {"name": "publish-metrics", "config": {"classifiers": list(classifiers)}}
     curator.open_plan(make_plan(method, queries, budget, curator.spec))
     measured = utility.read(curator.sum(utility.query.name)) if utility else []
     metrics: dict[str, Any] = {
         "utility": measured,
         "frechet": fidelity.read(curator.sum(fidelity.query.name)),
-        "same_data_set_as_release": _same_data_set(released.certificate, Ledger(folder)),
+        "same_data_set_as_release": _same_data_set(released.certificate, ledger),
     }
     attach_metrics(release, make_core(curator.record()), metrics)
     curator.close()
     return metrics
 
 
-def _same_data_set(certificate: dict[str, Any], ledger: Ledger) -> bool:
+def _same_data_set(certificate: dict[str, Any], ledger: DataSetLedger) -> bool:
     """Whether the release was made from the same images, whose ledger then names its run."""
     run = certificate["ledger"][0]["run"]
     with ledger.locked():
-        return any(entry.get("run") == run for entry in ledger.entries())
+        return any(entry.get("run") == run for entry in ledger.family_entries())

@@ -28,6 +28,8 @@ WARM_UP = 50
 LAST_RATE = 0.05
 MEMORY = 0.9
 LARGEST_GRADIENT = 1.0
+AFTERWARDS = frozenset("steps batch learning_rate width latent average".split())
+"""Settings of the generator's training, which may change after the sum was paid for."""
 
 
 class Features(ABC):
@@ -96,7 +98,17 @@ class FeatureMatching(Method, ABC):
             return torch.cat([ones, features.rows(images.flatten(1).float() / 255)], dim=1)
 
         norm = math.hypot(self.count_weight, 1.0)
-        return [SumQuery("embedding", contribution, 1 + features.dimension, norm, by_class=True)]
+        asked = {key: value for key, value in self.config().items() if key not in AFTERWARDS}
+        return [
+            SumQuery(
+                "embedding",
+                contribution,
+                1 + features.dimension,
+                norm,
+                by_class=True,
+                describes={"features": self.name, **asked},
+            )
+        ]
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time and memory on this machine, measured on public images."""

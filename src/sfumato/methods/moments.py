@@ -114,7 +114,10 @@ class Moments(Method):
             return torch.cat([ones, block(images)], dim=1)
 
         norm = math.hypot(self.count_weight, block.norm)
-        return [SumQuery("moments", contribution, 1 + block.dimension, norm, by_class=True)]
+        dimension, describes = 1 + block.dimension, {**self.config(), "coefficients": block.size}
+        return [
+            SumQuery("moments", contribution, dimension, norm, by_class=True, describes=describes)
+        ]
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time and memory on this machine, measured on public images."""

@@ -115,6 +115,7 @@ class CentralImages:
             by_class=True,
             nonnegative=True,
             relative_noise=relative_noise,
+            describes={"groups": 2**GROUP_BITS, "count_weight": COUNT_WEIGHT},
         )
 
     def learn(self, answer: Answer, folder: Path, quiet: bool) -> None:

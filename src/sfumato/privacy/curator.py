@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sfumato.data.decode import quiet
 from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
+from sfumato.disk import private_folder
 from sfumato.errors import DataError, SfumatoError, UsageError
 from sfumato.privacy import distributed
 from sfumato.privacy.accounting.epsilon import accountant_name
@@ -24,10 +25,18 @@ from sfumato.privacy.answering.gradient import Descent
 from sfumato.privacy.answering.stored_steps import Stepwise, forget_secrets
 from sfumato.privacy.answering.vote import Ballot, Question, Teachers
 from sfumato.privacy.budget import Budget
-from sfumato.privacy.charging import charged_run
+from sfumato.privacy.charging import Declared, charge_of, charged_run, look
 from sfumato.privacy.clipping import UNIT
+from sfumato.privacy.family import DataSetLedger
 from sfumato.privacy.gradients.per_example import UnitLoss
-from sfumato.privacy.ledger import Entry, Ledger, charges_of, total_epsilon, units_of_runs
+from sfumato.privacy.ledger import (
+    Entry,
+    Ledger,
+    charges_of,
+    digest,
+    total_epsilon,
+    units_of_runs,
+)
 from sfumato.privacy.noise.discrete_gaussian import add_noise
 from sfumato.privacy.noise.keys import Key
 from sfumato.privacy.plan import Asker, Plan, make_plan
@@ -37,7 +46,7 @@ from sfumato.privacy.queries.histogram import HistogramQuery
 from sfumato.privacy.queries.kinds import ExactQuery, StepQuery
 from sfumato.privacy.queries.sum import SumQuery
 from sfumato.privacy.queries.vote import VoteQuery
-from sfumato.privacy.run import Run, answer_digest, data_set_folder, state_of
+from sfumato.privacy.run import Run, answer_digest, insecure_folder
 from sfumato.progress import stage
 
 
@@ -65,7 +74,9 @@ class Curator:
         budget: the most this run may cost.
         state: folder of ledgers and private runs; the user's state folder by default.
         cap: the most the data set may ever cost over all runs; kept in its ledger.
-        fresh: charge a new run even where an unfinished one with the same plan could go on.
+        fresh: charge a new run even where an unfinished one waits.
+        same_data_as: the location of a ledger that was kept for the same images, by another name.
+        independent_data: declare that no other ledger is about these images, and compare none.
         quiet: show no progress.
         insecure_seed: draw noise from this seed, stamp everything NOT PRIVATE and keep a ledger
             apart; for tests.
@@ -85,18 +96,21 @@ class Curator:
         state: Path | None = None,
         cap: Budget | None = None,
         fresh: bool = False,
+        same_data_as: str | None = None,
+        independent_data: bool = False,
         quiet: bool = False,
         insecure_seed: int | None = None,
     ) -> None:
         self._source = source
         self.budget = budget
         self.quiet = quiet
-        self._fresh = fresh
+        self._declared = Declared(same_data_as, independent_data, fresh)
         self._insecure_seed = insecure_seed
-        # A known seed costs more than any ε, so such a run keeps out of the ledger that counts.
-        kind = "" if insecure_seed is None else " (insecure seed)"
-        self._folder = data_set_folder(state_of(source, state), source.location_key + kind)
-        self._ledger = Ledger(self._folder)
+        self._ledger: Ledger = DataSetLedger(source, state)
+        if insecure_seed is not None:
+            # A known seed costs more than any ε, so such a run keeps out of the ledgers that count.
+            self._ledger = Ledger(insecure_folder(source, state))
+        self._folder = self._ledger.folder
         if cap is not None and distributed.is_first():
             self._ledger.set_cap(cap)
         self._plan: Plan | None = None
@@ -118,8 +132,9 @@ class Curator:
 
     @property
     def run_folder(self) -> Path:
-        """The open run's private folder, where a method keeps its checkpoints."""
-        return self._opened()[1].folder
+        """The private folder where a method keeps the open run's checkpoints."""
+        self._opened()
+        return self._run_folder
 
     @property
     def plan(self) -> Plan:
@@ -144,6 +159,8 @@ class Curator:
 
         Raises:
             UsageError: the plan was made for another budget or data set.
+            UsageError: the images have an unfinished run that asked other questions, or seem to be
+                those of another ledger; nothing is charged.
             BudgetExceededError: it would pass the data set's cap; nothing is read or charged.
             LedgerError: the ledger is damaged or not writable.
         """
@@ -153,17 +170,24 @@ class Curator:
             raise UsageError("this curator has a run open already; make a curator for each run.")
         insecure = self._insecure_seed is not None
         first = distributed.is_first()
-        run = self._taken(plan, insecure) if first else None
-        run_id = distributed.from_first(None if run is None else run.id)
+        run, charged = self._taken(plan, insecure) if first else (None, None)
+        run_id, charged = distributed.from_first(None if run is None else (run.id, charged))
         self._plan, self._run = plan, run or Run(self._folder, run_id, hold=False)
+        # Checkpoints of training with other settings than those that were charged stay apart.
+        settings = digest(dict(plan.method))
+        apart = "" if digest(charged) == settings else f"settings-{settings[:12]}"
+        self._run_folder = private_folder(self._run.folder / apart)
         return plan
 
-    def _taken(self, plan: Plan, insecure: bool) -> Run:
+    def _taken(self, plan: Plan, insecure: bool) -> tuple[Run, dict[str, Any]]:
+        """The run that pays, and the method that it was charged for."""
+        look(self._ledger, plan, insecure, self._declared)
         # In one turn: a run that another process closed in between would answer once more.
         with self._ledger.locked():
-            run = Run(self._folder, charged_run(self._ledger, plan, insecure, self._fresh))
+            run_id = charged_run(self._ledger, plan, insecure, self._declared)
+            run = Run(self._folder, run_id)
             self._forget_closed()
-            return run
+            return run, charge_of(self._ledger.entries(), run_id)["method"]
 
     def _forget_closed(self) -> None:
         """Remove the secrets of closed runs, also of those that were killed while closing."""
@@ -314,8 +338,8 @@ class Curator:
         """
         plan, run = self._opened()
         with self._ledger.locked():
-            entries = self._ledger.entries()
-        mine: list[Entry] = [entry for entry in entries if entry.get("run") == run.id]
+            own, entries = self._ledger.entries(), self._ledger.family_entries()
+        mine: list[Entry] = [entry for entry in own if entry.get("run") == run.id]
         relation, delta = self.budget.relation, self.budget.delta
         by_relation = plan.epsilons()
         return {
@@ -340,6 +364,8 @@ class Curator:
         return self._plan, self._run
 
     def _check_same_data(self, run: Run) -> None:
+        if isinstance(self._ledger, DataSetLedger):
+            self._ledger.sketch()  # before the first answer, so that copies are known from then on
         if not run.is_same_data(self._source.fingerprint()):
             raise DataError(
                 "the data set has changed since this run's first query was answered, so the next "

@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from sfumato.disk import OWNER_ONLY, append_durably, private_folder, write_atomically
 from sfumato.errors import BudgetExceededError, LedgerError, UsageError
@@ -122,25 +122,8 @@ class Ledger:
         Raises:
             LedgerError: another process holds it for longer than 30 s.
         """
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise LedgerError(
-                f"the ledger {self.path} is held by another process for over {LOCK_SECONDS:.0f} s."
-                " Wait for it to end, or end it."
-            ) from error
-        except OSError as error:
-            raise self._unwritable(error) from error
-        try:
+        with holding(self._lock, self.path):
             yield
-        finally:
-            self._lock.release()
-
-    def _unwritable(self, error: OSError) -> LedgerError:
-        return LedgerError(
-            f"the ledger {self.path} cannot be written ({error.strerror}), so nothing is "
-            "answered. Free the disk or give a writable --state folder."
-        )
 
     def append(self, kind: str, **content: Any) -> Entry:
         """Write one entry to disk and return it; call while :meth:`locked`.
@@ -165,17 +148,26 @@ class Ledger:
             append_durably(self.path, canonical(entry) + b"\n")
             write_atomically(self._head, entry["hash"].encode())
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise _unwritable(self.path, error) from error
         return entry
+
+    def family_entries(self) -> list[Entry]:
+        """The entries of all ledgers that this one's charges add up with: here its own."""
+        return self.entries()
 
     def charges(self) -> list[list[Event]]:
         """The events charged so far, run by run."""
-        return charges_of(self.entries())
+        return charges_of(self.family_entries())
 
     def cap(self) -> Budget | None:
-        """The cap in force: the newest one set, or None."""
+        """This ledger's cap: the newest one set, or None."""
         caps = [entry["cap"] for entry in self.entries() if entry["kind"] == "cap"]
         return Budget(**caps[-1]) if caps else None
+
+    def caps(self) -> list[Budget]:
+        """All caps in force."""
+        cap = self.cap()
+        return [] if cap is None else [cap]
 
     def set_cap(self, cap: Budget) -> None:
         """Set the most this data set may ever be charged; later runs need not repeat it."""
@@ -184,14 +176,22 @@ class Ledger:
                 self.append("cap", cap=cap.to_dict())
 
     def charge(self, events: Sequence[Event], **content: Any) -> Entry:
-        """Charge a plan's events, or refuse because of the cap; call while :meth:`locked`.
+        """Charge a plan's events, or refuse because of a cap; call while :meth:`locked`.
 
         Raises:
-            BudgetExceededError: all charges together would pass the cap.
+            BudgetExceededError: all charges together would pass a cap.
             LedgerError: the entry could not be made durable.
         """
-        cap = self.cap()
-        if cap is not None:
+        self.check(events)
+        return self.append("plan", events=[event.to_dict() for event in events], **content)
+
+    def check(self, events: Sequence[Event]) -> None:
+        """Refuse a plan's events if they would pass a cap; call while :meth:`locked`.
+
+        Raises:
+            BudgetExceededError: all charges together would pass a cap.
+        """
+        for cap in self.caps():
             before = self.charges()
             total = total_epsilon([*before, events], cap.delta, cap.relation)
             if total > cap.epsilon:
@@ -202,7 +202,35 @@ class Ledger:
                     "spent. Nothing was read or charged. Lower --epsilon, or raise --cap if "
                     "whoever answers for the data agrees."
                 )
-        return self.append("plan", events=[event.to_dict() for event in events], **content)
+
+
+@contextmanager
+def holding(lock: BaseFileLock, what: Path) -> Iterator[None]:
+    """Hold ``lock`` of the ledger, or the folder of ledgers, ``what`` while the block runs.
+
+    Raises:
+        LedgerError: another process holds it for too long, or it cannot be written.
+    """
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise LedgerError(
+            f"the ledger {what} is held by another process for over {LOCK_SECONDS:.0f} s."
+            " Wait for it to end, or end it."
+        ) from error
+    except OSError as error:
+        raise _unwritable(what, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _unwritable(what: Path, error: OSError) -> LedgerError:
+    return LedgerError(
+        f"the ledger {what} cannot be written ({error.strerror}), so nothing is "
+        "answered. Free the disk or give a writable --state folder."
+    )
 
 
 def _read(entry: Entry) -> None:
@@ -211,6 +239,9 @@ def _read(entry: Entry) -> None:
         charges_of([entry])
     elif entry["kind"] == "cap":
         Budget(**entry["cap"])
+    elif entry["kind"] == "data":
+        _ = str(entry["location"]), [f"{path}{part}" for path, part in entry["places"]]
+        _ = [str(name) for name in entry["same_as"]]
 
 
 def charges_of(entries: Sequence[Entry]) -> list[list[Event]]:

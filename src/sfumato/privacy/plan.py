@@ -14,8 +14,12 @@ from sfumato.privacy.accounting.events import Event
 from sfumato.privacy.budget import Budget, Relation
 from sfumato.privacy.clipping import max_dimension
 from sfumato.privacy.ledger import digest
+from sfumato.privacy.queries.histogram import HistogramQuery
 from sfumato.privacy.queries.kinds import Query
 from sfumato.privacy.queries.sum import SumQuery
+
+_ASKED_ONCE = (SumQuery.mechanism, HistogramQuery.mechanism)
+_CHARGED_FOR = ("budget", "spec", "queries", "events")
 
 AnyQuery = TypeVar("AnyQuery", bound=Query)
 
@@ -87,7 +91,7 @@ class Plan:
 
     def digest(self) -> str:
         """SHA-256 that tells whether two runs would ask the same at the same price."""
-        return digest(self.to_dict())
+        return digest(questions_of(self.to_dict()))
 
     def query(self, name: str, kind: type[AnyQuery]) -> AnyQuery:
         """The plan's query of that name.
@@ -107,6 +111,18 @@ class Plan:
     def event(self, name: str) -> Event:
         """The calibrated event of the plan's query of that name."""
         return next(event for event in self.events if event.name == name)
+
+
+def questions_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What is charged for of a plan as plain JSON values: questions, noise, budget, data.
+
+    How a method is configured belongs to it where a query is asked step by step, because each step
+    asks at what training has reached. A sum or histogram is described by the query alone, so what
+    becomes of the answer afterwards may change at no cost.
+    """
+    stepwise = any(query.get("query") not in _ASKED_ONCE for query in plan["queries"])
+    method = plan["method"] if stepwise else plan["method"]["name"]
+    return {**{key: plan[key] for key in _CHARGED_FOR}, "method": method}
 
 
 def make_plan(

@@ -49,6 +49,11 @@ def data_set_folder(state: Path, location_key: str) -> Path:
     return state / f"{readable}-{digest(location_key)[:12]}"
 
 
+def insecure_folder(source: ImageSource, state: Path | None = None) -> Path:
+    """The private folder of a data set's runs with a known seed, whose ledger counts nowhere."""
+    return data_set_folder(state_of(source, state), f"{source.location_key} (insecure seed)")
+
+
 class Run:
     """One run's private folder, held against other processes while it is open.
 

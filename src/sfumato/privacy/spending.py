@@ -11,13 +11,13 @@ from scipy import optimize
 
 from sfumato.data import ImageSource
 from sfumato.privacy import RELATIONS, Budget, Event, Relation
+from sfumato.privacy.family import DataSetLedger
 from sfumato.privacy.ledger import Entry, Ledger, charges_of, total_epsilon, units_of_runs
-from sfumato.privacy.run import data_set_folder, state_of
 
 
 @dataclass(frozen=True)
 class Spending:
-    """The charges of one data set: the ledger's entries, their total, and the cap."""
+    """The charges of a data set's family: all entries, their total, and the cap that binds most."""
 
     entries: list[Entry]
     delta: float
@@ -53,9 +53,9 @@ class Spending:
         }
 
 
-def ledger_of(source: ImageSource, state: Path | None) -> Ledger:
-    """The ledger of a data set."""
-    return Ledger(data_set_folder(state_of(source, state), source.location_key))
+def ledger_of(source: ImageSource, state: Path | None) -> DataSetLedger:
+    """The ledger of a data set, which counts its whole family."""
+    return DataSetLedger(source, state)
 
 
 def spending(ledger: Ledger, delta: float, planned: Sequence[Event] = ()) -> Spending:
@@ -65,11 +65,12 @@ def spending(ledger: Ledger, delta: float, planned: Sequence[Event] = ()) -> Spe
         LedgerError: the ledger is damaged.
     """
     with ledger.locked():
-        entries, cap = ledger.entries(), ledger.cap()
+        entries, caps = ledger.family_entries(), ledger.caps()
     charges = charges_of(entries) + ([list(planned)] if planned else [])
     totals = {relation: total_epsilon(charges, delta, relation) for relation in RELATIONS}
-    left = None if cap is None else epsilon_left(charges, cap)
-    return Spending(entries, delta, totals, cap, left)
+    lefts = [(epsilon_left(charges, cap), number) for number, cap in enumerate(caps)]
+    left, tightest = min(lefts, default=(None, -1))
+    return Spending(entries, delta, totals, None if left is None else caps[tightest], left)
 
 
 def epsilon_left(charges: Sequence[Sequence[Event]], cap: Budget) -> float:

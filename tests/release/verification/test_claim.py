@@ -29,6 +29,7 @@ from sfumato.privacy.accounting.events import Event
 from sfumato.privacy.ledger import GENESIS, digest, seal
 from sfumato.privacy.noise.discrete_gaussian import NOISE_PATH
 from sfumato.privacy.noise.keys import STREAM_NOISE_PATH
+from sfumato.privacy.plan import questions_of
 from sfumato.release import verify
 from sfumato.release.certificate import core_of, own_digest, read_certificate
 from sfumato.release.verification import claim, mechanisms
@@ -70,10 +71,9 @@ def set_leaf(certificate: Certificate, path: Path_, change: Callable[[Any], Any]
 
 def charge(core: Certificate) -> None:
     """Make a changed core consistent again, as a forger who knows the format would."""
-    planned = {key: core[key] for key in ("budget", "method", "spec", "queries", "events")}
     plan = core["ledger"][0]
     plan |= {key: core[key] for key in ("events", "budget", "method", "noise", "accountant")}
-    plan["plan"] = digest(planned)
+    plan["plan"] = digest(questions_of(core))
     previous = GENESIS
     for index, entry in enumerate(core["ledger"]):
         core["ledger"][index] = seal({**entry, "prev": previous})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -45,6 +46,7 @@ def evaluate(
     delta: p.Delta = 1e-5,
     relation: p.Relation = "add-or-remove-one",
     unit: Annotated[DataOptions, "unit", "unit_pattern", "records_per_unit"] = DataOptions(),
+    paid: Annotated[RunOptions, "fresh", "same_data_as", "independent_data"] = RunOptions(),
     state: p.State = None,
     seed_public: p.SeedPublic = 0,
     quiet: p.Quiet = False,
@@ -75,7 +77,7 @@ def evaluate(
     real = open_real(against, open_release(release).spec, train, rule)
     if (epsilon is None) == publish_metrics:
         raise UsageError("--publish-metrics and --epsilon belong together: give both or neither.")
-    run = RunOptions(state=state, quiet=quiet)
+    run = replace(paid, state=state, quiet=quiet)
     if epsilon is not None:
         budget = Budget(epsilon, delta, p.parse_relation(relation))
         metrics = publish(release, real, budget, how, run, seed=seed_public)

@@ -22,9 +22,8 @@ def ledger(
     Reads the ledger and no image. --cap sets the most ε, at --delta and --relation, that the data
     set may ever be charged; a run that would pass it is refused before any private byte is read.
 
-    A ledger belongs to a location. Images that were copied or moved, or fashion-mnist by name and
-    the same files by path, have different ledgers and caps: their costs do not add up by
-    themselves.
+    All names and places of the same files count together, and so do copies that were declared to
+    be the same data. The table has all their runs.
 
     \b
     Examples:
@@ -39,6 +38,8 @@ def ledger(
     book = ledger_of(source, state)
     if cap is not None:
         book.set_cap(Budget(cap, delta, p.parse_relation(relation)))
+    with book.locked():
+        family = book.locations()
     spent = spending(book, delta)
     closed = {entry["run"] for entry in spent.entries if entry["kind"] == "closed"}
     runs: list[dict[str, Any]] = [
@@ -54,7 +55,9 @@ def ledger(
         for entry in spent.runs
     ]
     if json:
-        show.as_json({"ledger": str(book.path), **spent.to_dict(), "charges": runs})
+        show.as_json(
+            {"ledger": str(book.path), "counted_with": family, **spent.to_dict(), "charges": runs}
+        )
         return
     if runs:
         show.table(
@@ -73,6 +76,8 @@ def ledger(
                 for run in runs
             ],
         )
+    for location in family:
+        show.line(f"counted with it (private): {location}")
     show.line(f"spent by {len(runs)} runs: {show.epsilons(spent.by_relation, delta)}")
     if spent.mixed_units:
         show.line(spent.mixed_units)

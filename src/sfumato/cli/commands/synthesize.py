@@ -24,7 +24,7 @@ def synthesize(
 
     A release holds the images, the model, a card for people and a certificate for machines. The
     budget is charged once, before any noise is drawn. After Ctrl-C or a crash the same command
-    goes on where it was. Training on noisy answers costs nothing, so only --epsilon matters.
+    goes on where it was, also with other settings of training and sampling: these cost nothing.
 
     \b
     Examples:

@@ -32,6 +32,8 @@ from sfumato.methods.saved_arrays import check_tensors, checked_counts
 from sfumato.privacy import Curator, Query, SumQuery
 
 SAMPLE_BATCH = 500
+_AFTERWARDS = frozenset("steps batch learning_rate loss moving_average width seed_public".split())
+"""Settings of the generator's training, which may change after the embedding was paid for."""
 
 
 @dataclass(frozen=True)
@@ -210,8 +212,9 @@ class DPMEPF(Method):
     def queries(self, spec: PublicSpec) -> list[Query]:
         """One sum: both moments, class sizes, the start and the labeller in a joint release."""
         joint = joint_embedding(self, spec)
+        asked = {key: value for key, value in self.config().items() if key not in _AFTERWARDS}
         describes = {
-            "encoder": self.encoder,
+            **asked,
             "encoder_digest": joint.features.encoder.digest,
             "features": joint.width,
         }

@@ -15,7 +15,9 @@ from sfumato.errors import DataError
 from sfumato.privacy import RELATIONS, Event, Relation, epsilon_recomputed
 from sfumato.privacy.accounting.epsilon import tolerance
 from sfumato.privacy.accounting.events import is_sampled
+from sfumato.privacy.charging import INDEPENDENT_DATA, SAME_DATA
 from sfumato.privacy.ledger import GENESIS, digest, seal
+from sfumato.privacy.plan import questions_of
 from sfumato.release.certificate import NOT_PRIVATE, RECORD, Certificate, encoder_of
 from sfumato.release.strict_json import mismatches
 from sfumato.release.verification.mechanisms import (
@@ -81,6 +83,7 @@ _ENTRIES = {
         "accountant": str,
         "events": [_EVENT],
         "unit?": str,
+        "declared?": str,
     },
     "answer": {**_ENTRY, "name": str, "answer": str},
 }
@@ -242,15 +245,21 @@ def _ledger(core: Certificate) -> Iterator[str]:
         yield "the ledger's entries are of different runs"
     if sorted(entry["name"] for entry in answers) != sorted(e["name"] for e in core["events"]):
         yield "the ledger's answers are not those of the plan's queries"
-    for key in ("events", "budget", "method", "noise", "accountant"):
+    for key in ("events", "budget", "noise", "accountant"):
         if plan[key] != core[key]:
             yield f"{key} is not what the ledger was charged for"
     if plan.get("unit", RECORD) != core["unit"]:
         yield "unit is not what the ledger was charged for"
     if core["unit"] not in core["data_set_total"].get("units", [core["unit"]]):
         yield "data_set_total is not the total of this run and those before it"
+    if plan.get("declared", SAME_DATA) not in (SAME_DATA, INDEPENDENT_DATA):
+        yield "what the ledger says was declared is no declaration"
+    # Questions are charged; earlier versions took all settings of the method for a part of them.
+    asked = questions_of(core)
+    if questions_of({**core, "method": plan["method"]}) != asked:
+        yield "method is not what the ledger was charged for"
     planned = {key: core[key] for key in ("budget", "method", "spec", "queries", "events")}
-    if plan["plan"] != digest(planned):
+    if plan["plan"] not in (digest(asked), digest(planned)):
         yield "the plan is not the one that the ledger was charged for"
 
 
