@@ -122,3 +122,73 @@ def test_it_charges_nothing_and_writes_nothing(run: Run, scans: Path, state: Pat
     before = sorted(scans.rglob("*"))
     run("check", scans)
     assert not state.exists() and sorted(scans.rglob("*")) == before
+
+
+def found_by(run: Run, *arguments: object) -> tuple[dict, str]:
+    """What check counts, and its warnings in one text."""
+    found = json.loads(run("check", *arguments, "--json").stdout)["state"]
+    return found, " ".join(found["warnings"])
+
+
+def test_it_says_how_many_are_unusable_and_why_and_never_which(run: Run, scans: Path) -> None:
+    (scans / "ill" / "secret.png").write_bytes(b"no image")
+    (scans / "stray.png").write_bytes((scans / "well" / "04.png").read_bytes())
+    found, warnings = found_by(run, scans, "--classes", "ill,well,odd")
+    assert (found["unreadable"], found["unlabelled"]) == (1, 1)
+    assert found["by_class"] == {"ill": 10, "well": 10, "odd": 0}
+    assert (
+        "1 records cannot be read" in warnings
+        and "no usable record is of the class odd" in warnings
+    )
+    assert "secret" not in run("check", scans).output.replace("stray", "")
+
+
+def test_it_names_what_was_passed_over_with_the_reason(run: Run, scans: Path) -> None:
+    for name in ("a.jp2", "b.avif", "c.jfif", "d.pgm", "e.jp2", "notes.txt", "f.npy"):
+        (scans / "ill" / name).write_bytes(b"x")
+    (scans / "ill" / "g.png").symlink_to(scans / "well" / "04.png")
+    found, warnings = found_by(run, scans)
+    assert found["passed_over"][".jp2"] == 2 and "2 files called *.jp2 are passed over" in warnings
+    for part in ("AVIF", "rename to .jpg", "PGM", "np.savez", "--follow-links"):
+        assert part in warnings
+    assert "notes" not in warnings and ".txt" not in warnings
+
+
+def test_it_says_that_images_are_black_and_what_mends_it(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "set" / "a"
+    folder.mkdir(parents=True)
+    for seed in range(4):
+        values = picture(seed).astype(np.uint16) * 16  # 12 bits in a 16-bit PNG
+        Image.fromarray(values).save(folder / f"{seed}.png")
+    found, warnings = found_by(run, tmp_path / "set")
+    assert found["dark"] == 4 and "nearly black" in warnings and "--value-range 0 4095" in warnings
+    mended, warnings = found_by(run, tmp_path / "set", "--value-range", 0, 4095)
+    assert mended["dark"] == 0 and "black" not in warnings
+
+
+def test_it_says_that_grey_images_are_read_in_colour(run: Run, scans: Path) -> None:
+    assert "--channels 1" in found_by(run, scans)[1]
+    assert "--channels 1" not in found_by(run, scans, "--channels", 1)[1]
+    Image.fromarray(np.stack([picture(1), picture(2), picture(3)], -1)).save(
+        scans / "ill" / "c.png"
+    )
+    assert "--channels 1" not in found_by(run, scans)[1]
+
+
+def test_it_counts_units_and_says_where_the_rule_finds_none(run: Run, scans: Path) -> None:
+    found, warnings = found_by(run, scans, "--unit-pattern", r"^(\d)")
+    assert (found["units"], found["largest_unit"], found["without_key"]) == (2, 10, 0)
+    found, warnings = found_by(run, scans, "--unit-pattern", "nobody")
+    assert "no record has a key" in warnings
+
+
+def test_it_says_what_a_table_leaves_open(run: Run, scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("file,label\n00.png,a|b\n01.png,a\n99.png,b\n")
+    found, warnings = found_by(run, scans, "--labels", tmp_path / "t.csv")
+    assert (found["several"], found["unmatched_files"], found["unmatched_lines"]) == (1, 18, 1)
+    assert "joined by |" in warnings and "18 files are named by no line" in warnings
+
+
+def test_an_empty_data_set_is_said_to_be_one(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    assert "charged" in found_by(run, tmp_path / "set")[1]

@@ -26,7 +26,7 @@ SOURCES = frozenset(
     "rows short_rows take contributions clipped_sum _label_rows _label _label_values _texts "
     "_values _contents read_at _rows _text tag_value pixels_of picture row_label".split()
 )
-ATTRIBUTES = frozenset("_files _members _entries _length _done".split())
+ATTRIBUTES = frozenset("_files _members _entries _length _done _passed_over _names".split())
 PARAMETERS = frozenset("error record records pixels content grid fingerprint losses norms".split())
 FORMATTERS = frozenset("repr format print ascii debug info warning warn error log echo".split())
 HARMLESS = frozenset({"strerror", "exit_code"})
@@ -146,12 +146,12 @@ def modules(*folders: str) -> list[str]:
     return [path.relative_to(ROOT).as_posix() for path in paths]
 
 
-FOR_THE_CUSTODIAN = "data/duplicates.py"
-"""Its findings are names of records, for a terminal; see its only importer below."""
+FOR_THE_CUSTODIAN = ("data/duplicates.py", "data/inspection.py")
+"""Their findings are names and counts of records, for a terminal; see their only importer below."""
 
 
 @pytest.mark.parametrize(
-    "module", [name for name in modules("privacy", "data") if name != FOR_THE_CUSTODIAN]
+    "module", [name for name in modules("privacy", "data") if name not in FOR_THE_CUSTODIAN]
 )
 def test_no_private_value_reaches_a_formatter(module: str) -> None:
     assert violations((ROOT / module).read_text(), module) == []
@@ -168,11 +168,11 @@ def test_only_the_folders_below_ask_for_records() -> None:
             assert asked((ROOT / module).read_text()) == set(), module
 
 
-def test_only_the_command_check_looks_for_duplicates() -> None:
+@pytest.mark.parametrize("findings", FOR_THE_CUSTODIAN)
+def test_only_the_command_check_looks_at_findings(findings: str) -> None:
+    imported = findings.removesuffix(".py").replace("/", ".")
     importers = [
-        module
-        for module in modules(".")
-        if "duplicates" in (ROOT / module).read_text() and module != FOR_THE_CUSTODIAN
+        module for module in modules(".") if f"sfumato.{imported}" in (ROOT / module).read_text()
     ]
     assert importers == ["cli/commands/check.py"]
 

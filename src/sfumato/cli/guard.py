@@ -12,6 +12,7 @@ from typing import Any, ParamSpec
 import typer
 from typer.core import TyperGroup
 
+from sfumato.cli.spelling import as_options
 from sfumato.errors import SfumatoError, UsageError
 
 INTERRUPTED = 130
@@ -35,7 +36,7 @@ def guarded(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
         except typer.Exit:
             raise
         except SfumatoError as error:
-            _end(str(error), error.exit_code)
+            _end(as_options(str(error)), error.exit_code)
         except KeyboardInterrupt:
             _end(RESUME, INTERRUPTED)
         except BrokenPipeError:

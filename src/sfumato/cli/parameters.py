@@ -119,6 +119,12 @@ SPELLINGS = {
 }
 
 
+def flag_of(kind: type[Any], name: str) -> str:
+    """The first name that a field of an option object has on the command line."""
+    (entry,) = (entry for entry in fields(kind) if entry.name == name)
+    return (_spelling(kind, entry).flags or (f"--{name.replace('_', '-')}",))[0]
+
+
 def option(kind: type[Any], name: str) -> Any:
     """The command-line option of one field of an option object."""
     (entry,) = (entry for entry in fields(kind) if entry.name == name)

@@ -30,15 +30,20 @@ def is_marked(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 
 
+def is_installed() -> bool:
+    """Whether the extra is there."""
+    return importlib.util.find_spec("pydicom") is not None
+
+
 def check_installed() -> None:
     """Raise UsageError if the extra is missing."""
-    if importlib.util.find_spec("pydicom") is None:
+    if not is_installed():
         raise UsageError(f"dicom needs a further package: {_INSTALL}")
 
 
 def is_tag(keyword: str) -> bool:
     """Whether a word is the keyword of a DICOM tag, such as PatientID."""
-    if importlib.util.find_spec("pydicom") is None:
+    if not is_installed():
         return False
     from pydicom.datadict import tag_for_keyword
 

@@ -55,6 +55,15 @@ class LabelTable:
         stem = _stem(path.rpartition("/")[2])
         return self.stems.get(stem)
 
+    def gaps(self, paths: Sequence[str]) -> tuple[int, int, int]:
+        """Lines of several labels, files that no line names, and lines that name no file."""
+        known = {name for path in paths for name in (path, path.rpartition("/")[2])}
+        without = sum(self.of(path) is None for path in set(paths))
+        known |= {_stem(name) for name in known}
+        lines = sum(not known & {name, _stem(name)} for name in self.lines)
+        several = sum(_SEVERAL in (label or "") for label, _ in self.lines.values())
+        return several, without, lines
+
     def class_names(self) -> tuple[str, ...]:
         """All labels that can be names of classes, sorted. Taking them declares them public."""
         found = {label for label, _ in self.lines.values() if label and is_one_class(label)}

@@ -19,7 +19,7 @@ def check(
     declared: DataOptions,
     json: p.Json = False,
 ) -> None:
-    """Warn of repeated and unusable images. PRIVATE output.
+    """Warn of repeated, unusable and passed over images. PRIVATE output.
 
     Reads every record of DATA, charges nothing, and prints exact counts on the terminal alone: its
     output is private and belongs into no release. The guarantee covers one record; an image that
@@ -35,22 +35,27 @@ def check(
     """
     from sfumato.data import open_images
     from sfumato.data.duplicates import find_repetition
+    from sfumato.data.inspection import inspect
 
-    source = open_images(
-        data,
-        declared,
-    )
+    source = open_images(data, declared)
+    state = inspect(source)
     found = find_repetition(source)
     if json:
-        show.as_json({"note": PRIVATE, "data": data, **found.to_dict()})
+        show.as_json({"note": PRIVATE, "data": data, **found.to_dict(), "state": state.to_dict()})
         return
     show.line(PRIVATE)
     show.line(f"{data}: {found.records} records, {found.unusable} of them unusable.")
+    if state.by_class:
+        counts = (f"{name} {count}" for name, count in state.by_class.items())
+        show.line(f"usable records by class: {', '.join(counts)}")
+    if state.units is not None:
+        show.line(f"{state.units} units; the largest has {state.largest_unit} records.")
     if found.unusable:
         show.line(
-            "WARNING: unusable records (undecodable, or with a label outside the classes) take "
-            "part as if they were not there. Mend or remove them."
+            "WARNING: unusable records take part as if they were not there. Mend or remove them."
         )
+    for warning in state.warnings():
+        show.line(f"WARNING: {warning}")
     _describe("equal", found.exact)
     _describe("that look alike", found.near)
     if found.exact or found.near:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sfumato.cli import parameters as p
 from sfumato.cli import show
+from sfumato.cli.spelling import as_options
 from sfumato.data.options import DataOptions
 from sfumato.options import MethodOptions
 from sfumato.privacy.budget import Budget
@@ -60,7 +61,7 @@ def plan(
         f"{len(spec.classes) or 'no'} classes; method {chosen.name}"
     )
     for note in source.notes:
-        show.line(note)
+        show.line(as_options(note))
     show.table(
         ["query", "asks", "times", "of", "coordinates", "clip norm", "σ (noise / clip norm)"],
         [

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sfumato.data.decode import LARGEST_FILE
 from sfumato.data.layout import inner_path, is_hidden, is_record_name
@@ -49,6 +50,7 @@ def open_archive(path: Path, name: str, declared: DataOptions) -> ZipSource:
     folders: set[str] = set()
     images: list[zipfile.ZipInfo] = []
     files: list[str] = []
+    others: Counter[str] = Counter()
     for member in members:
         inner = inner_path(member.filename)
         if not inner or is_hidden(inner):
@@ -59,7 +61,9 @@ def open_archive(path: Path, name: str, declared: DataOptions) -> ZipSource:
         elif is_record_name(inner):
             images.append(member)
             files.append(inner)
-    tree = read_tree(files, folders or None, declared, name, strip_top=True)
+        else:
+            others[PurePosixPath(inner).suffix.lower()] += 1
+    tree = read_tree(files, folders or None, declared, name, strip_top=True, passed_over=others)
     folder = tree.found.folder
     key = f"{path.resolve()}" + (f":{folder}" if folder else "")
     return ZipSource(name, tree, key, path, images)

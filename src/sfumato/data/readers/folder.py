@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,15 +37,16 @@ def open_folder(root: Path, name: str, declared: DataOptions) -> FolderSource:
     A folder without any image is a data set without records: that it holds none is private. Raises
     DataError if it cannot be listed, or if its folders contradict what was stated.
     """
-    files, folders = _scan(root, name, declared.follow_links)
-    tree = read_tree(files, folders, declared, name)
+    files, folders, others = _scan(root, name, declared.follow_links)
+    tree = read_tree(files, folders, declared, name, passed_over=others)
     return FolderSource(name, tree, str((root / tree.found.folder).resolve()), root)
 
 
-def _scan(root: Path, name: str, follow: bool) -> tuple[list[str], list[str]]:
-    """Return image files and folders, both relative and sorted."""
+def _scan(root: Path, name: str, follow: bool) -> tuple[list[str], list[str], Counter[str]]:
+    """Return image files and folders, both relative and sorted, and suffixes of other files."""
     files: list[str] = []
     folders: list[str] = []
+    others: Counter[str] = Counter()
     seen: set[tuple[int, int]] = set()
     waiting = [""]
     while waiting:
@@ -65,13 +67,17 @@ def _scan(root: Path, name: str, follow: bool) -> tuple[list[str], list[str]]:
                         waiting.append(f"{path}/")
                     elif entry.is_file(follow_symlinks=follow) and is_record_name(entry.name):
                         files.append(path)
+                    elif entry.is_symlink():
+                        others["link"] += 1
+                    else:
+                        others[Path(entry.name).suffix.lower()] += 1
         except OSError as error:
             # What lies further down may be one person's folder.
             if not folder:
                 raise DataError(
                     f"{name}: the folder cannot be read ({error.strerror}). Check its permissions."
                 ) from None
-    return sorted(files), sorted(folders)
+    return sorted(files), sorted(folders), others
 
 
 def _read(path: Path, follow: bool) -> bytes | None:

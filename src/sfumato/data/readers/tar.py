@@ -9,11 +9,12 @@ from __future__ import annotations
 import gzip
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import cast
 
 from sfumato.data.decode import LARGEST_FILE
@@ -97,7 +98,12 @@ def open_tar(shards: Sequence[Path], name: str, declared: DataOptions, root: Pat
         return open_webdataset(chosen, name, declared, key, files)
     images = [member for member in files if is_record_name(member.path)]
     paths = [member.path for member in images]
-    tree = read_tree(paths, folders or None, declared, name, strip_top=True)
+    others = Counter(
+        PurePosixPath(member.path).suffix.lower()
+        for member in files
+        if not is_record_name(member.path)
+    )
+    tree = read_tree(paths, folders or None, declared, name, True, others)
     # The stream's order: a shard with gzip cannot be read backwards.
     places = tree.found.chosen
     tree = tree.reordered(sorted(range(len(places)), key=lambda at: places[at]))

@@ -7,6 +7,7 @@ tags says; so is its unit, or what a pattern finds in its name.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -47,6 +48,7 @@ class Tree:
     table: LabelTable | None
     label_tag: str | None
     notes: tuple[str, ...]
+    passed_over: Counter[str]
 
     def reordered(self, order: Sequence[int]) -> Tree:
         """The same with its records in another order."""
@@ -68,8 +70,11 @@ def read_tree(
     declared: DataOptions,
     where: str,
     strip_top: bool = False,
+    passed_over: Counter[str] | None = None,
 ) -> Tree:
     """Arrange files by folders (:func:`arrange`), a table or a tag, as ``declared`` says.
+
+    ``passed_over`` counts the files that are no records, by suffix; only ``check`` looks at it.
 
     Raises DataError or UsageError where what is stated contradicts itself, the folders, the table's
     header, or what is installed.
@@ -99,7 +104,9 @@ def read_tree(
         found = replace(found, classes=classes, labels=labels)
     if declared.channels is None and not declared.dicom:
         notes += (COLOUR,)
-    return Tree(files, found, declared.spec(found.classes), table, tag, notes)
+    return Tree(
+        files, found, declared.spec(found.classes), table, tag, notes, passed_over or Counter()
+    )
 
 
 def _labels_of(
@@ -134,6 +141,7 @@ class TreeSource(ImageSource):
         self._table = tree.table
         self._label_tag = tree.label_tag
         self._label_of = {name: label for label, name in enumerate(tree.spec.classes)}
+        self._passed_over = tree.passed_over
         self.notes = tree.notes
 
     @abstractmethod

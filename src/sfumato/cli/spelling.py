@@ -1,0 +1,28 @@
+"""Messages of the library with its options spelled as the command line has them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+
+from sfumato.cli.parameters import KINDS, flag_of
+
+_FLAGS = {entry.name: flag_of(kind, entry.name) for kind in KINDS for entry in fields(kind)}
+_OPTION = re.compile(
+    rf"(?<![\w.-])({'|'.join(sorted(_FLAGS, key=len, reverse=True))})=(?!\.\.)"
+    r"('[^']*'|\"[^\"]*\"|\[[^\]]*\]|[^\s,;:.)\]]+(?:\.\d+)?)?"
+)
+
+
+def as_options(message: str) -> str:
+    """Return a message with ``classes=['cat', 'dog']`` written ``--classes cat,dog``."""
+
+    def spelled(match: re.Match[str]) -> str:
+        flag, value = _FLAGS[match[1]], match[2] or ""
+        if value.startswith("["):
+            value = ",".join(part.strip(" '\"") for part in value[1:-1].split(","))
+        if value in ("", "True"):
+            return flag
+        return f"{flag} {value}"
+
+    return _OPTION.sub(spelled, message)
