@@ -126,7 +126,7 @@ def test_a_killed_run_goes_on_with_other_settings_of_training(
         patch.setattr("sfumato.synthesis.write_release", lambda *_, **__: 1 / 0)
         assert run(*words, "--samples", 30).exit_code == 1
     other = run(*words, "--epsilon", 2, "--samples", 30)
-    assert other.exit_code == 2 and "epsilon=1.0" in other.stderr and "--fresh" in other.stderr
+    assert other.exit_code == 2 and "epsilon 1.0" in other.stderr and "--fresh" in other.stderr
     assert run(*words, "--samples", 20, "--format", "parquet").exit_code == 0
     assert len(charges(run)) == 1 and verify(tmp_path / "out").samples == 20
 

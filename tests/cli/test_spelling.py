@@ -18,6 +18,7 @@ from sfumato.cli.spelling import as_options
         ),
         ("out=a/b.c lies in it", "--out a/b.c lies in it"),
         ("pass fresh=True.", "pass --fresh."),
+        ("pass fresh=True (--fresh).", "pass --fresh."),
         ("unit_pattern='(' is none", "--unit-pattern '(' is none"),
         ("epsilon=0.5: too low", "--epsilon 0.5: too low"),
         ("np.savez(images=..., labels=...)", "np.savez(images=..., labels=...)"),

@@ -25,4 +25,5 @@ def as_options(message: str) -> str:
             return flag
         return f"{flag} {value}"
 
-    return _OPTION.sub(spelled, message)
+    # Some messages say both already: fresh=True (--fresh).
+    return re.sub(r"(--[\w-]+) \(\1\)", r"\1", _OPTION.sub(spelled, message))
