@@ -114,7 +114,7 @@ def test_metrics_can_be_bought_by_the_patient(digits_release: Path, tmp_path: Pa
         (["--epsilon", "1"], 2, "belong together"),
         (["--classifiers", "svm"], 2, "svm"),
         (["--inception", "a", "--extractor", "timm:b"], 2, "exclude each other"),
-        (["--repeats", "0"], 2, "repeats=0"),
+        (["--repeats", "0"], 2, "--repeats 0"),
     ],
 )
 def test_faults_in_the_options_are_named(
