@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ class Curator:
         source: ImageSource,
         budget: Budget,
         *,
-        state: Path | None = None,
+        state: str | os.PathLike[str] | None = None,
         cap: Budget | None = None,
         fresh: bool = False,
         same_data_as: str | None = None,
