@@ -27,14 +27,14 @@ def default_state() -> Path:
     return Path(os.environ.get("SFUMATO_STATE") or user_state_path("sfumato"))
 
 
-def state_of(source: ImageSource, state: str | os.PathLike[str] | None = None) -> Path:
+def state_of(source: ImageSource, state: Path | None = None) -> Path:
     """The resolved state folder, which neither holds the data set nor lies in it.
 
     Raises:
         UsageError: one lies in the other: private runs would be read as records, or records with
             the ledger be thrown away.
     """
-    folder = Path(state or default_state()).resolve()
+    folder = (state or default_state()).resolve()
     if any(Place(str(folder)).overlaps(place) for place in source.places):
         raise UsageError(
             f"state={folder} lies in the data {source.name}, or around it. Give a --state folder "
