@@ -9,6 +9,7 @@ from typer.main import get_command
 
 from sfumato.cli.app import app
 from sfumato.cli.parameters import KINDS
+from sfumato.data.options import DataOptions
 from sfumato.errors import UsageError
 from sfumato.options import (
     EvaluationOptions,
@@ -18,6 +19,9 @@ from sfumato.options import (
     described,
     gathered,
 )
+from sfumato.privacy.budget import Budget
+
+ASKED = (Budget, DataOptions, MethodOptions, ReleaseOptions, RunOptions)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -26,14 +30,14 @@ def test_every_option_says_what_it_does(kind: type) -> None:
 
 
 def test_no_two_objects_share_an_option() -> None:
-    names = [f.name for kind in KINDS if kind is not EvaluationOptions for f in fields(kind)]
+    names = [field.name for kind in ASKED for field in fields(kind)]
     assert len(names) == len(set(names))
 
 
 def test_every_field_is_an_option_of_synthesize() -> None:
     (command,) = (c for n, c in get_command(app).commands.items() if n == "synthesize")  # type: ignore[attr-defined]
     given = {parameter.name for parameter in command.params}
-    for kind in set(KINDS) - {EvaluationOptions}:
+    for kind in ASKED:
         assert {field.name for field in fields(kind)} <= given
 
 

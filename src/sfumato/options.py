@@ -99,6 +99,7 @@ class EvaluationOptions:
         extractor: another network for the fidelity scores, torchvision:MODEL or timm:MODEL.
         quick: a tenth of the epochs, named so in the result, for a first look.
         public: declare the real images public: no watermark.
+        train: real training images for comparison; DATA's split train by default.
 
     Raises:
         UsageError: two networks are named, or ``repeats`` is below 1.
@@ -110,6 +111,7 @@ class EvaluationOptions:
     extractor: str | None = None
     quick: bool = False
     public: bool = False
+    train: str | None = None
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
@@ -121,6 +123,57 @@ class EvaluationOptions:
     def network(self) -> str | None:
         """The network of the fidelity scores by its full name; None for the one that ships."""
         return self.extractor if self.inception is None else f"inception:{self.inception}"
+
+
+@dataclass(frozen=True)
+class PaidMetrics:
+    """Metrics on private images that are paid for, and so may be released.
+
+    Args:
+        publish_metrics: buy metrics with --epsilon of the real test images, and put them in the
+            release.
+        epsilon: privacy budget ε of --publish-metrics.
+        delta: privacy budget δ of --publish-metrics, well below 1/(number of records).
+        relation: neighbouring relation: add-or-remove-one or replace-one.
+    """
+
+    publish_metrics: bool = False
+    epsilon: float | None = None
+    delta: float = 1e-5
+    relation: str = "add-or-remove-one"
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """How strong an audit is.
+
+    Args:
+        canaries: canaries put into DATA by fair coins, each an image, or with --unit or
+            --unit-pattern a unit of three; 1000 or more say something.
+        confidence: probability that all lower bounds together hold.
+    """
+
+    canaries: int = 1000
+    confidence: float = 0.95
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is run of a suite, and where its data lie.
+
+    Args:
+        data: where a data set of the suite lies, repeatable.
+        budget_minutes: start no run that would end later than this.
+        retry: do failed runs again.
+        tables: run nothing; write the tables anew.
+        page: a Markdown page whose section of this suite is rewritten too.
+    """
+
+    data: Sequence[str] | None = None
+    budget_minutes: float | None = None
+    retry: bool = False
+    tables: bool = False
+    page: Path | None = None
 
 
 def gathered(

@@ -13,7 +13,7 @@ from sfumato.evaluation.evaluate import Evaluation
 from sfumato.evaluation.judging import judge, open_real, open_release
 from sfumato.methods import load_model
 from sfumato.methods.base import Batch, Model
-from sfumato.options import Location
+from sfumato.options import EvaluationOptions, Location, RunOptions, gathered
 from sfumato.release import Certificate, trusted_core
 from sfumato.release.certificate import read_certificate
 from sfumato.release.files import MODEL
@@ -74,7 +74,6 @@ def evaluate(
     release: Location,
     against: Location,
     *objects: Any,
-    train: Location | None = None,
     **stated: Any,
 ) -> Evaluation:
     """Measure a release on real images; the result is not private unless these are public.
@@ -82,15 +81,14 @@ def evaluate(
     Args:
         against: real images that the release was not made from, or a data set with a split test.
         objects, stated: :class:`EvaluationOptions` and :class:`RunOptions`, or their fields.
-        train: real training images to compare with; the split train of ``against`` by default.
 
     Raises:
         CertificateError, DataError, UsageError: the release, the data or an option is unusable.
     """
     folder = stated_path(release, "release")
-    training = None if train is None else os.fspath(train)
-    real = open_real(os.fspath(against), open_release(folder).spec, training)
-    return judge(folder, real, *objects, **stated).evaluation
+    how, run = gathered("evaluate", [EvaluationOptions, RunOptions], objects, stated)
+    real = open_real(os.fspath(against), open_release(folder).spec, how.train)
+    return judge(folder, real, how, run).evaluation
 
 
 def report(

@@ -21,8 +21,11 @@ from sfumato.data.options import DataOptions
 from sfumato.errors import UsageError
 from sfumato.methods.registry import method_names
 from sfumato.options import (
+    AuditOptions,
+    BenchOptions,
     EvaluationOptions,
     MethodOptions,
+    PaidMetrics,
     ReleaseOptions,
     RunOptions,
     described,
@@ -30,7 +33,17 @@ from sfumato.options import (
 from sfumato.privacy.budget import RELATIONS, Budget
 from sfumato.privacy.budget import Relation as BudgetRelation
 
-KINDS = (Budget, DataOptions, EvaluationOptions, MethodOptions, ReleaseOptions, RunOptions)
+KINDS = (
+    AuditOptions,
+    BenchOptions,
+    Budget,
+    DataOptions,
+    EvaluationOptions,
+    MethodOptions,
+    PaidMetrics,
+    ReleaseOptions,
+    RunOptions,
+)
 
 Arguments = ParamSpec("Arguments")
 
@@ -115,6 +128,8 @@ SPELLINGS = {
     "quiet": Spelling(flags=("--quiet", "-q")),
     "insecure_seed": Spelling(hidden=True),
     "classifiers": Spelling(str, parse=parse_names, default="logistic,mlp,cnn"),
+    "train": Spelling(str | None, metavar="DATA"),
+    "data": Spelling(list[str] | None, metavar="NAME=PATH"),
     "inception": Spelling(metavar="PATH"),
 }
 

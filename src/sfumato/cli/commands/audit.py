@@ -13,7 +13,7 @@ from sfumato.cli import parameters as p
 from sfumato.cli import show
 from sfumato.data.options import DataOptions
 from sfumato.disk import write_private
-from sfumato.options import MethodOptions
+from sfumato.options import AuditOptions, MethodOptions
 from sfumato.privacy.budget import Budget
 
 if TYPE_CHECKING:
@@ -37,20 +37,11 @@ def audit(
     data: p.Data,
     budget: Budget,
     method: MethodOptions,
-    canaries: Annotated[
-        int,
-        typer.Option(
-            help="Canaries put into DATA by fair coins, each an image, or with --unit or "
-            "--unit-pattern a unit of three; 1000 or more say something."
-        ),
-    ] = 1000,
-    confidence: Annotated[
-        float, typer.Option(help="Probability that all lower bounds together hold.")
-    ] = 0.95,
+    strength: AuditOptions,
+    declared: DataOptions,
     out: Annotated[
         Path | None, typer.Option(help="Write the figures as JSON too.", metavar="FILE")
     ] = None,
-    declared: DataOptions = DataOptions(),
     quiet: p.Quiet = False,
     json: p.Json = False,
 ) -> None:
@@ -78,7 +69,14 @@ def audit(
         short = find_method(method.method).short
         method = replace(method, options={**short, **(method.options or {})})
     chosen = make_method(method, source.spec)
-    verdict = audited(chosen, source, budget, canaries=canaries, confidence=confidence, quiet=quiet)
+    verdict = audited(
+        chosen,
+        source,
+        budget,
+        canaries=strength.canaries,
+        confidence=strength.confidence,
+        quiet=quiet,
+    )
     protected = source.spec.unit_in_words
     result = {"note": f"{PRIVATE} {MEANING}", "method": chosen.name, "unit": protected}
     result.update(verdict.to_dict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 from sfumato.cli import parameters as p
 from sfumato.cli import show
 from sfumato.errors import UsageError
-from sfumato.options import EvaluationOptions
+from sfumato.options import BenchOptions, EvaluationOptions
 
 
 def bench(
@@ -21,21 +22,7 @@ def bench(
         Path | None,
         typer.Option(help="Folder for results; bench-NAME by default.", metavar="DIR"),
     ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(help="Where a data set of the suite lies, repeatable.", metavar="NAME=PATH"),
-    ] = None,
-    budget_minutes: Annotated[
-        float | None, typer.Option(help="Start no run that would end later than this.")
-    ] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Do failed runs again.")] = False,
-    tables: Annotated[
-        bool, typer.Option("--tables", help="Run nothing; write the tables anew.")
-    ] = False,
-    page: Annotated[
-        Path | None,
-        typer.Option(help="A Markdown page whose section of this suite is rewritten too."),
-    ] = None,
+    asked: BenchOptions = BenchOptions(),
     network: Annotated[EvaluationOptions, "inception", "extractor"] = EvaluationOptions(),
     quiet: p.Quiet = False,
     json: p.Json = False,
@@ -61,7 +48,7 @@ def bench(
 
     chosen = load_suite(suite)
     folder = out or Path(f"bench-{chosen.name}")
-    if tables:
+    if asked.tables:
         keys = {case.key() for case in chosen.cases()}
         lines = [line for line in read_results(folder) if line["key"] in keys]
         if not lines:
@@ -70,9 +57,9 @@ def bench(
         lines = run_suite(
             chosen,
             folder,
-            locations=chosen.locations(parse_locations(data)),
-            minutes=budget_minutes,
-            retry=retry,
+            locations=chosen.locations(parse_locations(asked.data)),
+            minutes=asked.budget_minutes,
+            retry=asked.retry,
             extractor=network.network,
             say=lambda text: typer.echo(text, err=True),
             quiet=quiet,
@@ -80,8 +67,8 @@ def bench(
     markdown = to_markdown(lines)
     (folder / "tables.md").write_text(markdown, encoding="utf-8")
     (folder / "tables.tex").write_text(to_latex(lines), encoding="utf-8")
-    if page is not None:
-        rewrite_section(page, chosen.name, markdown)
+    if asked.page is not None:
+        rewrite_section(asked.page, chosen.name, markdown)
     done = sum(line["status"] == "done" for line in lines)
     planned = len(list(chosen.cases()))
     if json:
@@ -91,7 +78,7 @@ def bench(
     show.line(f"{done} of {planned} runs done; results, tables and sample grids: {folder}")
 
 
-def parse_locations(items: list[str] | None) -> dict[str, str]:
+def parse_locations(items: Sequence[str] | None) -> dict[str, str]:
     """Read ``--data NAME=PATH``.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +10,7 @@ from sfumato.cli import parameters as p
 from sfumato.cli import show
 from sfumato.data.options import DataOptions
 from sfumato.errors import UsageError
-from sfumato.options import EvaluationOptions, RunOptions
+from sfumato.options import EvaluationOptions, PaidMetrics, RunOptions
 
 Against = Annotated[
     str,
@@ -25,31 +24,13 @@ Against = Annotated[
 def evaluate(
     release: p.Release,
     against: Against,
-    train: Annotated[
-        str | None,
-        typer.Option(
-            help="Real training images for comparison; DATA's split train by default.",
-            metavar="DATA",
-        ),
-    ] = None,
     how: EvaluationOptions = EvaluationOptions(),
-    publish_metrics: Annotated[
-        bool,
-        typer.Option(
-            "--publish-metrics",
-            help="Buy metrics with --epsilon of the real test images, and put them in the release.",
-        ),
-    ] = False,
-    epsilon: Annotated[
-        float | None, typer.Option(help="Privacy budget ε of --publish-metrics.")
-    ] = None,
-    delta: p.Delta = 1e-5,
-    relation: p.Relation = "add-or-remove-one",
+    bought: PaidMetrics = PaidMetrics(),
     unit: Annotated[DataOptions, "unit", "unit_pattern", "records_per_unit"] = DataOptions(),
-    paid: Annotated[RunOptions, "fresh", "same_data_as", "independent_data"] = RunOptions(),
-    state: p.State = None,
+    run: Annotated[
+        RunOptions, "fresh", "same_data_as", "independent_data", "state", "quiet"
+    ] = RunOptions(),
     seed_public: p.SeedPublic = 0,
-    quiet: p.Quiet = False,
     json: p.Json = False,
 ) -> None:
     """Measure what a release is worth on real images.
@@ -72,19 +53,19 @@ def evaluate(
 
     stated = {name: getattr(unit, name) for name in ("unit", "unit_pattern", "records_per_unit")}
     rule = {name: value for name, value in stated.items() if value is not None}
-    if rule and not publish_metrics:
+    if rule and not bought.publish_metrics:
         raise UsageError("a privacy unit belongs to --publish-metrics: nothing else has a price.")
-    real = open_real(against, open_release(release).spec, train, rule)
-    if (epsilon is None) == publish_metrics:
+    real = open_real(against, open_release(release).spec, how.train, rule)
+    if (bought.epsilon is None) == bought.publish_metrics:
         raise UsageError("--publish-metrics and --epsilon belong together: give both or neither.")
-    run = replace(paid, state=state, quiet=quiet)
-    if epsilon is not None:
-        budget = Budget(epsilon, delta, p.parse_relation(relation))
+    if bought.epsilon is not None:
+        relation = p.parse_relation(bought.relation)
+        budget = Budget(bought.epsilon, bought.delta, relation)
         metrics = publish(release, real, budget, how, run, seed=seed_public)
         describe_published(str(release), metrics, json)
         return
     judged = judge(release, real, how, run, seed=seed_public)
-    path = judged.keep(state)
+    path = judged.keep(run.folder)
     if json:
         show.as_json({"result": str(path), **judged.evaluation.to_dict()})
         return
