@@ -1,4 +1,4 @@
-"""Build hook of the site: the repository's own pages join those of docs/, and links follow them."""
+"""Build hook of the site: the repository's own pages and notebooks join docs/, and links follow them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that lie at the repository's root."""
+    """Add the pages that lie at the repository's root, and the notebooks."""
     for source, target in PAGES.items():
         content = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, target, content=content))
+    for notebook in sorted((ROOT / "examples").glob("*.ipynb")):
+        content = notebook.read_text(encoding="utf-8")
+        files.append(File.generated(config, f"examples/{notebook.name}", content=content))
     return files
 
 
