@@ -1,4 +1,4 @@
-"""Build hook of the site: the repository's own pages and notebooks join docs/, and links follow them."""
+"""Build hook of the site: the repository's own pages and notebooks join it, and links follow."""
 
 from __future__ import annotations
 
