@@ -119,64 +119,12 @@ def test_cached_classifier_is_not_trained_again(
     assert (again.epoch, again.diverged) == (first.epoch, first.diverged)
     for changed in (
         lambda: fit(images, name, seed=1, cache=tmp_path),
-        lambda: fit(images, name, selection="hold-out", cache=tmp_path),
         lambda: fit(take(digits, 199), name, cache=tmp_path),
         lambda: fit(replace(images, labels=images.labels[::-1].copy()), name, cache=tmp_path),
         lambda: fit(images, "mlp", cache=tmp_path),
     ):
         with pytest.raises(AssertionError, match="trained again"):
             changed()
-
-
-def test_epoch_kept_is_the_first_best_on_the_hold_out(
-    digits: LabelledImages, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = take(digits, 300)
-
-    def scripted(shares: list[int], epochs: int) -> FittedClassifier:
-        how = replace(classifiers.RECIPES["mlp"], epochs=epochs)
-        monkeypatch.setitem(classifiers.RECIPES, "mlp", how)
-        script = iter(shares)
-        monkeypatch.setattr(training, "_correct", lambda *arguments: next(script))
-        monkeypatch.setattr(training, "_at_chance", lambda *arguments: False)
-        return fit(images, "mlp", selection="hold-out")
-
-    kept = scripted([3, 9, 9, 1], epochs=4)
-    assert kept.epoch == 2
-    assert same(kept, scripted([1, 2], epochs=2))
-    assert not same(kept, scripted([1, 2, 3], epochs=3))
-
-
-@pytest.mark.usefixtures("short")
-def test_hold_out_images_are_not_trained_on(
-    digits: LabelledImages, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = take(digits, 300)
-    seen: list[torch.Tensor] = []
-    correct = training._correct
-
-    def spy(network: torch.nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> int:
-        seen.append(pixels)
-        return correct(network, pixels, labels)
-
-    monkeypatch.setattr(training, "_correct", spy)
-    monkeypatch.setattr(training, "_at_chance", lambda *arguments: False)
-    first = fit(images, "mlp", selection="hold-out")
-    assert [len(pixels) for pixels in seen] == [30, 30, 30]
-    held = {pixels.numpy().tobytes() for pixels in seen[0]}
-    flipped = images.labels.copy()
-    for i, image in enumerate(images.images):
-        if image.tobytes() in held:
-            flipped[i] = (flipped[i] + 1) % 10
-    assert (flipped != images.labels).sum() >= 30
-    # Wrong hold-out labels may move the choice of an epoch, so compare after that choice is fixed.
-    monkeypatch.setattr(training, "_correct", lambda *arguments: 0)
-    first = fit(images, "mlp", selection="hold-out")
-    assert same(first, fit(replace(images, labels=flipped), "mlp", selection="hold-out"))
-    trained = images.labels.copy()
-    kept = next(i for i, image in enumerate(images.images) if image.tobytes() not in held)
-    trained[kept] = (trained[kept] + 1) % 10
-    assert not same(first, fit(replace(images, labels=trained), "mlp", selection="hold-out"))
 
 
 def test_overflowing_training_is_reported(

@@ -36,9 +36,7 @@ class FirstPixels(nn.Module):
 
 def reader(classes: int, diverged: str | None = None, seed: int = 0) -> FittedClassifier:
     names = tuple(f"c{i}" for i in range(classes))
-    return FittedClassifier(
-        "stub", FirstPixels(classes), names, seed, "last", 50, "float32", 7, diverged
-    )
+    return FittedClassifier("stub", FirstPixels(classes), names, seed, 50, "float32", 7, diverged)
 
 
 def images(scores: np.ndarray, labels: np.ndarray) -> LabelledImages:

@@ -150,7 +150,7 @@ def evaluation(folder: Path, rng: random.Random) -> bool:
     score = {"mean": 0.5, "deviation": 0.1}
     utility = {"classifier": "logistic", "accuracy": score, "balanced_accuracy": score,
                "recall": [score] * 3, "runs": [{"diverged": None}], "training_count": 9,
-               "test_count": 9, "selection": "last"}  # fmt: skip
+               "test_count": 9}  # fmt: skip
     setting = {"extractor": "x", "weights_digest": "ab", "synthetic_count": 9, "real_count": 9,
                "image_type": "uint8", "grey_rule": None}  # fmt: skip
     fidelity = {"name": "FD", "value": 1.5, "deviation": 0.5, "better": "lower", "detail": "",

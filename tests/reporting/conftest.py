@@ -81,9 +81,7 @@ def _score(name: str, accuracy: float | None) -> UtilityScore:
     spread = None if accuracy is None else Spread(accuracy, 0.015, 2)
     run = Run(0, None, None if spread else "loss", accuracy or 0.25, 0.25, (None,) * 4, None)
     recall = () if spread is None else (spread, spread, None, spread)
-    return UtilityScore(
-        name, 60, 60, "uint8", "last", "float32", (run, run), spread, spread, recall, None
-    )
+    return UtilityScore(name, 60, 60, "uint8", "float32", (run, run), spread, spread, recall, None)
 
 
 @pytest.fixture

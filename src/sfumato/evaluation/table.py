@@ -45,7 +45,7 @@ def _utility(evaluation: Evaluation) -> Table:
     first = evaluation.utility[0]
     table = Table(
         title="Utility: trained on synthetic, tested on real images (%)",
-        caption=f"epoch: {first.selection}; {first.training_count} synthetic against "
+        caption=f"epoch: last; {first.training_count} synthetic against "
         f"{first.test_count} real {first.image_type} images; ± standard deviation over runs",
     )
     binary = any(score.auroc is not None for score in evaluation.utility)

@@ -1,7 +1,7 @@
 """Train a classifier on labelled images, and predict with it. No test set comes near this module.
 
-The epoch kept is the last one, or the best on a hold-out split off the training images themselves:
-nothing here takes a second data set, so real test images cannot take part in any choice.
+The last epoch counts, and nothing here takes a second data set, so real test images cannot take
+part in any choice.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import safetensors.torch
@@ -29,9 +27,6 @@ from sfumato.evaluation.classifiers import Recipe, recipe
 from sfumato.networks import fast_bfloat16, preferred_device
 from sfumato.progress import Report
 
-Selection = Literal["last", "hold-out"]
-
-HOLD_OUT_SHARE = 0.1
 CHECKED_IMAGES = 10_000
 """At most so many training images decide whether a classifier learned anything."""
 BLOCK = 2_000
@@ -51,7 +46,6 @@ class FittedClassifier:
     network: nn.Module
     classes: tuple[str, ...]
     seed: int
-    selection: Selection
     epoch: int | None
     """The epoch kept, counted from 1; None where training runs to the optimum."""
     precision: str
@@ -90,14 +84,12 @@ def fit(
     images: LabelledImages,
     classifier: str,
     seed: int = 0,
-    selection: Selection = "last",
     cache: Path | None = None,
     report: Report = lambda share: None,
 ) -> FittedClassifier:
     """Train ``classifier`` (a name in ``RECIPES``) on ``images``, or load it if ``cache`` has it.
 
-    ``selection="hold-out"`` sets a tenth of ``images`` aside and keeps the epoch that is best on
-    it; logistic regression runs to its optimum on all of them. A classifier whose loss became
+    The last epoch counts; logistic regression runs to its optimum. A classifier whose loss became
     infinite or NaN, or that is no better than chance on its own training images, says so in
     ``diverged``.
 
@@ -117,7 +109,7 @@ def fit(
 
     name = key(
         VERSION, images_digest(images), classifier, how.epochs, how.batch_size, how.learning_rate,
-        seed, selection, dtype,
+        seed, "last", dtype,
     )  # fmt: skip
     path = None if cache is None else cache / "classifiers" / f"{name}.safetensors"
     if path is not None and path.exists():
@@ -126,7 +118,7 @@ def fit(
         network.load_state_dict(safetensors.torch.load_file(path, device=str(device)))
     else:
         with _seeded(seed):
-            epoch, diverged = _train(network, images, how, dtype, selection == "hold-out", report)
+            epoch, diverged = _train(network, images, how, dtype, report)
         if path is not None:
             state = {k: v.contiguous() for k, v in network.state_dict().items()}
             about = {"ending": json.dumps([epoch, diverged])}
@@ -136,7 +128,6 @@ def fit(
         network=network.eval().requires_grad_(False),
         classes=images.classes,
         seed=seed,
-        selection=selection,
         epoch=epoch,
         precision=str(dtype).removeprefix("torch."),
         training_count=len(images.labels),
@@ -157,7 +148,6 @@ def _train(
     images: LabelledImages,
     how: Recipe,
     dtype: torch.dtype,
-    hold_out: bool,
     report: Report,
 ) -> tuple[int | None, str | None]:
     """Train ``network`` in place; the epoch kept, and why it diverged if it did."""
@@ -166,10 +156,7 @@ def _train(
     if how.epochs is None:
         finite = _to_optimum(network, pixels, labels, how, report)
     else:
-        held = int(HOLD_OUT_SHARE * len(labels)) if hold_out else 0
-        order = torch.randperm(len(labels))
-        split = order[:held], order[held:]
-        finite, epoch = _by_adam(network, pixels, labels, split, how, dtype, report)
+        finite, epoch = _by_adam(network, pixels, labels, how, dtype, report)
     # Evenly spread, because released images often come class by class.
     every = -(-len(labels) // CHECKED_IMAGES)
     diverged = None
@@ -224,23 +211,17 @@ def _by_adam(
     network: nn.Module,
     pixels: Tensor,
     labels: Tensor,
-    split: tuple[Tensor, Tensor],
     how: Recipe,
     dtype: torch.dtype,
     report: Report,
 ) -> tuple[bool, int | None]:
-    """Train by Adam; whether the loss stayed finite, and the epoch kept.
-
-    ``split`` holds the indices of hold-out and training images. An empty hold-out keeps the last
-    epoch.
-    """
+    """Train by Adam; whether the loss stayed finite, and the last epoch."""
     assert how.epochs is not None
     device = next(network.parameters()).device
-    held, used = split
+    used = torch.randperm(len(labels))
     optimiser = torch.optim.Adam(network.parameters(), how.learning_rate, fused=True)
     # uint8 in memory, scaled a batch at a time: that costs nothing beside the convolutions.
     pixels, labels = pixels.to(device), labels.to(device)
-    best_share, best_epoch, best_state = -1.0, how.epochs, None
     for epoch in range(1, how.epochs + 1):
         network.train()
         total = torch.zeros((), device=device)
@@ -255,14 +236,7 @@ def _by_adam(
         report(epoch / how.epochs)
         if not torch.isfinite(total):
             return False, epoch
-        if len(held):
-            share = _correct(network, pixels[held], labels[held]) / len(held)
-            if share > best_share:
-                best_share, best_epoch = share, epoch
-                best_state = deepcopy(network.state_dict())
-    if best_state is not None:
-        network.load_state_dict(best_state)
-    return True, best_epoch
+    return True, how.epochs
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from sklearn.metrics import roc_auc_score
 
 from sfumato.data.arrays import LabelledImages
-from sfumato.evaluation.training import FittedClassifier, Selection, probabilities
+from sfumato.evaluation.training import FittedClassifier, probabilities
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,6 @@ class UtilityScore:
     training_count: int
     test_count: int
     image_type: str
-    selection: Selection
     precision: str
     runs: tuple[Run, ...]
     accuracy: Spread | None
@@ -109,7 +108,6 @@ def score(repeats: Sequence[FittedClassifier], test: LabelledImages) -> UtilityS
         training_count=first.training_count,
         test_count=len(test.labels),
         image_type=str(test.images.dtype),
-        selection=first.selection,
         precision=first.precision,
         runs=runs,
         accuracy=Spread.of([run.accuracy for run in sound]),

@@ -163,7 +163,7 @@ def _utility(score: Mapping[str, Any], real: Mapping[str, Any] | None) -> Utilit
 def _utility_note(score: Mapping[str, Any]) -> str:
     return (
         f"Trained on {score['training_count']:,} synthetic images, tested on "
-        f"{score['test_count']:,} real ones; epoch: {score['selection']}."
+        f"{score['test_count']:,} real ones; epoch: last."
     )
 
 

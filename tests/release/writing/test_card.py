@@ -119,3 +119,13 @@ def test_sfumato_and_the_library_that_drew_the_noise_are_cited(
     for entry in citations(certificate):
         assert entry.count("{") == entry.count("}")
     assert "gaboardi2020opendp" not in make_card({**certificate, "noise": "another"}, [])
+
+
+def test_what_a_method_says_of_its_images_stands_in_the_card(
+    certificate: dict[str, Any], honest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sfumato.methods import Moments
+
+    assert make_card(certificate, []).count("\n\n\n") == 0
+    monkeypatch.setattr(Moments, "card", "Expect blotches.")
+    assert "`moments`.\nExpect blotches.\n\n!" in make_card(certificate, [])

@@ -13,7 +13,7 @@ from sfumato.release.files import EMBEDDING
 from sfumato.release.verification.claim import is_stamped
 from sfumato.release.verification.numbers import factor
 from sfumato.release.versions import FIRST_FORMAT
-from sfumato.release.writing.citations import citations
+from sfumato.release.writing.citations import about_method, citations
 
 _SIZES = (
     (1_000, "n<1K"),
@@ -59,6 +59,7 @@ def make_card(
         embedding=EMBEDDING in names,
         stamped=is_stamped(certificate),
         citations=citations(certificate),
+        about=about_method(certificate["method"]["name"]),
         metrics=metrics,
         bought=certificate.get("published_metrics"),
     )

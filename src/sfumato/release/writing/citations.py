@@ -63,3 +63,8 @@ def citations(certificate: Mapping[str, Any]) -> list[str]:
 
 def _of_method(name: str) -> str:
     return find_method(name).citation if name in method_names() else ""
+
+
+def about_method(name: str) -> str:
+    """What the method itself says of its images; empty where it is not installed here."""
+    return find_method(name).card if name in method_names() else ""
