@@ -6,7 +6,7 @@ Opacus' hooks. All sides run in one process, turn by turn, and the fastest turn 
 Bounds on 2 cores: ratio 1.10 at B 8, K 32; 1.35 at B 8, K 8; 2.0 at B 32, K 1; peak memory at
 B 64, K 8 below 4 GB.
 
-    python benchmarks/clipped_gradient.py --batch 8 --multiplicity 8 [--way layers] [--json]
+    python benchmarks/clipped_gradient.py --batch 8 --multiplicity 8 [--engine layers] [--json]
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from sfumato.methods.dpdm.diffusion import Denoiser, DenoisingLoss
 from sfumato.methods.dpdm.parameterisations import PARAMETERISATIONS
 from sfumato.networks import UNet
+from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.gradients.layers import flatten
 from sfumato.privacy.gradients.per_example import (
-    WAYS,
-    Batch,
-    clipped_sum,
-    fastest_way,
+    ENGINES,
+    UnitBatch,
+    fastest_engine,
+    gradient_sum,
     trained,
     units_at_once,
 )
@@ -58,7 +59,7 @@ class Contiguous(nn.Module):
         return output
 
 
-def opacus_sum(network: nn.Module, loss: DenoisingLoss, batch: Batch) -> Callable[[], Tensor]:
+def opacus_sum(network: nn.Module, loss: DenoisingLoss, batch: UnitBatch) -> Callable[[], Tensor]:
     """The same clipped sum by Opacus' hooks, micro-batch by micro-batch."""
     from opacus import GradSampleModule
 
@@ -88,7 +89,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--multiplicity", type=int, default=8)
-    parser.add_argument("--way", choices=sorted(WAYS), help="instead of the fastest, measured")
+    parser.add_argument(
+        "--engine", choices=sorted(ENGINES), help="instead of the fastest, measured"
+    )
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--no-opacus", action="store_true")
     parser.add_argument("--bfloat16", action="store_true", help="in all three sides")
@@ -101,15 +104,15 @@ def main() -> None:
     denoiser = Denoiser(network, PARAMETERISATIONS["edm"], options.bfloat16)
     loss = DenoisingLoss(denoiser, options.multiplicity, 0.1)
     generator = torch.Generator(device).manual_seed(0)
-    batch = Batch(
+    batch = UnitBatch(
         torch.randint(0, 256, (options.batch, 1, 28, 28), dtype=torch.uint8, device=device),
         torch.randint(0, 10, (options.batch,), device=device),
         loss.draws(options.batch, generator),
     )
-    way = options.way or fastest_way(network, loss, batch, CLIP_NORM)
+    engine = options.engine or fastest_engine(network, loss, batch)
 
     def ours() -> Tensor:
-        return clipped_sum(network, loss, batch, CLIP_NORM, way)
+        return gradient_sum(network, loss, batch, CLIP_NORM, engine)
 
     def plain() -> None:
         for part in batch.split(units_at_once(loss)):
@@ -121,14 +124,15 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     if not options.no_opacus:
         theirs = opacus_sum(network, loss, batch)
-        difference = float((theirs().double() - expected.cpu()).norm() / expected.norm())
+        ours_again = expected.cpu().double() * (CLIP_NORM / UNIT)
+        difference = float((theirs().double() - ours_again).norm() / ours_again.norm())
         assert difference < 1e-2, f"Opacus gives another sum: {difference}"
         sides["opacus_s"] = theirs
     times = {name: min(seconds(side) for _ in range(options.turns)) for name, side in sides.items()}
     result = {
         "batch": options.batch,
         "multiplicity": options.multiplicity,
-        "way": way,
+        "engine": engine,
         "threads": torch.get_num_threads(),
         **times,
         "ours_over_plain": times["ours_s"] / times["plain_s"],

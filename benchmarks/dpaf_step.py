@@ -28,42 +28,56 @@ from sfumato.networks import Average, Generator
 from sfumato.networks.aggregating import Lower, Upper
 from sfumato.privacy import AggregateQuery
 from sfumato.privacy.answering.aggregate import PulledBack, class_sums
+from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.gradients.layers import unflatten
-from sfumato.privacy.gradients.per_example import WAYS, Batch, clipped_sum, fastest_way
+from sfumato.privacy.gradients.per_example import (
+    ENGINES,
+    IMAGES_AT_ONCE,
+    UnitBatch,
+    fastest_engine,
+    gradient_sum,
+)
+from sfumato.privacy.noise.entropy import fresh_stream
+from sfumato.privacy.noise.integer_gaussian import add_noise
 
 CLASSES, CHANNELS, STEPS = 2, 3, 2
+
+
+def noised(steps: Tensor) -> Tensor:
+    """Integers with noise, as the curator adds it."""
+    return torch.from_numpy(add_noise(steps.numpy(), float(UNIT), fresh_stream()))
 
 
 class Arithmetic:
     """What a curator computes for a step, on images in memory."""
 
-    def __init__(self, lower: Lower, maps: ClassMaps, batch: Batch) -> None:
+    def __init__(self, lower: Lower, maps: ClassMaps, batch: UnitBatch) -> None:
         self.lower, self.maps, self.batch = lower, maps, batch
         self.parameters = list(lower.parameters())
         size, below = lower.maps * lower.side**2 + 1, sum(p.numel() for p in self.parameters)
         self.query = AggregateQuery(
             "a", CLASSES, size, maps.clip_norm, 0.1, 1, gradient_dimension=below
         )
-        self.way = fastest_way(lower, self._loss(torch.ones(CLASSES, size)), batch, 1.0)
+        self.engine = fastest_engine(lower, self._loss(torch.ones(CLASSES, size)), batch)
 
     def _loss(self, cotangent: Tensor) -> PulledBack:
         return PulledBack(self.maps, self.maps.clip_norm, cotangent)
 
     def means(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Noisy class means."""
-        total = class_sums(self.lower, self.maps, self.batch, self.query)
-        noisy = (total + torch.randn(total.shape, generator=generator)).float()
+        steps = class_sums(self.lower, self.maps, self.batch, self.query, IMAGES_AT_ONCE)
+        noisy = noised(steps).float() * (self.maps.clip_norm / UNIT)
         return noisy[:, :-1] / len(self.batch) * CLASSES, torch.ones(CLASSES)
 
     def pull_back(self, step: int, cotangent: Tensor) -> Sequence[Tensor]:
         """The noisy gradient below them."""
         whole = torch.cat([cotangent, torch.zeros_like(cotangent[:, :1])], dim=1)
-        flat = clipped_sum(self.lower, self._loss(whole), self.batch, 1.0, self.way)
-        return unflatten((flat + torch.randn_like(flat)).float(), self.parameters)
+        steps = gradient_sum(self.lower, self._loss(whole), self.batch, 1.0, self.engine)
+        return unflatten(noised(steps).float() / UNIT, self.parameters)
 
 
 def plain(
-    lower: Lower, upper: Upper, generator: Generator, maps: ClassMaps, batch: Batch
+    lower: Lower, upper: Upper, generator: Generator, maps: ClassMaps, batch: UnitBatch
 ) -> Callable[[], None]:
     """Steps of a plain conditional GAN of these networks."""
     judges = [*lower.parameters(), *upper.parameters()]
@@ -113,9 +127,9 @@ def main() -> None:
     upper, generator = Upper(lower, CLASSES, 32), Generator(size, CHANNELS, CLASSES, 16)
     maps = ClassMaps(lower.norm)
     images = torch.randint(256, (count, CHANNELS, size, size), dtype=torch.uint8)
-    batch = Batch(images, torch.arange(count) % CLASSES, ())
+    batch = UnitBatch(images, torch.arange(count) % CLASSES, ())
     releases = Arithmetic(lower, maps, batch)
-    assert releases.way in WAYS
+    assert releases.engine in ENGINES
     # One generator step a release and a gradient at each: the dearest way to play.
     play = Play("hinge", 0.0, 1, count // CLASSES, 1, 1, 1e-3, 1e-3, 1e-3, 0.99)
 

@@ -25,7 +25,8 @@ from sfumato.data.spec import PublicSpec
 from sfumato.privacy import SumQuery
 from sfumato.privacy.answering.integer_sums import BATCH, total
 from sfumato.privacy.clipping import UNIT
-from sfumato.privacy.noise.discrete_gaussian import add_noise
+from sfumato.privacy.noise.entropy import fresh_stream
+from sfumato.privacy.noise.integer_gaussian import add_noise
 
 
 class Counted(ImageSource):
@@ -76,7 +77,7 @@ def measure(rows: int, dimension: int, classes: int) -> dict[str, float]:
     query = SumQuery("benchmark", contribution, dimension, 1.0, by_class=classes > 1)
     source, answer = Counted(rows, classes), []
     sum_s = seconds(lambda: answer.append(total(query, source, BATCH, lambda share: None)))
-    noise_s = seconds(lambda: add_noise(answer[0].numpy(), 4.0 * UNIT))
+    noise_s = seconds(lambda: add_noise(answer[0].numpy(), 4.0 * UNIT, fresh_stream()))
     bare_s = seconds(bare)
     return {
         "rows": rows,

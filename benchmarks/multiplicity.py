@@ -24,8 +24,9 @@ from sfumato.methods import DPDM
 from sfumato.methods.dpdm.diffusion import DenoisingLoss
 from sfumato.networks import UNet
 from sfumato.privacy import Budget, GradientQuery
+from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.gradients.layers import flatten
-from sfumato.privacy.gradients.per_example import Batch, clipped_sum
+from sfumato.privacy.gradients.per_example import UnitBatch, gradient_sum
 from sfumato.privacy.plan import make_plan
 
 SEEN = 10_000
@@ -40,9 +41,9 @@ class Gradients:
     def __init__(self, network: UNet, images: Tensor, labels: Tensor) -> None:
         self.network, self.images, self.labels = network, images, labels
 
-    def batch(self, loss: DenoisingLoss, index: Tensor, random: torch.Generator) -> Batch:
+    def batch(self, loss: DenoisingLoss, index: Tensor, random: torch.Generator) -> UnitBatch:
         """The records at ``index`` with fresh draws."""
-        return Batch(self.images[index], self.labels[index], loss.draws(len(index), random))
+        return UnitBatch(self.images[index], self.labels[index], loss.draws(len(index), random))
 
     def plain(self, loss: DenoisingLoss, index: Tensor, random: torch.Generator) -> Tensor:
         """Their mean gradient, flat."""
@@ -103,7 +104,8 @@ def main() -> None:
         for K in options.multiplicities:
             drawn = DenoisingLoss(loss.denoiser, K, loss.label_dropout)
             units = gradients.batch(drawn, sample, random)
-            mean = clipped_sum(network, drawn, units, method.clip_norm, "layers") / len(sample)
+            steps = gradient_sum(network, drawn, units, method.clip_norm, "layers")
+            mean = steps.double() * (method.clip_norm / UNIT) / len(sample)
             noise = torch.randn(mean.shape, generator=random) * noise_std
             rows.append(
                 {

@@ -33,7 +33,7 @@ from sfumato.data.source import Record
 from sfumato.methods import DataLens
 from sfumato.methods.datalens.teachers import NetworkTeachers
 from sfumato.privacy import SAVED_EVERY, Budget, Curator, Question, Teachers
-from sfumato.privacy.records.teacher_memory import Memory
+from sfumato.privacy.records.teacher_states import TeacherStates
 
 RECORDS = 15
 SPEC = PublicSpec(28, 28, 1, tuple("0123456789"))
@@ -113,7 +113,7 @@ def stored_seconds(teachers: NetworkTeachers, count: int) -> float:
     """Seconds that storing the memories of ``count`` teachers takes."""
     group = min(teachers.at_once, count)
     with tempfile.TemporaryDirectory() as folder:
-        memory = Memory(Path(folder), math.ceil(count / group), group, teachers.memory)
+        memory = TeacherStates(Path(folder), math.ceil(count / group), group, teachers.memory)
         started = time.perf_counter()
         memory.save()
         return time.perf_counter() - started

@@ -16,7 +16,7 @@ from sfumato.data import ImageSource, LabelledImages, open_images
 from sfumato.errors import UsageError
 from sfumato.methods import DPDM, Moments
 from sfumato.privacy import RELATIONS, Budget, Relation
-from sfumato.privacy import curator as curator_module
+from sfumato.privacy.answering import base
 from sfumato.privacy.records.units import group
 from sfumato.privacy.run import default_state
 
@@ -42,7 +42,7 @@ def test_a_right_method_is_not_refuted(digits: ImageSource, relation: Relation) 
 def test_a_method_without_noise_is_refuted_by_every_look_at_its_answers(
     digits: ImageSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(curator_module, "add_noise", lambda total, std, seed=None: total)
+    monkeypatch.setattr(base, "add_noise", lambda total, std, stream: total)
     verdict = audit(QUICK, digits, Budget(1.0, 1e-5), canaries=200, quiet=True)
     bounds = {finding.attack: finding.bound for finding in verdict.findings}
     assert verdict.refuted and bounds["queries"] > 3 and bounds["answers"] > 3
@@ -118,7 +118,7 @@ def test_canaries_are_units_where_data_have_units(
     assert len(found) == 30 + canaries and (found.kept[30:] == 2).all()
     assert len(found.owner) == mixed._private_length() == 75 + RECORDS * canaries
     # An attacker who knows what a unit adds reads all coins from sums without noise.
-    monkeypatch.setattr(curator_module, "add_noise", lambda total, std, seed=None: total)
+    monkeypatch.setattr(base, "add_noise", lambda total, std, stream: total)
     answers, _ = run(Moments(coefficients=60), patients, Budget(1e4, 1e-5, relation), 60, True)
     assert answers.name == "answers"
     assert ((answers.scores > 0) == answers.present).all()

@@ -27,11 +27,8 @@ from sfumato.privacy import (
     SumQuery,
     VoteQuery,
 )
-from sfumato.privacy import curator as curator_module
-from sfumato.privacy.answering import aggregate, gradient, integer_sums
-from sfumato.privacy.answering import vote as voting_module
+from sfumato.privacy.answering import aggregate, base, gradient, integer_sums, sampled
 from sfumato.privacy.clipping import UNIT
-from sfumato.privacy.curator import Curator
 from sfumato.privacy.queries import sum as queries_module
 from sfumato.privacy.records import decoded, shards, units
 
@@ -42,15 +39,14 @@ QUERIES: dict[str, Query] = {
     "histogram": HistogramQuery("h", lambda images, labels: labels, 9),
     "gradient": GradientQuery("g", 9, 0.7, 0.5, 2),
     "aggregate": AggregateQuery("a", 3, 9, 0.7, 1.0, 2, gradient_dimension=9),
-    # Many steps, so that the noise is large beside the grid of whole votes.
     "vote": VoteQuery("v", 9, 1, 9, 40),
 }
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {
-    "seeded noise": ("privacy/noise/test_discrete_gaussian.py", "test_nobody_can_seed_the_noise"),
+    "seeded noise": ("privacy/noise/test_integer_gaussian.py", "test_nobody_can_seed_the_noise"),
     "noise used twice": (
-        "privacy/noise/test_discrete_gaussian.py",
+        "privacy/noise/test_integer_gaussian.py",
         "test_every_coordinate_and_every_call_has_noise",
     ),
     "same noise at two steps": (
@@ -117,67 +113,49 @@ def test_a_surplus_of_records_that_is_used(kind: str, monkeypatch: pytest.Monkey
     assert proven_of_units(QUERIES[kind], 1) > 1
 
 
-true_noise = curator_module.add_noise
-EXACT_FAULTS: dict[str, Callable] = {
-    "noise dropped": lambda total, std, seed=None: total,
-    "noise halved": lambda total, std, seed=None: true_noise(total, std / 2, seed),
-    "sensitivity doubled": lambda total, std, seed=None: true_noise(2 * total, std, seed),
+true_noise = base.add_noise
+NOISE_FAULTS: dict[str, Callable] = {
+    "noise dropped": lambda total, std, stream: total,
+    "noise halved": lambda total, std, stream: true_noise(total, std / 2, stream),
+    "sensitivity doubled": lambda total, std, stream: true_noise(2 * total, std, stream),
 }
 
 
-@pytest.mark.parametrize("fault", EXACT_FAULTS)
-@pytest.mark.parametrize("kind", ["sum", "histogram"])
-def test_faults_of_the_exact_noise(kind: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curator_module, "add_noise", EXACT_FAULTS[fault])
-    assert proven(QUERIES[kind]) > 1
-
-
-@pytest.mark.parametrize("fault", EXACT_FAULTS)
-def test_faults_of_the_noise_of_votes(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voting_module, "add_noise", EXACT_FAULTS[fault])
-    assert proven(QUERIES["vote"], "replace-one") > 1
-
-
-true_noisy = gradient.Sampled._noisy
-STREAM_FAULTS: dict[str, Callable] = {
-    "noise dropped": lambda self, total, std, *rest: true_noisy(self, total, 0.0, *rest),
-    "noise halved": lambda self, total, std, *rest: true_noisy(self, total, std / 2, *rest),
-    "sensitivity doubled": lambda self, total, std, *rest: true_noisy(self, 2 * total, std, *rest),
-}
-
-
-@pytest.mark.parametrize("fault", STREAM_FAULTS)
-@pytest.mark.parametrize("kind", ["gradient", "aggregate"])
-def test_faults_of_the_noise_of_steps(
-    kind: str, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gradient.Sampled, "_noisy", STREAM_FAULTS[fault])
-    assert proven(QUERIES[kind], "replace-one") > 1
+@pytest.mark.parametrize("fault", NOISE_FAULTS)
+@pytest.mark.parametrize("kind", QUERIES)
+def test_faults_of_the_noise(kind: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    relation = RELATIONS[0] if kind in ("sum", "histogram") else "replace-one"
+    monkeypatch.setattr(base, "add_noise", NOISE_FAULTS[fault])
+    assert proven(QUERIES[kind], relation) > 1
 
 
 def test_a_clip_left_out_of_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unclipped(values, chosen, clip_norm, *rest):  # type: ignore[no-untyped-def]
-        return (values[chosen] * UNIT / clip_norm).round().sum(0)
+    def unclipped(rows, clip_norm, *rest):  # type: ignore[no-untyped-def]
+        return (rows * UNIT / clip_norm).round().sum(0).long()
 
     monkeypatch.setattr(queries_module, "clipped_sum", unclipped)
     assert proven(QUERIES["sum"]) > 1
 
 
-true_clipped_sum = gradient.clipped_sum
+true_sum = gradient.gradient_sum
 
 
 def unclipped_gradients(network, loss, batch, clip_norm, *rest):  # type: ignore[no-untyped-def]
-    return true_clipped_sum(network, loss, batch, 1e6, *rest)
+    return (true_sum(network, loss, batch, 1e3, *rest) * (1e3 / clip_norm)).round().long()
+
+
+def unclipped_features(total, rows, clip_norm):  # type: ignore[no-untyped-def]
+    total += (rows.sum(dim=0) * UNIT / clip_norm).round().long()
 
 
 def test_a_clip_left_out_of_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradient, "clipped_sum", unclipped_gradients)
+    monkeypatch.setattr(gradient, "gradient_sum", unclipped_gradients)
     assert proven(QUERIES["gradient"], "replace-one") > 1
 
 
 @pytest.mark.parametrize(
     ("clip", "left_out"),
-    [("clip_rows", lambda rows, clip_norm: rows), ("clipped_sum", unclipped_gradients)],
+    [("add_clipped", unclipped_features), ("gradient_sum", unclipped_gradients)],
 )
 def test_either_clip_left_out_of_an_aggregate(
     clip: str, left_out: Callable, monkeypatch: pytest.MonkeyPatch
@@ -187,7 +165,7 @@ def test_either_clip_left_out_of_an_aggregate(
 
 
 def test_sampling_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradient, "poisson_sample", lambda size, rate, stream: np.arange(size))
+    monkeypatch.setattr(sampled, "poisson_sample", lambda size, rate, stream: np.arange(size))
     assert proven(QUERIES["gradient"], "replace-one") > 1
 
 
@@ -206,7 +184,7 @@ def test_an_answer_that_is_drawn_again_when_asked_again(monkeypatch: pytest.Monk
 
     games = {"histogram": Insisting()}
     assert proven(QUERIES["histogram"], games=games) <= 1
-    monkeypatch.setattr(Curator, "_answered_before", lambda *_: None)
+    monkeypatch.setattr(base.Answering, "_stored", lambda *_: {})
     assert proven(QUERIES["histogram"], games=games) > 1
 
 

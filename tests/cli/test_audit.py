@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sfumato.privacy import curator as curator_module
+from sfumato.privacy.answering import base
 
 AUDIT = ["audit", "digits", "--method", "moments", "--set", "coefficients=6", "--epsilon", "1"]
 FEW = ["--canaries", "100", "--quiet"]
@@ -26,7 +26,7 @@ def test_figures_are_printed_beside_the_claim(run: Callable, state: Path) -> Non
 def test_a_broken_claim_ends_with_code_6(
     run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(curator_module, "add_noise", lambda total, std, seed=None: total)
+    monkeypatch.setattr(base, "add_noise", lambda total, std, stream: total)
     written = tmp_path / "audit.json"
     result = run(*AUDIT, *FEW, "--json", "--out", written)
     assert result.exit_code == 6

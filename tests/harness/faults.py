@@ -34,7 +34,7 @@ from sfumato.errors import SfumatoError, UsageError
 from sfumato.methods import DPDM, DataLens, Moments, checkpoint
 from sfumato.methods.base import Method
 from sfumato.privacy import Curator
-from sfumato.privacy.answering import gradient, vote
+from sfumato.privacy.answering import sampled, vote
 from sfumato.privacy.ledger import Entry, Ledger
 from sfumato.release import verify
 from sfumato.synthesis import synthesize
@@ -248,7 +248,7 @@ def prepare(*methods: str) -> None:
     torch.set_num_threads(1)
     for module in (vote, checkpoint):
         module.SAVED_EVERY = SAVED_EVERY
-    gradient.fastest_way = lambda *_: "layers"  # so that the number of changes is always the same
+    sampled.fastest_engine = lambda *_: "layers"  # so that the number of changes is always the same
     for method in methods:
         with tempfile.TemporaryDirectory() as place:
             case = Case(method, Path(place))

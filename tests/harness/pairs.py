@@ -134,7 +134,7 @@ def whole(path: Path, options: dict[str, Any], place: Path) -> dict[str, Any]:
     ]
     ticks = itertools.count()
     with (
-        mock.patch("sfumato.privacy.curator.add_noise", constant),
+        mock.patch("sfumato.privacy.answering.base.add_noise", constant),
         mock.patch("secrets.token_hex", lambda size: "0" * 2 * size),
         mock.patch("sfumato.progress.PLAIN_LINE_SECONDS", 0.0),
         mock.patch("sfumato.progress.time.monotonic", lambda: float(next(ticks))),

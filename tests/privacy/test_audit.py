@@ -15,7 +15,8 @@ from sfumato.audit import Family, epsilon_independent
 from sfumato.data.spec import PublicSpec
 from sfumato.privacy import RELATIONS, Budget, SumQuery, make_plan
 from sfumato.privacy.clipping import UNIT
-from sfumato.privacy.noise.discrete_gaussian import add_noise
+from sfumato.privacy.noise.entropy import fresh_stream
+from sfumato.privacy.noise.integer_gaussian import add_noise
 
 GAMES = 20_000
 CHANCE = 1e-6
@@ -31,9 +32,10 @@ def audited(relation: str, noise_factor: float = 1.0, clip: bool = True) -> tupl
 
     def answers(canary: float) -> np.ndarray:
         row = torch.tensor([[canary]])
-        steps = QUERY.clipped_sum(row, torch.tensor([0])) if clip else row[0] * UNIT
+        steps = QUERY.bounded_sum(row, None) if clip else (row[0] * UNIT).round()
         total = np.full(GAMES, int(steps.item()), np.int64)
-        return add_noise(total, noise_factor * event.noise_std / (event.clip_norm / UNIT))
+        std = noise_factor * event.noise_std / (event.clip_norm / UNIT)
+        return add_noise(total, std, fresh_stream())
 
     other, middle = (0.0, UNIT / 2) if relation == "add-or-remove-one" else (-CANARY, 0.0)
     scores = np.concatenate([answers(other), answers(CANARY)]) - middle

@@ -17,7 +17,7 @@ from scipy import stats
 from torch import Tensor
 
 from sfumato.privacy import Answer, Budget, Curator, Event, SumQuery, epsilon_recomputed, make_plan
-from sfumato.privacy import curator as curator_module
+from sfumato.privacy.answering import base
 from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.queries import sum as queries_module
 
@@ -67,7 +67,7 @@ def test_the_audit_finds_no_more_than_is_claimed_and_not_much_less(
     assert 0.6 * BUDGET.epsilon < audited(make_curator, make_source) <= BUDGET.epsilon
 
 
-honest_noise = curator_module.add_noise
+honest_noise = base.add_noise
 
 
 @pytest.mark.parametrize(
@@ -87,15 +87,15 @@ def test_the_audit_finds_noise_that_is_too_weak(
     monkeypatch: pytest.MonkeyPatch,
     mutation: Callable,
 ) -> None:
-    monkeypatch.setattr(curator_module, "add_noise", mutation)
+    monkeypatch.setattr(base, "add_noise", mutation)
     assert audited(make_curator, make_source) > BUDGET.epsilon
 
 
 def test_the_audit_finds_a_clip_left_out(
     make_curator: Callable, make_source: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unclipped(values: Tensor, chosen: Tensor, clip_norm: float, *_: object) -> Tensor:
-        return (values[chosen] * UNIT / clip_norm).round().sum(0)
+    def unclipped(rows: Tensor, clip_norm: float, *_: object) -> Tensor:
+        return (rows * UNIT / clip_norm).round().sum(0).long()
 
     monkeypatch.setattr(queries_module, "clipped_sum", unclipped)
     assert audited(make_curator, make_source) > BUDGET.epsilon

@@ -26,7 +26,7 @@ from sfumato.privacy import (
     make_plan,
 )
 from sfumato.privacy.ledger import Ledger
-from sfumato.privacy.noise.discrete_gaussian import INSECURE_PATH, NOISE_PATH, add_noise
+from sfumato.privacy.noise.integer_gaussian import INSECURE_PATH, NOISE_PATH, add_noise
 
 SPEC = PublicSpec(height=2, width=2, channels=1, classes=("a", "b", "c"))
 SIZE = 137
@@ -91,7 +91,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
         kept.append(add_noise(*arguments))
         return kept[-1]
 
-    monkeypatch.setattr("sfumato.privacy.curator.add_noise", spy)
+    monkeypatch.setattr("sfumato.privacy.answering.base.add_noise", spy)
     return kept
 
 
@@ -144,7 +144,7 @@ def test_plan_is_on_disk_before_noise_is_drawn(
         seen.append([json.loads(line) for line in curator._ledger.path.read_text().splitlines()])
         return add_noise(*arguments)
 
-    monkeypatch.setattr("sfumato.privacy.curator.add_noise", looks_at_the_disk)
+    monkeypatch.setattr("sfumato.privacy.answering.base.add_noise", looks_at_the_disk)
     curator.open_plan(plan)
     curator.sum(SUM.name)
     ((_, charged),) = seen  # where the data lie, and what is charged
@@ -232,7 +232,7 @@ def test_stored_answer_that_was_changed_or_lost_is_not_drawn_again(
     curator = make_curator()
     curator.open_plan(plan)
     curator.sum(SUM.name)
-    stored = curator.run_folder / "answer-sum.safetensors"
+    stored = curator.run_folder / "steps-sum" / "00000000.safetensors"
     whole = stored.read_bytes()
     for damage in (whole[:-8] + bytes(8), whole[:-8], None):
         stored.unlink() if damage is None else stored.write_bytes(damage)

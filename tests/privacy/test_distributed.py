@@ -13,7 +13,8 @@ from sfumato.privacy import distributed
 
 # Each rank runs this; it writes what it saw to a file of its own.
 SCRIPT = """
-import hashlib, sys
+import hashlib
+from dataclasses import replace, sys
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,11 @@ from sfumato.errors import UsageError
 from sfumato.privacy import Budget, Curator, GradientQuery, SumQuery, distributed, make_plan
 from sfumato.privacy.answering import gradient as answering
 from sfumato.privacy import curator as curator_module
-from sfumato.privacy.answering.gradient import Descent
-from sfumato.privacy.noise.keys import Key
+from sfumato.privacy.answering.gradient import GradientAnswering
+from sfumato.privacy.answering import base
+from sfumato.privacy.answering.base import OpenRun
+from sfumato.privacy.ledger import Ledger
+from sfumato.privacy.run import Run
 
 torch.set_num_threads(1)
 place = Path(sys.argv[1])
@@ -69,21 +73,20 @@ def network():
 
 
 noises, sums = [], []
-honest_stream, honest_sum = Key.stream, answering.clipped_sum
+honest_stream, honest_sum = base.Answering._noise_stream, answering.gradient_sum
 
 
-def stream(self, purpose, step):
-    if purpose.startswith("noise"):
-        noises.append((purpose, step))
-    return honest_stream(self, purpose, step)
+def stream(self, label):
+    noises.append(label)
+    return honest_stream(self, label)
 
 
-def clipped_sum(network, loss, batch, clip_norm, way):
+def gradient_sum(network, loss, batch, clip_norm, engine):
     sums.append(len(batch))
-    return honest_sum(network, loss, batch, clip_norm, way)
+    return honest_sum(network, loss, batch, clip_norm, engine)
 
 
-Key.stream, answering.clipped_sum = stream, clipped_sum
+base.Answering._noise_stream, answering.gradient_sum = stream, gradient_sum
 distributed.join()
 distributed.join()  # at most once
 seen = {"rank": distributed.rank(), "size": distributed.size(), "is first": distributed.is_first()}
@@ -98,22 +101,21 @@ for name, count, rate, noise_std in [
     folder = place / name
     folder.mkdir(exist_ok=True)
     query = GradientQuery("g", 15, 0.7, rate, 3)
-    steps = Descent(query, noise_std, Source(count), folder, Key(bytes(range(32))), lambda: None)
-    steps._way = "loop"
+    event = replace(query.event("add-or-remove-one"), noise_std=noise_std)
+    run = Run(folder, "r", hold=False)
+    steps = GradientAnswering(query, event, OpenRun(Source(count), run, Ledger(folder), True, 5))
+    steps._engine = "loop"
     answers = [steps.answer(step, network(), Loss()) for step in range(3)]
     again = [steps.answer(step, network(), Loss()) for step in range(3)]
     steps.forget(2)
     seen[name] = {
         "answers": torch.stack(answers), "again": torch.stack(again),
         "noises": list(noises), "units": list(sums),
-        "files": sorted(path.name for path in folder.glob("steps-g/*")),
+        "files": sorted(path.name for path in folder.glob("runs/r/steps-g/*")),
     }
 
 # The whole path, with the ledger, and a way that is chosen by timing.
 noises.clear()
-drawn = []
-honest_noise = curator_module.add_noise
-curator_module.add_noise = lambda *a: drawn.append(1) or honest_noise(*a)
 source, budget = Source(50), Budget(4.0, 1e-5)
 query = GradientQuery("g", 15, 0.7, 1.0, 3)  # unsampled, so that its price is quick
 total = SumQuery("t", lambda images, labels: images.flatten(1).float() / 255, 4, 1.0)
@@ -136,7 +138,7 @@ for part in ("first", "resumed"):
             curator.close()
             torch.distributed.barrier() if distributed.size() > 1 else None
             seen["left"] = (folder / "key").exists() or (folder / "steps-g").exists()
-seen["curator noises"], seen["sum noises"] = list(noises), len(drawn)
+seen["curator noises"] = list(noises)
 torch.save(seen, place / f"seen-{distributed.rank()}.pt")
 if distributed.size() > 1:
     torch.distributed.barrier()
@@ -167,7 +169,8 @@ def test_the_sum_does_not_depend_on_the_number_of_ranks(
     assert expected.shape == (3, 15)
     assert bool(expected.abs().max() > 0.1) == (name != "none")
     for seen in both:
-        assert torch.allclose(seen[name]["answers"], expected, rtol=1e-6, atol=1e-6)
+        # Integers and one noise from a known seed: not a bit depends on who added what.
+        assert torch.equal(seen[name]["answers"], expected)
     if name == "many":
         assert not torch.allclose(expected[0], expected[1], rtol=1e-2)  # fresh samples
 
@@ -179,14 +182,14 @@ def test_all_ranks_see_the_same_answer(both: list[dict], name: str) -> None:
 
 
 def test_noise_is_drawn_once_and_by_one(alone: dict, both: list[dict]) -> None:
-    once = [("noise g", step) for step in range(3)]
+    once = [f"sum {step}" for step in range(3)]
     for name in ("many", "one", "none", "noisy"):
         assert alone[name]["noises"] == both[0][name]["noises"] == once
         assert both[1][name]["noises"] == []
-    assert both[0]["curator noises"] == once and both[1]["curator noises"] == []
-    assert [seen["sum noises"] for seen in both] == [1, 0]
+    expected = [*once[:1], *once[1:], "grid 0"]
+    assert both[0]["curator noises"] == expected and both[1]["curator noises"] == []
     # The same key, sample and noise: the noisy answers agree, and noise is in them once.
-    assert torch.allclose(alone["noisy"]["answers"], both[0]["noisy"]["answers"], atol=1e-5)
+    assert torch.equal(alone["noisy"]["answers"], both[0]["noisy"]["answers"])
     noise = both[0]["noisy"]["answers"] - both[0]["many"]["answers"]
     assert 1.5 < noise.std() < 4.5  # 45 draws of standard deviation 3
 

@@ -1,4 +1,4 @@
-"""docs/proofs.md, "Ledger and resume": what a kill, a full disk or a lost file may do to a run."""
+"""docs/proofs/ledger.md: what a kill, a full disk or a lost file may do to a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sfumato.privacy import (
     SumQuery,
     make_plan,
 )
-from sfumato.privacy import curator as curator_module
+from sfumato.privacy.answering import base, integer_sums
 
 
 def pixels(images: Tensor, labels: Tensor) -> Tensor:
@@ -59,11 +59,7 @@ def test_killed_before_the_answer_was_stored(
 ) -> None:
     first = opened(make_curator())
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(
-            curator_module.integer_sums if moment == "total" else curator_module,
-            moment,
-            interrupted,
-        )
+        patch.setattr(integer_sums if moment == "total" else base, moment, interrupted)
         first.sum(SUM.name)
     killed(first)
     second = opened(make_curator())
@@ -90,7 +86,9 @@ def test_another_answer_of_the_run_is_not_taken_for_this_one(make_curator: Calla
     curator = opened(make_curator(), SUM, VOTES)
     curator.sum(SUM.name)
     curator.histogram(VOTES.name)
-    file, other = (curator.run_folder / f"answer-{n}.safetensors" for n in ("pixels", "votes"))
+    file, other = (
+        curator.run_folder / f"steps-{n}" / "00000000.safetensors" for n in ("pixels", "votes")
+    )
     file.write_bytes(other.read_bytes())
     with pytest.raises(LedgerError, match="never answered twice"):
         curator.sum(SUM.name)
@@ -172,4 +170,4 @@ def test_folder_is_the_owners_only_and_holds_no_more_than_it_must(make_curator: 
     curator.sum(SUM.name)
     assert curator.run_folder.parents[1].stat().st_mode & 0o077 == 0
     files = {file.name for file in curator.run_folder.iterdir()}
-    assert files <= {"run.lock", "fingerprint", "answer-pixels.safetensors"}
+    assert files <= {"run.lock", "fingerprint", "key", "steps-pixels"}

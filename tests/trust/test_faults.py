@@ -26,8 +26,8 @@ from sfumato.errors import LedgerError
 from sfumato.methods import checkpoint
 from sfumato.methods.checkpoint import Training
 from sfumato.privacy import Curator, ledger
-from sfumato.privacy.answering import gradient, vote
-from sfumato.privacy.records.teacher_memory import Memory
+from sfumato.privacy.answering import sampled, vote
+from sfumato.privacy.records.teacher_states import TeacherStates
 from sfumato.privacy.sealed import sealed, unsealed
 from sfumato.release import verify
 from sfumato.release.writing import write
@@ -50,7 +50,7 @@ def faults() -> Iterator[Any]:
         for module, name in (
             (vote, "SAVED_EVERY"),
             (checkpoint, "SAVED_EVERY"),
-            (gradient, "fastest_way"),
+            (sampled, "fastest_engine"),
         ):
             patch.setattr(module, name, getattr(module, name))  # put back at the end
         faults.prepare()
@@ -392,7 +392,7 @@ def test_checkpoints_and_memories_name_their_file(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(LedgerError, match=r"checkpoint\.safetensors is damaged.*--fresh"):
         training.restore(path)
-    memory = Memory(tmp_path, 2, 3, 4)
+    memory = TeacherStates(tmp_path, 2, 3, 4)
     memory.save()
     assert memory.restore(0)
     (stored,) = tmp_path.glob("memory-*")

@@ -102,8 +102,13 @@ class Constant:
     def begin(self, count: int, generator: torch.Generator) -> Tensor:
         return torch.zeros(count, 0)
 
+    def draws(
+        self, count: int, question: Question, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        return ()
+
     def vote(
-        self, memory: Tensor, shard: ShardBatch, question: Question, generator: torch.Generator
+        self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
     ) -> tuple[Tensor, Opinions]:
         return memory, Opinions(shard.there.any(dim=1, keepdim=True).float().expand(-1, 4))
 
@@ -157,14 +162,7 @@ def test_where_noise_cannot_be_drawn_nothing_is_answered(
     def broken(*_: Any, **__: Any) -> Any:
         raise np.linalg.LinAlgError("not positive definite")
 
-    if isinstance(query, GradientQuery):
-        true = torch.from_numpy
-        monkeypatch.setattr(
-            "sfumato.privacy.answering.gradient.torch.from_numpy",
-            lambda array: broken() if array.dtype == np.float64 else true(array),
-        )
-    else:
-        monkeypatch.setattr("sfumato.privacy.noise.discrete_gaussian.dp.m.make_gaussian", broken)
+    monkeypatch.setattr("sfumato.privacy.noise.integer_gaussian.sample", broken)
     with opened(query) as curator:
         with pytest.raises(np.linalg.LinAlgError):
             asked(curator, query)

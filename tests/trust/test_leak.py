@@ -28,8 +28,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sfumato.cli.app import app
-from sfumato.privacy import curator
-from sfumato.privacy.answering import gradient, vote
+from sfumato.privacy.answering import base, gradient
 
 Cells = dict[str, bytes]
 CLASSES = ("ant", "bee")
@@ -134,7 +133,7 @@ def outcome(
     caplog: pytest.LogCaptureFixture,
 ) -> Callable[..., dict[str, Any]]:
     """Run a command on cells at always the same place; return all that can be seen of it."""
-    true_answer = gradient.Descent.answer
+    true_answer = gradient.GradientAnswering.answer
 
     def constant_step(self: Any, *arguments: Any) -> torch.Tensor:
         return torch.full_like(true_answer(self, *arguments), 0.01)
@@ -142,9 +141,8 @@ def outcome(
     def constant(total: np.ndarray, *_: Any) -> np.ndarray:
         return np.arange(len(total), dtype=np.int64) % 1000
 
-    monkeypatch.setattr(curator, "add_noise", constant)
-    monkeypatch.setattr(vote, "add_noise", constant)
-    monkeypatch.setattr(gradient.Descent, "answer", constant_step)
+    monkeypatch.setattr(base, "add_noise", constant)
+    monkeypatch.setattr(gradient.GradientAnswering, "answer", constant_step)
     monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)
     monkeypatch.setattr("sfumato.progress.PLAIN_LINE_SECONDS", 0.0)
     caplog.set_level(logging.DEBUG)
@@ -214,7 +212,7 @@ def test_an_answer_that_changes_is_seen(
     outcome: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tests above would pass for nothing if the release did not depend on the answers."""
-    monkeypatch.setattr(curator, "add_noise", lambda total, *_: total)
+    monkeypatch.setattr(base, "add_noise", lambda total, *_: total)
     honest = outcome(HONEST, as_folder, *MOMENTS)
     other = outcome(OTHERS["other pixels"], as_folder, *MOMENTS)
     assert honest["files"] != other["files"] and honest["printed"] == other["printed"]
@@ -239,14 +237,14 @@ def test_the_error_of_a_damaged_file_does_not_quote_it(
     assert seen[1] == seen[0] and seen[2] == seen[0]
 
 
-@pytest.mark.parametrize("where", ["add_noise", "integer_sums.total"])
+@pytest.mark.parametrize("where", ["base.add_noise", "integer_sums.total"])
 def test_an_unforeseen_error_is_not_quoted(
     outcome: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def fail(*arguments: Any, **_: Any) -> None:
         raise ValueError(f"PRIVATE {arguments!r}")
 
-    monkeypatch.setattr(f"sfumato.privacy.curator.{where}", fail)
+    monkeypatch.setattr(f"sfumato.privacy.answering.{where}", fail)
     honest = outcome(HONEST, as_folder, *MOMENTS)
     other = outcome(OTHERS["one record"], as_folder, *MOMENTS)
     assert honest["exit code"] == 1 and "PRIVATE" not in honest["printed"]

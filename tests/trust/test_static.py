@@ -29,7 +29,7 @@ SOURCES = frozenset(
 ATTRIBUTES = frozenset("_files _members _entries _length _done _passed_over _names".split())
 PARAMETERS = frozenset("error record records pixels content grid fingerprint losses norms".split())
 FORMATTERS = frozenset("repr format print ascii debug info warning warn error log echo".split())
-HARMLESS = frozenset({"strerror", "exit_code"})
+HARMLESS = frozenset({"strerror", "exit_code", "failure"})
 PUBLIC_ERRORS = {("data/readers/named.py", "_download"), ("data/units.py", "__post_init__")}
 """Where what went wrong is about a public download, or a regular expression that a user wrote."""
 READERS = ("data", "privacy", "audit")

@@ -16,7 +16,7 @@ from torch import Tensor
 from sfumato.audit.canaries import CanaryImages, records_of
 from sfumato.data import ImageSource, LabelledImages
 from sfumato.methods.base import Model
-from sfumato.privacy import Answer, ExactQuery, Relation, SumQuery
+from sfumato.privacy import Answer, Relation, SumQuery, TotalQuery
 from sfumato.privacy.answering import integer_sums
 from sfumato.privacy.clipping import UNIT
 
@@ -24,7 +24,7 @@ BATCH = 128
 
 
 def answer_scores(
-    answers: Sequence[tuple[ExactQuery, Answer]],
+    answers: Sequence[tuple[TotalQuery, Answer]],
     source: ImageSource,
     canaries: CanaryImages,
     relation: Relation,
@@ -43,7 +43,7 @@ def answer_scores(
         if relation == "replace-one":
             absent = _contributions(query, canaries.others, labels, used)
         rows = labels if query.by_class else np.zeros_like(labels)
-        cut = [query.dimension - query.shared]
+        cut = [query.width - query.shared]
         rest, rest_shared = _without(query, answer, source)
         middle, middle_shared = np.split((present + absent) / 2, cut, axis=1)
         np.subtract.at(rest, rows, middle)
@@ -59,7 +59,7 @@ def answer_scores(
 
 
 def _without(
-    query: ExactQuery, answer: Answer, source: ImageSource
+    query: TotalQuery, answer: Answer, source: ImageSource
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """An answer less what DATA add to it: ``total`` and ``shared``. PRIVATE."""
     batch = integer_sums.independent_batch_size(query, source.spec)
@@ -71,10 +71,10 @@ def _without(
 
 @torch.no_grad()
 def _contributions(
-    query: ExactQuery, images: NDArray[np.uint8], labels: NDArray[np.int64], records: int
+    query: TotalQuery, images: NDArray[np.uint8], labels: NDArray[np.int64], records: int
 ) -> NDArray[np.float32]:
     """What each image, held by so many records of a unit, adds to the answer, ``[b, d]``."""
-    parts = [np.zeros((0, query.dimension), np.float32)]
+    parts = [np.zeros((0, query.width), np.float32)]
     for start in range(0, len(images), BATCH):
         part = slice(start, start + BATCH)
         rows = query.values(torch.from_numpy(images[part]), torch.from_numpy(labels[part])).float()

@@ -15,7 +15,7 @@ from sfumato.audit.verdict import Verdict, judge
 from sfumato.data import ImageSource, LabelledImages
 from sfumato.errors import UsageError
 from sfumato.methods.base import Method, Model
-from sfumato.privacy import Answer, Budget, Curator, ExactQuery, HistogramQuery, SumQuery
+from sfumato.privacy import Answer, Budget, Curator, HistogramQuery, SumQuery, TotalQuery
 
 LEAST_CANARIES = 10
 GAME_FACTOR = 10
@@ -30,7 +30,7 @@ class OverheardCurator(Curator):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.answers: list[tuple[ExactQuery, Answer]] = []
+        self.answers: list[tuple[TotalQuery, Answer]] = []
 
     def sum(self, name: str) -> Answer:
         """Answer, and note it."""

@@ -19,7 +19,7 @@ from sfumato.errors import DataError
 
 Line = dict[str, Any]
 RESULTS = "results.jsonl"
-VERSIONED = ("torch", "numpy", "dp-accounting", "opendp", "scikit-learn")
+VERSIONED = ("torch", "numpy", "dp-accounting", "cryptography", "scikit-learn")
 
 
 def read_results(folder: Path) -> list[Line]:

@@ -1,7 +1,7 @@
 """The privacy core: budgets, queries with proofs, exact noise, the ledger and the curator.
 
 These are the only rooms with noise in them. What a method needs is listed here; each query has a
-section of the same name in ``docs/proofs.md``.
+page of the same name in ``docs/proofs``.
 """
 
 import lazy_loader

@@ -1,16 +1,17 @@
 from .accounting.epsilon import both_relations, epsilon, epsilon_recomputed
 from .accounting.events import Event
 from .answering.aggregate import UnitFeatures
+from .answering.integer_sums import Answer
 from .answering.vote import SAVED_EVERY, Opinions, Question, ShardBatch, Teachers
 from .budget import RELATIONS, Budget, Relation
-from .curator import Answer, Curator
+from .curator import Curator
 from .gradients.per_example import UnitLoss
 from .gradients.topagg import TopSigns
 from .plan import Asker, Plan, make_plan
 from .queries.aggregate import AggregateQuery
+from .queries.base import Query, TotalQuery
 from .queries.gradient import GradientQuery
 from .queries.histogram import HistogramQuery
-from .queries.kinds import ExactQuery, Query
 from .queries.sum import SumQuery
 from .queries.vote import VoteQuery
 
@@ -23,7 +24,6 @@ __all__ = [
     "Budget",
     "Curator",
     "Event",
-    "ExactQuery",
     "GradientQuery",
     "HistogramQuery",
     "Opinions",
@@ -35,6 +35,7 @@ __all__ = [
     "SumQuery",
     "Teachers",
     "TopSigns",
+    "TotalQuery",
     "UnitFeatures",
     "UnitLoss",
     "VoteQuery",

@@ -5,16 +5,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 from sfumato.errors import UsageError
 from sfumato.privacy.accounting.epsilon import accountant_name
 from sfumato.privacy.family import DataSetLedger
 from sfumato.privacy.ledger import Entry, Ledger
-from sfumato.privacy.noise.discrete_gaussian import INSECURE_PATH, NOISE_PATH
-from sfumato.privacy.noise.keys import STREAM_NOISE_PATH
+from sfumato.privacy.noise.integer_gaussian import INSECURE_PATH, NOISE_PATH
 from sfumato.privacy.plan import Plan
-from sfumato.privacy.queries.kinds import SampledQuery
 
 SAME_DATA = "the custodian declares: the same data as another ledger's, whose runs count here too"
 INDEPENDENT_DATA = "the custodian declares: data independent of all other ledgers'"
@@ -58,7 +55,7 @@ def charged_run(ledger: Ledger, plan: Plan, insecure: bool, declared: Declared) 
             the same images.
         LedgerError: a ledger is damaged or not writable.
     """
-    noise = noise_path(plan, insecure)
+    noise = noise_path(insecure)
     run_id = None if declared.fresh else _unfinished(ledger, plan, noise)
     if run_id is None:
         words = _checked_words(ledger, declared)
@@ -84,7 +81,7 @@ def look(ledger: Ledger, plan: Plan, insecure: bool, declared: Declared) -> None
     with ledger.locked():
         if declared.same_data_as is not None:
             ledger.join(declared.same_data_as)
-        if not declared.fresh and _unfinished(ledger, plan, noise_path(plan, insecure)):
+        if not declared.fresh and _unfinished(ledger, plan, noise_path(insecure)):
             return
         ledger.check(plan.events)  # a refused run reads nothing
         compared = not declared.independent and ledger.strangers()
@@ -97,12 +94,9 @@ def charge_of(entries: Sequence[Entry], run_id: str) -> Entry:
     return next(entry for entry in entries if entry["kind"] == "plan" and entry["run"] == run_id)
 
 
-def noise_path(plan: Plan, insecure: bool) -> str:
-    """How the plan's noise is drawn, as the certificate says it."""
-    if insecure:
-        return INSECURE_PATH
-    streams = [isinstance(query, get_args(SampledQuery)) for query in plan.queries]
-    return "; ".join(sorted({STREAM_NOISE_PATH if stream else NOISE_PATH for stream in streams}))
+def noise_path(insecure: bool) -> str:
+    """How a plan's noise is sampled, as the certificate says it."""
+    return INSECURE_PATH if insecure else NOISE_PATH
 
 
 def _checked_words(ledger: Ledger, declared: Declared) -> str | None:

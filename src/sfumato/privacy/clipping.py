@@ -1,30 +1,37 @@
-"""Bound each unit's contribution exactly, on an integer grid.
+"""Bound each row exactly, on an integer grid, and add up: the front half of every answer.
 
-A contribution is scaled to norm at most C, rounded to a grid of step h = C · 2⁻²⁰, and its integer
-norm is checked exactly afterwards. Rounding moves a vector of D coordinates by at most h·√D/2, so
-the bound is tightened by that much first; the check afterwards makes the bound independent of any
-floating-point argument.
+A row is scaled to norm at most C, rounded to a grid of step h = C · 2⁻²⁰, and its integer norm is
+checked exactly afterwards. Rounding moves a vector of D coordinates by at most h·√D/2, so the bound
+is tightened by that much first; the check afterwards makes the bound independent of any
+floating-point argument. ``docs/proofs/integer-gaussian.md``, "Grid and clip".
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 GRID_BITS = 20
-"""A clip norm is 2²⁰ grid steps: a row fits float32 exactly, 2⁴³ rows fit int64."""
+"""A clip norm is 2²⁰ grid steps: a row fits float32 exactly, 2⁴² rows fit int64."""
 
 UNIT = 2**GRID_BITS
 
 EXACT_ROWS = 16
 """Sixteen rows of at most 2²⁰ steps add up to at most 2²⁴, exact in float32 in any order."""
 
-COLUMNS_AT_ONCE = 2**14
-"""Sixteen rows of so many coordinates stay in a core's cache while they are worked on; one row of
-so many is below the 2¹⁵ values from which PyTorch splits a single sum between threads."""
+STRETCH = 2**10
+"""Squares of so many coordinates are added in float32; all beyond that in float64."""
+
+STRETCH_ERROR = 2.0**-14
+"""A stretch's norm is off by a smaller share than this, in whatever order its squares are added."""
+
+MARGIN = 2.0**-13
+"""Bounds are tightened by this share, so that rounding takes no row beyond them."""
+
+COLUMNS_AT_ONCE = {"cpu": 2**14, "cuda": 2**21}
+"""On a CPU, sixteen rows of so many coordinates stay in a core's cache while they are worked on."""
 
 
 def max_dimension(records_per_unit: int = 1) -> int:
@@ -32,63 +39,83 @@ def max_dimension(records_per_unit: int = 1) -> int:
     return int((UNIT // records_per_unit / 50) ** 2)
 
 
-def clipped_sum(
-    values: Tensor,
-    chosen: Tensor,
-    clip_norm: float,
-    nonnegative: bool = False,
-    bounds: Tensor | None = None,
-) -> Tensor:
-    """Clip each chosen row to ``clip_norm`` and add up, in whole steps of ``clip_norm / 2**20``.
+def clipped_sum(rows: Tensor, clip_norm: float, bounds: Tensor | None = None) -> Tensor:
+    """Clip each row to ``clip_norm`` and add up, in whole steps of ``clip_norm / 2**20``.
 
     Args:
-        values: float32 ``[b, d]``, any values.
-        chosen: int64 ``[k]``, the rows to add, at most sixteen.
+        rows: float32 ``[b, d]``, any values.
         clip_norm: C > 0.
-        nonnegative: raise negative coordinates to zero first, so that the bound under
-            replace-one may use it.
         bounds: int64 ``[b]``, the most steps for each row, from 1 to 2²⁰; a row is scaled down in
             proportion. None: 2²⁰ for all.
 
     Returns:
-        float32 ``[d]`` that holds integers: the sum, not rounded, of one integer vector of L2 norm
-        at most its bound for each row. A row with a NaN or an infinity, or whose rounded norm
-        breaks the bound, adds nothing. What a row adds depends on that row alone.
+        int64 ``[d]``: the sum, not rounded, of one integer vector of L2 norm at most its bound for
+        each row. A row with a NaN or an infinity, or whose rounded norm breaks the bound, adds
+        nothing. What a row adds depends on that row alone.
     """
-    dimension = values.shape[1]
-    squared = torch.zeros(len(chosen), dtype=torch.float64)
-    for _, tile in _tiles(values, chosen, nonnegative):
-        squared += _squared_norms(tile)
-    # 1 - 2⁻²⁰ covers the float32 rounding of the product; the rounding to the grid costs √D/2.
-    most = torch.full_like(squared, UNIT) if bounds is None else bounds[chosen].to(torch.float64)
-    bound = (most - math.sqrt(dimension) / 2).clamp_(min=0) * (1 - 2.0**-20)
-    factor = (bound / squared.sqrt().clamp(min=clip_norm)).to(torch.float32)
-    result, reached = torch.empty(dimension), torch.zeros_like(squared)
-    for columns, tile in _tiles(values, chosen, nonnegative):
-        steps = tile.mul_(factor[:, None]).round_()
-        reached += _squared_norms(steps).round_()
-        torch.sum(steps, dim=0, out=result[columns])
-    # Written so that a NaN is not within the bound.
-    within = torch.isfinite(squared) & (reached <= most**2)
+    total = torch.zeros(rows.shape[1], dtype=torch.int64, device=rows.device)
+    add_clipped(total, rows, clip_norm, bounds)
+    return total
+
+
+def add_clipped(
+    total: Tensor, rows: Tensor, clip_norm: float, bounds: Tensor | None = None
+) -> None:
+    """Add what :func:`clipped_sum` returns to ``total``, int64 ``[d]``, in place."""
+    for start in range(0, len(rows), EXACT_ROWS):
+        few = slice(start, start + EXACT_ROWS)
+        _add_few(total, rows[few], clip_norm, None if bounds is None else bounds[few])
+
+
+def _add_few(total: Tensor, rows: Tensor, clip_norm: float, bounds: Tensor | None) -> None:
+    """Add at most sixteen rows to ``total`` in place."""
+    norms = row_norms(rows)
+    most = torch.full_like(norms, UNIT) if bounds is None else bounds.to(norms)
+    bound = (most - math.sqrt(rows.shape[1]) / 2).clamp_(min=0) * (1 - MARGIN)
+    factors = (bound / norms.clamp(min=clip_norm)).to(torch.float32)[:, None]
+    # In two passes, so that nothing is added before all norms are known: rows that break their
+    # bound are rare, and the second pass then leaves them out.
+    sums, reached = torch.empty_like(rows[0]), torch.zeros_like(norms)
+    scratch = torch.empty(len(rows) * _columns(rows), device=rows.device)
+    for start in range(0, rows.shape[1], _columns(rows)):
+        part = rows[:, start : start + _columns(rows)]
+        steps = scratch[: part.numel()].view(part.shape)
+        torch.mul(part, factors, out=steps).round_()
+        reached += row_norms(steps).square_()
+        torch.sum(steps, dim=0, out=sums[start : start + _columns(rows)])
+    # Written so that a NaN is not within the bound. Whoever passes here passes the exact check too.
+    within = torch.isfinite(norms) & (reached.sqrt() * (1 + 2 * STRETCH_ERROR) <= most)
     if not bool(within.all()):
-        return clipped_sum(values, chosen[within], clip_norm, nonnegative, bounds)
-    return result
+        within = torch.isfinite(norms) & (_squared_steps(rows, factors) <= most**2)
+    if bool(within.all()):
+        for start in range(0, len(sums), _columns(rows)):
+            columns = slice(start, start + _columns(rows))
+            total[columns] += sums[columns].to(torch.int64)
+    elif bool(within.any()):
+        _add_few(total, rows[within], clip_norm, None if bounds is None else bounds[within])
 
 
-def _tiles(values: Tensor, chosen: Tensor, nonnegative: bool) -> Iterator[tuple[slice, Tensor]]:
-    """Copies of the chosen rows, some columns at a time; each overwrites the one before it.
+def _squared_steps(rows: Tensor, factors: Tensor) -> Tensor:
+    """Squared norm of each row in steps, float64 ``[b]``; exact up to 2⁵⁰, and larger beyond."""
+    total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    for part in rows.split(2**10, dim=1):
+        total += (part * factors).round_().to(torch.float64).square_().sum(dim=1)
+    return total
 
-    A copy has one layout whatever the layout of ``values``: a kernel may add up a strided row in
-    another order than its neighbour.
+
+def _columns(rows: Tensor) -> int:
+    return min(COLUMNS_AT_ONCE.get(rows.device.type, 2**14), rows.shape[1])
+
+
+def row_norms(rows: Tensor) -> Tensor:
+    """L2 norm of each row ``[b, d]``, float64 ``[b]``, to a relative ``STRETCH_ERROR``.
+
+    Infinite if a square overflows float32. Each row's is a function of that row alone: no kernel
+    splits a stretch between threads.
     """
-    scratch = torch.empty(len(chosen) * min(COLUMNS_AT_ONCE, values.shape[1]))
-    for start in range(0, values.shape[1], COLUMNS_AT_ONCE):
-        part = values[:, start : start + COLUMNS_AT_ONCE]
-        tile = scratch[: len(chosen) * part.shape[1]].view(len(chosen), part.shape[1])
-        torch.index_select(part, 0, chosen, out=tile)
-        yield slice(start, start + part.shape[1]), tile.clamp_(min=0) if nonnegative else tile
-
-
-def _squared_norms(rows: Tensor) -> Tensor:
-    """Squared L2 norm of each row, float64 ``[b]``; within ½ of the integer for rows of steps."""
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square_()
+    whole = rows.shape[1] // STRETCH * STRETCH
+    parts = [rows[:, :whole].unflatten(1, (-1, STRETCH))] if whole else []
+    if whole < rows.shape[1]:
+        parts.append(rows[:, None, whole:])
+    found = [torch.linalg.vector_norm(part, dim=2) for part in parts]
+    return torch.linalg.vector_norm(torch.cat(found, dim=1).to(torch.float64), dim=1)

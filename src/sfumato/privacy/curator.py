@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sfumato.data.decode import quiet
 from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
 from sfumato.disk import private_folder
-from sfumato.errors import DataError, SfumatoError, UsageError
+from sfumato.errors import UsageError
 from sfumato.privacy import distributed
 from sfumato.privacy.accounting.epsilon import accountant_name
-from sfumato.privacy.accounting.events import Event
-from sfumato.privacy.answering import integer_sums
-from sfumato.privacy.answering.aggregate import Aggregation, UnitFeatures
-from sfumato.privacy.answering.gradient import Descent
-from sfumato.privacy.answering.stored_steps import Stepwise, forget_secrets
-from sfumato.privacy.answering.vote import Ballot, Question, Teachers
+from sfumato.privacy.answering.aggregate import AggregateAnswering, UnitFeatures
+from sfumato.privacy.answering.base import Answering, OpenRun, forget_secrets
+from sfumato.privacy.answering.gradient import GradientAnswering
+from sfumato.privacy.answering.integer_sums import Answer, SumAnswering
+from sfumato.privacy.answering.vote import Question, Teachers, VoteAnswering
 from sfumato.privacy.budget import Budget
 from sfumato.privacy.charging import Declared, charge_of, charged_run, look
-from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.family import DataSetLedger
 from sfumato.privacy.gradients.per_example import UnitLoss
 from sfumato.privacy.ledger import (
@@ -38,33 +31,16 @@ from sfumato.privacy.ledger import (
     total_epsilon,
     units_of_runs,
 )
-from sfumato.privacy.noise.discrete_gaussian import add_noise
-from sfumato.privacy.noise.keys import Key
 from sfumato.privacy.plan import Asker, Plan, make_plan
 from sfumato.privacy.queries.aggregate import AggregateQuery
+from sfumato.privacy.queries.base import Query
 from sfumato.privacy.queries.gradient import GradientQuery
 from sfumato.privacy.queries.histogram import HistogramQuery
-from sfumato.privacy.queries.kinds import ExactQuery, StepQuery
 from sfumato.privacy.queries.sum import SumQuery
 from sfumato.privacy.queries.vote import VoteQuery
-from sfumato.privacy.run import Run, answer_digest, insecure_folder
-from sfumato.progress import stage
+from sfumato.privacy.run import Run, insecure_folder
 
-
-@dataclass(frozen=True)
-class Answer:
-    """A noisy answer; all of it is public.
-
-    ``total`` float64 ``[rows, d - shared]``, ``shared`` float64 ``[shared]``; ``noise_std`` is the
-    noise's standard deviation per coordinate, in the units of both.
-    """
-
-    total: NDArray[np.float64]
-    shared: NDArray[np.float64]
-    noise_std: float
-
-
-Answering = TypeVar("Answering", bound=Stepwise)
+Answers = TypeVar("Answers", bound=Answering[Any])
 
 
 class Curator:
@@ -94,7 +70,7 @@ class Curator:
         source: ImageSource,
         budget: Budget,
         *,
-        state: str | os.PathLike[str] | None = None,
+        state: Path | None = None,
         cap: Budget | None = None,
         fresh: bool = False,
         same_data_as: str | None = None,
@@ -107,17 +83,16 @@ class Curator:
         self.quiet = quiet
         self._declared = Declared(same_data_as, independent_data, fresh)
         self._insecure_seed = insecure_seed
-        folder = None if state is None else Path(state)
-        self._ledger: Ledger = DataSetLedger(source, folder)
+        self._ledger: Ledger = DataSetLedger(source, state)
         if insecure_seed is not None:
             # A known seed costs more than any ε, so such a run keeps out of the ledgers that count.
-            self._ledger = Ledger(insecure_folder(source, folder))
+            self._ledger = Ledger(insecure_folder(source, state))
         self._folder = self._ledger.folder
         if cap is not None and distributed.is_first():
             self._ledger.set_cap(cap)
         self._plan: Plan | None = None
         self._run: Run | None = None
-        self._answering: dict[str, Stepwise] = {}
+        self._answering: dict[str, Answering[Any]] = {}
 
     def __enter__(self) -> Curator:
         return self
@@ -217,7 +192,7 @@ class Curator:
             BudgetExceededError: the open plan has no such query.
             LedgerError: the stored answer or the ledger is damaged.
         """
-        return self._answer(self.plan.query(name, SumQuery))
+        return self._for(name, SumQuery, SumAnswering).answer()
 
     def histogram(self, name: str) -> Answer:
         """Answer the noisy number of votes in each bin; ``docs/proofs.md``, "histogram".
@@ -226,7 +201,7 @@ class Curator:
             BudgetExceededError: the open plan has no such query.
             LedgerError: the stored answer or the ledger is damaged.
         """
-        return self._answer(self.plan.query(name, HistogramQuery))
+        return self._for(name, HistogramQuery, SumAnswering).answer()
 
     def gradient(self, name: str, step: int, network: nn.Module, loss: UnitLoss) -> Tensor:
         """Answer Σ clip(∇ loss) + Gaussian noise over a Poisson sample; ``docs/proofs.md``.
@@ -238,7 +213,7 @@ class Curator:
             loss: each unit's loss.
 
         Returns:
-            float32 ``[dimension]`` on the network's device, a sum and not a mean: divide by
+            float64 ``[dimension]`` on the network's device, a sum and not a mean: divide by
             public constants only.
 
         Raises:
@@ -246,10 +221,7 @@ class Curator:
             UsageError: the step is out of turn.
             LedgerError: a stored answer or the ledger is damaged, or the disk refuses.
         """
-        query = self.plan.query(name, GradientQuery)
-        answer = self._stepwise(query, Descent).answer(step, network, loss)
-        self._confirm_last(query, step, answer)
-        return answer
+        return self._for(name, GradientQuery, GradientAnswering).answer(step, network, loss)
 
     def aggregate(self, name: str, step: int, network: nn.Module, features: UnitFeatures) -> Tensor:
         """Answer Σ clip(features) + Gaussian noise by class over a Poisson sample.
@@ -257,13 +229,10 @@ class Curator:
         Arguments and errors are those of :meth:`gradient`; ``docs/proofs.md``, "aggregate".
 
         Returns:
-            float32 ``[rows, dimension]`` on the network's device; sums, not means.
+            float64 ``[rows, dimension]`` on the network's device; sums, not means.
         """
-        query = self.plan.query(name, AggregateQuery)
-        answer = self._stepwise(query, Aggregation).forward(step, network, features)
-        if not query.backward:
-            self._confirm_last(query, step, answer)
-        return answer
+        answering = self._for(name, AggregateQuery, AggregateAnswering)
+        return answering.forward(step, network, features)
 
     def pull_back(
         self,
@@ -280,15 +249,13 @@ class Curator:
             cotangent: float ``[rows, dimension]``, what the sums' gradient is.
 
         Returns:
-            float32 ``[gradient_dimension]``, laid out as :meth:`gradient` does.
+            float64 ``[gradient_dimension]``, laid out as :meth:`gradient` does.
         """
-        query = self.plan.query(name, AggregateQuery)
-        answer = self._stepwise(query, Aggregation).pull_back(step, network, features, cotangent)
-        self._confirm_last(query, step, answer)
-        return answer
+        answering = self._for(name, AggregateQuery, AggregateAnswering)
+        return answering.pull_back(step, network, features, cotangent)
 
     def vote(self, name: str, step: int, teachers: Teachers, question: Question) -> Tensor:
-        """Answer Σ of the teachers' votes + exact Gaussian noise; ``docs/proofs.md``, "vote".
+        """Answer Σ of the teachers' votes + Gaussian noise; ``docs/proofs.md``, "vote".
 
         Args:
             name, step: as for :meth:`gradient`.
@@ -296,41 +263,24 @@ class Curator:
             question: the public images that are voted on.
 
         Returns:
-            float64 ``[dimension]``, whole numbers; errors as :meth:`gradient`.
+            float64 ``[dimension]``; errors as :meth:`gradient`.
         """
-        query = self.plan.query(name, VoteQuery)
-        answer = self._stepwise(query, Ballot).answer(step, teachers, question)
-        self._confirm_last(query, step, answer)
-        return answer
+        return self._for(name, VoteQuery, VoteAnswering).answer(step, teachers, question)
 
     def forget(self, name: str, before: int) -> None:
         """Drop stored answers of the steps before ``before``: a checkpoint covers them."""
         if name in self._answering:
             self._answering[name].forget(before)
 
-    def _stepwise(self, query: StepQuery, kind: Callable[..., Answering]) -> Answering:
-        """What answers the query's steps: made at the first, when the run's key is made too."""
+    def _for(self, name: str, kind: type[Query], answering: Callable[..., Answers]) -> Answers:
+        """What answers the plan's query of that name and kind: made when it is first asked."""
         plan, run = self._opened()
-        if query.name not in self._answering:
-            own = Key.of_run(run.folder, self._insecure_seed) if distributed.is_first() else None
-            self._answering[query.name] = kind(
-                query,
-                plan.event(query.name).noise_std,
-                self._source,
-                run.folder,
-                distributed.from_first(own),
-                lambda: self._check_same_data(run),
-            )
-        return cast(Answering, self._answering[query.name])
-
-    def _confirm_last(self, query: StepQuery, step: int, answer: Tensor) -> None:
-        """Enter a query's last answer in the ledger."""
-        if step == query.steps - 1 and distributed.is_first():
-            _, run = self._opened()
-            with self._ledger.locked():
-                if not self._is_confirmed(query.name, run):
-                    signature = answer_digest(answer.cpu().numpy())
-                    self._ledger.append("answer", run=run.id, name=query.name, answer=signature)
+        query = plan.query(name, kind)
+        if name not in self._answering:
+            opened = OpenRun(self._source, run, self._ledger, self.quiet, self._insecure_seed)
+            self._answering[name] = answering(query, plan.event(name), opened)
+        found: Any = self._answering[name]
+        return found
 
     def record(self) -> dict[str, Any]:
         """What the certificate needs: the plan, its ledger entries and the data set's total.
@@ -364,73 +314,3 @@ class Curator:
         if self._plan is None or self._run is None:
             raise UsageError("no plan is open: call curator.open(method) before asking.")
         return self._plan, self._run
-
-    def _check_same_data(self, run: Run) -> None:
-        if isinstance(self._ledger, DataSetLedger):
-            self._ledger.sketch()  # before the first answer, so that copies are known from then on
-        if not run.is_same_data(self._source.fingerprint()):
-            raise DataError(
-                "the data set has changed since this run's first query was answered, so the next "
-                "would describe other data. Restore it, or pass --fresh to charge a new run."
-            )
-
-    def _is_confirmed(self, name: str, run: Run) -> bool:
-        key = ("answer", run.id, name)
-        return any(
-            (entry["kind"], entry.get("run"), entry.get("name")) == key
-            for entry in self._ledger.entries()
-        )
-
-    def _answer(self, query: ExactQuery) -> Answer:
-        plan, run = self._opened()
-        event = plan.event(query.name)
-        step = event.clip_norm / UNIT
-        grid = distributed.from_first(
-            self._grid(query, event, run) if distributed.is_first() else None
-        )
-        values = grid.astype(np.float64) * step
-        rows, columns = query.shape(len(self.spec.classes))
-        return Answer(
-            values[: rows * columns].reshape(rows, columns),
-            values[rows * columns :],
-            event.noise_std,
-        )
-
-    def _grid(self, query: ExactQuery, event: Event, run: Run) -> NDArray[np.int64]:
-        """The noisy answer in grid steps: the stored one, or a new one."""
-        grid = self._answered_before(query.name, run)
-        if grid is None:
-            self._check_same_data(run)
-            total = self._total(query).numpy()
-            grid = add_noise(total, event.noise_std / (event.clip_norm / UNIT), self._insecure_seed)
-            signature = run.write_answer(query.name, grid)
-            with self._ledger.locked():
-                self._ledger.append("answer", run=run.id, name=query.name, answer=signature)
-        return grid
-
-    def _answered_before(self, name: str, run: Run) -> NDArray[np.int64] | None:
-        with self._ledger.locked():
-            for entry in self._ledger.entries():
-                if (entry["kind"], entry.get("run"), entry.get("name")) == ("answer", run.id, name):
-                    return run.read_answer(name, entry["answer"])
-            grid = run.unconfirmed_answer(name)
-            if grid is not None:
-                # Killed between storing the answer and saying so: that draw is the answer.
-                self._ledger.append("answer", run=run.id, name=name, answer=answer_digest(grid))
-            return grid
-
-    def _total(self, query: ExactQuery) -> Tensor:
-        batch = integer_sums.independent_batch_size(query, self.spec)
-        # Silent, because the text of a warning may quote what a record holds.
-        with stage("reading the private images", self.quiet) as report, quiet():
-            try:
-                return integer_sums.total(query, self._source, batch, report)
-            except SfumatoError:
-                raise
-            except Exception as error:
-                failure = type(error).__name__
-        # So may the text of an unforeseen error; outside the handler, it is not chained either.
-        raise SfumatoError(
-            f"query {query.name!r}: reading the private data failed with {failure} (the message "
-            "is withheld). The budget stays charged; the same command goes on once it is mended."
-        )

@@ -14,8 +14,8 @@ from sfumato.privacy.accounting.events import Event
 from sfumato.privacy.budget import Budget, Relation
 from sfumato.privacy.clipping import max_dimension
 from sfumato.privacy.ledger import digest
+from sfumato.privacy.queries.base import Query
 from sfumato.privacy.queries.histogram import HistogramQuery
-from sfumato.privacy.queries.kinds import Query
 from sfumato.privacy.queries.sum import SumQuery
 
 _ASKED_ONCE = (SumQuery.mechanism, HistogramQuery.mechanism)

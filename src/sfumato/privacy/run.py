@@ -10,11 +10,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from platformdirs import user_state_path
-from safetensors.numpy import load, save
 
 from sfumato.data.source import ImageSource, Place
 from sfumato.disk import OWNER_ONLY, private_folder, write_atomically
@@ -84,36 +82,6 @@ class Run:
         """Let other processes have the run."""
         self._lock.release()
 
-    def read_answer(self, name: str, expected_digest: str) -> NDArray[np.int64]:
-        """The stored answer to a query, in grid steps.
-
-        Raises:
-            LedgerError: the file is missing or is not what the ledger says was answered.
-        """
-        path = self._answer_path(name)
-        answer = self._load(path)
-        if answer_digest(answer) != expected_digest:
-            raise self._damaged(path)
-        return answer
-
-    def unconfirmed_answer(self, name: str) -> NDArray[np.int64] | None:
-        """An answer that was stored but not yet in the ledger when the run was killed.
-
-        Raises:
-            LedgerError: the file is damaged.
-        """
-        path = self._answer_path(name)
-        return self._load(path) if path.exists() else None
-
-    def write_answer(self, name: str, grid: NDArray[np.int64]) -> str:
-        """Store a noisy answer durably and return its digest for the ledger.
-
-        Raises:
-            LedgerError: the disk refuses; the answer must then not leave the curator.
-        """
-        store(self._answer_path(name), save({"grid": np.ascontiguousarray(grid)}))
-        return answer_digest(grid)
-
     def is_same_data(self, fingerprint: str) -> bool:
         """Whether the data set has not changed since the run's first query was computed.
 
@@ -122,19 +90,10 @@ class Run:
         """
         path = self.folder / "fingerprint"
         if not path.exists():
-            if any(self.folder.glob("answer-*")) or any(self.folder.glob("steps-*/[0-9]*")):
+            if any(self.folder.glob("steps-*/[0-9]*")):
                 raise self._damaged(path)
             store(path, fingerprint.encode())
         return path.read_bytes() == fingerprint.encode()
-
-    def _answer_path(self, name: str) -> Path:
-        return self.folder / f"answer-{name}.safetensors"
-
-    def _load(self, path: Path) -> NDArray[np.int64]:
-        try:
-            return load(path.read_bytes())["grid"]
-        except Exception as error:
-            raise self._damaged(path) from error
 
     def _damaged(self, path: Path) -> LedgerError:
         return LedgerError(

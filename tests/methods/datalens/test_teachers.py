@@ -22,8 +22,10 @@ from sfumato.methods.datalens.teachers import (
 )
 from sfumato.privacy import Question, ShardBatch
 from sfumato.privacy.answering import vote
-from sfumato.privacy.answering.vote import Ballot
-from sfumato.privacy.noise.keys import Key
+from sfumato.privacy.answering.base import OpenRun
+from sfumato.privacy.answering.vote import VoteAnswering
+from sfumato.privacy.ledger import Ledger
+from sfumato.privacy.run import Run
 
 SIDE, CHANNELS, CLASSES = 12, 2, 3
 PIXELS = CHANNELS * SIDE**2
@@ -68,9 +70,16 @@ def nearest(basis, **changes):
     return NearestTeachers(basis, **{**cold, **changes})
 
 
+def voted(teachers, shard, question, seed=0):
+    """What nearest teachers think, who remember nothing."""
+    many = len(shard.labels)
+    draws = teachers.draws(many, question, seeded(seed))
+    return teachers.vote(torch.zeros(many, 0), shard, question, *draws)
+
+
 def test_cold_teachers_point_from_the_nearest_image_to_each_record(basis, shard, question):
     teachers = nearest(basis)
-    memory, opinions = teachers.vote(teachers.begin(N, seeded()), shard, question, seeded())
+    memory, opinions = voted(teachers, shard, question)
     expected = torch.zeros(N, ASKED, len(basis))
     asked = [basis @ image.flatten() for image in question.images]
     for teacher, place in product(range(N), range(BATCH)):
@@ -91,18 +100,16 @@ def test_a_teacher_speaks_of_the_images_that_most_of_its_records_picked(basis, q
     """Three records at image 0, one at image 3; a teacher may speak of one image only."""
     near = (question.images[[0, 0, 0, 3]] * 255).round().to(torch.uint8)[None]
     labels, there = question.labels[[0, 0, 0, 3]][None], torch.ones(1, 4, dtype=torch.bool)
-    teachers = nearest(basis, reach=1)
-    _, opinions = teachers.vote(
-        torch.zeros(1, 0), ShardBatch(near, labels, there), question, seeded()
-    )
+    teachers = nearest(basis, reach=1, batch=4)
+    _, opinions = voted(teachers, ShardBatch(near, labels, there), question)
     assert opinions.index.tolist() == [list(range(len(basis)))]
 
 
 def test_a_class_that_nobody_asked_about_is_passed_over(basis, shard, question):
     only = Question(question.images[:2], torch.tensor([0, 0]), 0.5)
-    _, opinions = nearest(basis).vote(torch.zeros(N, 0), shard, only, seeded())
+    _, opinions = voted(nearest(basis), shard, only)
     others = replace(shard, there=shard.there & (shard.labels == 0))
-    _, expected = nearest(basis).vote(torch.zeros(N, 0), others, only, seeded())
+    _, expected = voted(nearest(basis), others, only)
     assert torch.equal(opinions.values, expected.values)
     assert opinions.values.any()
 
@@ -122,7 +129,7 @@ def test_records_pick_by_a_softmax_of_distances_that_cools(basis):
             torch.zeros(many, 1, dtype=torch.int64),
             torch.ones(many, 1, dtype=torch.bool),
         )
-        _, opinions = teachers.vote(torch.zeros(many, 0), shard, asked, seeded(7))
+        _, opinions = voted(teachers, shard, asked, 7)
         ways = spread_out(opinions, 2 * len(basis)).view(many, 2, -1)
         first = float(ways[:, 0].any(dim=1).float().mean())
         chance = 1 / (1 + math.exp((far[0] - far[1]) / (2 * spread * PIXELS)))
@@ -193,7 +200,7 @@ def test_steps_are_adams_and_opinions_are_gradients_of_one_teacher(memory, shard
     networks = [alone(memory, teacher) for teacher in range(N)]
     optimizers = [torch.optim.Adam(n.parameters(), 1e-3, (BETA1, BETA2), TINY) for n in networks]
     for _ in range(3):
-        memory, opinions = NETWORK.vote(memory, shard, question, seeded())
+        memory, opinions = NETWORK.vote(memory, shard, question)
         flat = NETWORK._unpacked(memory[:, : NETWORK.weights])
         for teacher, (network, optimizer) in enumerate(zip(networks, optimizers, strict=True)):
             there = shard.there[teacher]
@@ -217,15 +224,15 @@ def test_steps_are_adams_and_opinions_are_gradients_of_one_teacher(memory, shard
 
 
 def test_a_teacher_without_records_learns_and_says_nothing(memory, shard, question):
-    after, opinions = NETWORK.vote(memory, shard, question, seeded())
+    after, opinions = NETWORK.vote(memory, shard, question)
     assert torch.equal(after[0, : 3 * NETWORK.weights], memory[0, : 3 * NETWORK.weights])
     assert not opinions.values[0].any()
     assert not torch.equal(after[1, : NETWORK.weights], memory[1, : NETWORK.weights])
 
 
 def test_opinions_in_a_basis_are_projections(basis, memory, shard, question):
-    _, plain = NETWORK.vote(memory, shard, question, seeded())
-    _, projected = replace(NETWORK, basis=basis).vote(memory, shard, question, seeded())
+    _, plain = NETWORK.vote(memory, shard, question)
+    _, projected = replace(NETWORK, basis=basis).vote(memory, shard, question)
     expected = plain.values.view(N, ASKED, PIXELS) @ basis.T
     torch.testing.assert_close(projected.values, expected.flatten(1))
 
@@ -236,7 +243,7 @@ def test_networks_learn_to_tell_their_records(question):
     labels = (torch.arange(BATCH) % CLASSES).expand(N, -1)
     shard = ShardBatch(images, labels, torch.ones(N, BATCH, dtype=torch.bool))
     teachers = replace(NETWORK, training_steps=30)
-    memory, opinions = teachers.vote(teachers.begin(N, seeded()), shard, question, seeded())
+    memory, opinions = teachers.vote(teachers.begin(N, seeded()), shard, question)
     weights = teachers._unpacked(memory[:, : teachers.weights])
     fake = (question.images * 2 - 1).expand(N, -1, -1, -1, -1)
     asked = question.labels.expand(N, -1)
@@ -255,7 +262,8 @@ def test_teachers_that_work_together_do_not_notice(digits, tmp_path, kind, coord
     method = DataLens(kind=kind, teachers=8, images_per_class=2, coordinates=coordinates)
     teachers, (query,) = method.recipe(spec), method.queries(spec)
     asked = Question(torch.rand(20, 1, 28, 28, generator=seeded()), torch.arange(20) % 10, 0.5)
-    ballot = Ballot(query, 1.0, digits, tmp_path, Key(b"k" * 32), lambda: None)
+    run = OpenRun(digits, Run(tmp_path, "r", hold=False), Ledger(tmp_path))
+    ballot = VoteAnswering(query, query.event("replace-one"), run)
     size = ballot._lone_size(teachers, asked)
     assert size > 1
     first = teachers.begin(size, seeded(1))
@@ -267,7 +275,8 @@ def test_teachers_that_work_together_do_not_notice(digits, tmp_path, kind, coord
             for part in ("images", "labels", "there")
         )
     )
-    one, ours = teachers.vote(first, shard, asked, seeded(4))
-    two, theirs = teachers.vote(first, mixed, asked, seeded(4))
+    draws = teachers.draws(size, asked, seeded(4))
+    one, ours = teachers.vote(first, shard, asked, *draws)
+    two, theirs = teachers.vote(first, mixed, asked, *draws)
     assert torch.equal(one[0], two[0]) and torch.equal(ours.values[0], theirs.values[0])
     assert not torch.equal(ours.values[1:], theirs.values[1:])

@@ -72,7 +72,7 @@ def fitted(method, source, state, stop=None):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Curator, "gradient", killed)
         # Another run may measure another way to be the fastest; its sums differ in their last bits.
-        patch.setattr("sfumato.privacy.answering.gradient.fastest_way", lambda *_: "layers")
+        patch.setattr("sfumato.privacy.answering.sampled.fastest_engine", lambda *_: "layers")
         try:
             with Curator(source, BUDGET, state=state, quiet=True, insecure_seed=1) as curator:
                 model = method.fit(curator)

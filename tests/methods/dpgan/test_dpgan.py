@@ -18,7 +18,7 @@ from sfumato.methods import DPGAN
 from sfumato.methods.dpgan.adversarial_training import Game, PairLoss, Rates
 from sfumato.networks import Discriminator, Generator
 from sfumato.privacy import Budget, Curator
-from sfumato.privacy.gradients.per_example import Batch, clipped_sum
+from sfumato.privacy.gradients.per_example import UnitBatch, unit_gradients
 from sfumato.synthesis import make_method
 
 SPEC = PublicSpec(28, 28, 1, ("a", "b", "c"), declared_size=1000)
@@ -59,7 +59,9 @@ def test_what_both_images_have_in_common_cancels_before_the_clip(players, units)
 
     def norm(z):
         return float(
-            clipped_sum(discriminator, loss, Batch(images, labels, (z,)), 1e6, "loop").norm()
+            unit_gradients(discriminator, loss, UnitBatch(images, labels, (z,)), "loop")
+            .sum(0)
+            .norm()
         )
 
     assert norm(z) < 0.02 * norm(torch.randn(4, 8, generator=torch.Generator().manual_seed(1)))
@@ -179,7 +181,7 @@ def fitted(method, source, state, stop=None):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Curator, "gradient", killed)
         # Another run may measure another way to be the fastest; its sums differ in their last bits.
-        patch.setattr("sfumato.privacy.answering.gradient.fastest_way", lambda *_: "layers")
+        patch.setattr("sfumato.privacy.answering.sampled.fastest_engine", lambda *_: "layers")
         try:
             with Curator(source, BUDGET, state=state, quiet=True, insecure_seed=1) as curator:
                 model = method.fit(curator)

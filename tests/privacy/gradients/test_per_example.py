@@ -1,4 +1,4 @@
-"""docs/proofs.md, "gradient": what a unit adds is its own, bounded, and the same three ways."""
+"""docs/proofs/gradient.md: what a unit adds is its own, bounded, and the same by three engines."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from torch.nn import functional as F
 
 from sfumato.errors import SfumatoError
 from sfumato.networks.unet import UNet
+from sfumato.privacy.clipping import MARGIN, STRETCH, STRETCH_ERROR, UNIT, clipped_sum, row_norms
 from sfumato.privacy.gradients import per_example
 from sfumato.privacy.gradients.layers import flatten, is_supported, unflatten
 from sfumato.privacy.gradients.per_example import (
-    NORM_ERROR,
-    NORM_STRETCH,
-    WAYS,
-    Batch,
+    ENGINES,
+    UnitBatch,
     by_layers,
-    clipped_sum,
-    fastest_way,
-    row_norms,
+    fastest_engine,
+    gradient_sum,
     trained,
     units_at_once,
 )
@@ -96,18 +94,18 @@ def made(network: Callable[[], nn.Module] | str) -> nn.Module:
     return result
 
 
-def units(count: int, loss: Noisy, seed: int = 0) -> Batch:
+def units(count: int, loss: Noisy, seed: int = 0) -> UnitBatch:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (count, 1, SIDE, SIDE), generator=generator, dtype=torch.uint8)
     labels = torch.randint(CLASSES, (count,), generator=generator)
-    return Batch(images, labels, loss.draws(count, generator))
+    return UnitBatch(images, labels, loss.draws(count, generator))
 
 
-def chosen(batch: Batch, index: Tensor) -> Batch:
-    return Batch(batch.images[index], batch.labels[index], tuple(d[index] for d in batch.draws))
+def chosen(batch: UnitBatch, index: Tensor) -> UnitBatch:
+    return UnitBatch(batch.images[index], batch.labels[index], tuple(d[index] for d in batch.draws))
 
 
-def one_by_one(network: nn.Module, batch: Batch) -> Tensor:
+def one_by_one(network: nn.Module, batch: UnitBatch) -> Tensor:
     """Gradients of the units, float64, by one backward pass an image."""
     rows = []
     for image, label, levels in zip(batch.images, batch.labels, batch.draws[0], strict=True):
@@ -121,6 +119,15 @@ def one_by_one(network: nn.Module, batch: Batch) -> Tensor:
     return torch.stack(rows)
 
 
+def clipped(
+    network: nn.Module, loss: per_example.UnitLoss, batch: UnitBatch, clip_norm: float, engine: str
+) -> Tensor:
+    """The sum of clipped gradients in the gradients' units, float64."""
+    steps = gradient_sum(network, loss, batch, clip_norm, engine)
+    assert steps.dtype == torch.int64
+    return steps.double() * (clip_norm / UNIT)
+
+
 def plain(flat: Tensor, network: nn.Module) -> Tensor:
     """A flat gradient in the order of PyTorch's own ``flatten``."""
     return torch.cat([part.flatten() for part in unflatten(flat, trained(network))])
@@ -130,14 +137,14 @@ def bounded(rows: Tensor, clip_norm: float) -> Tensor:
     total = torch.zeros(rows.shape[1], dtype=torch.float64)
     for row in rows:
         total += row * min(1.0, clip_norm / float(row.norm()))
-    return total * (1 - NORM_ERROR)
+    return total * (1 - MARGIN) * (1 - math.sqrt(rows.shape[1]) / 2 / UNIT)
 
 
 def apart(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ENGINES)
 @pytest.mark.parametrize("multiplicity", [1, 2, 4])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_way_is_the_plain_loop(name: str, multiplicity: int, way: str) -> None:
@@ -145,52 +152,67 @@ def test_every_way_is_the_plain_loop(name: str, multiplicity: int, way: str) -> 
     batch = units(5, loss)
     rows = one_by_one(network, batch)
     clip_norm = float(rows.norm(dim=1).median())  # some are clipped, some are not
-    found = clipped_sum(network, loss, batch, clip_norm, way)
+    found = clipped(network, loss, batch, clip_norm, way)
     assert found.dtype == torch.float64
-    assert apart(plain(found, network), bounded(rows, clip_norm)) < 1e-5
+    assert apart(plain(found, network), bounded(rows, clip_norm)) < 1e-4
     # It would notice a clip that is left out.
     assert apart(rows.sum(dim=0), bounded(rows, clip_norm)) > 1e-2
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ENGINES)
 def test_noise_multiplicity_is_averaged_inside_the_clip(way: str) -> None:
     network, loss = made("mlp"), Noisy(4)
     batch = units(4, loss)
     rows = one_by_one(network, batch)
     small = 0.5 * float(rows.norm(dim=1).min())
-    found = clipped_sum(network, loss, batch, small, way)
-    assert apart(found, bounded(rows, small)) < 1e-5
-    each_image = Batch(
+    found = clipped(network, loss, batch, small, way)
+    assert apart(found, bounded(rows, small)) < 1e-4
+    each_image = UnitBatch(
         batch.images.repeat_interleave(4, dim=0),
         batch.labels.repeat_interleave(4),
         (batch.draws[0].reshape(16, 1),),
     )
-    assert apart(found, clipped_sum(network, Noisy(1), each_image, small, way) / 4) > 1e-3
+    assert apart(found, clipped(network, Noisy(1), each_image, small, way) / 4) > 1e-3
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ENGINES)
 @pytest.mark.parametrize("name", ["mlp", "conv"])
 def test_sum_depends_neither_on_micro_batches_nor_on_order(
     name: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, loss = made(name), Noisy(2)
     batch = units(9, loss)
-    whole = clipped_sum(network, loss, batch, 0.5, way)
+    whole = clipped(network, loss, batch, 0.5, way)
     for images in (1, 2, 5, 7):
         monkeypatch.setattr(per_example, "IMAGES_AT_ONCE", images)
         assert units_at_once(loss) == max(1, images // 2)
-        assert apart(clipped_sum(network, loss, batch, 0.5, way), whole) < 1e-6
+        assert apart(clipped(network, loss, batch, 0.5, way), whole) < 1e-5
+    whole = clipped(network, loss, batch, 0.5, way)
     shuffled = chosen(batch, torch.randperm(9))
-    assert apart(clipped_sum(network, loss, shuffled, 0.5, way), whole) < 1e-6
-    assert apart(clipped_sum(network, loss, chosen(batch, torch.arange(8)), 0.5, way), whole) > 1e-3
+    # vmap's rows may know their place; then it is not taken where public units show it.
+    near = 1e-6 if way == "vmap" else 0.0
+    assert apart(clipped(network, loss, shuffled, 0.5, way), whole) <= near
+    assert apart(clipped(network, loss, chosen(batch, torch.arange(8)), 0.5, way), whole) > 1e-3
+
+
+@pytest.mark.parametrize("dimension", [5, 5000])
+def test_for_given_rows_the_sum_is_the_same_for_any_split_and_order(dimension: int) -> None:
+    generator = torch.Generator().manual_seed(dimension)
+    rows = torch.randn(70, dimension, generator=generator) * torch.rand(70, 1, generator=generator)
+    whole = clipped_sum(rows, 0.5)
+    for size in (1, 3, 16, 17, 70):
+        shuffled = rows[torch.randperm(70, generator=generator)]
+        parts = sum(clipped_sum(part, 0.5) for part in shuffled.split(size))
+        assert torch.equal(parts, whole)
+    assert not torch.equal(whole, clipped_sum(rows[:-1], 0.5))
 
 
 def test_no_more_images_than_allowed_go_through_the_network_at_once() -> None:
     seen = []
     network = made("mlp")
     network.register_forward_pre_hook(lambda layer, inputs: seen.append(len(inputs[0])))
-    clipped_sum(network, Noisy(4), units(40, Noisy(4)), 1.0, "layers")
-    assert seen == [64, 64, 32]
+    clipped(network, Noisy(4), units(40, Noisy(4)), 1.0, "layers")
+    assert seen == [64, 64, 64]
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook")
@@ -228,9 +250,9 @@ class Scaled:
         return network(images.float() / 255).flatten(1).sum(dim=1) * draws[0]
 
 
-def scaled_batch(scales: list[float], seed: int = 0) -> Batch:
+def scaled_batch(scales: list[float], seed: int = 0) -> UnitBatch:
     batch = units(len(scales), Noisy(), seed)
-    return Batch(batch.images, batch.labels, (torch.tensor(scales),))
+    return UnitBatch(batch.images, batch.labels, (torch.tensor(scales),))
 
 
 extreme = st.one_of(
@@ -240,14 +262,13 @@ extreme = st.one_of(
 
 
 @settings(max_examples=60)
-@given(st.lists(extreme, min_size=1, max_size=4), st.floats(1e-3, 1e3), st.sampled_from([*WAYS]))
+@given(st.lists(extreme, min_size=1, max_size=4), st.floats(1e-3, 1e3), st.sampled_from([*ENGINES]))
 def test_a_unit_adds_at_most_the_clip_norm_whatever_its_loss(
     scales: list[float], clip_norm: float, way: str
 ) -> None:
     network, batch = made("mlp"), scaled_batch(scales)
     each = [
-        clipped_sum(network, Scaled(), part, clip_norm, way).norm().item()
-        for part in batch.split(1)
+        clipped(network, Scaled(), part, clip_norm, way).norm().item() for part in batch.split(1)
     ]
     assert all(norm <= clip_norm for norm in each)  # False for a NaN
     for scale, norm in zip(scales, each, strict=True):
@@ -255,7 +276,7 @@ def test_a_unit_adds_at_most_the_clip_norm_whatever_its_loss(
             assert norm == 0
         elif 1e5 < abs(scale) <= 1e15:  # larger ones may add nothing
             assert norm == pytest.approx(clip_norm, rel=1e-3)
-    together = clipped_sum(network, Scaled(), batch, clip_norm, way)
+    together = clipped(network, Scaled(), batch, clip_norm, way)
     assert together.norm() <= sum(each) * (1 + 1e-5)
 
 
@@ -274,45 +295,45 @@ class Ones(Scaled):
 def test_a_giant_gradient_is_bounded_too(scale: float, dimension: int, clip_norm: float) -> None:
     # C over a norm near float32's largest would be a denormal float32 of a few bits.
     network = nn.Linear(dimension, 1, bias=False)
-    found = clipped_sum(network, Ones(), scaled_batch([scale]), clip_norm, "loop")
+    found = clipped(network, Ones(), scaled_batch([scale]), clip_norm, "loop")
     assert found.norm().item() <= clip_norm
 
 
-@pytest.mark.parametrize("dimension", [1000, NORM_STRETCH, 5 * NORM_STRETCH + 17])
+@pytest.mark.parametrize("dimension", [1000, STRETCH, 320 * STRETCH + 17])
 @pytest.mark.parametrize("scale", [0.1, 1 / 3, 0.7, 1.1])
 def test_many_equal_coordinates_do_not_pass_the_bound(dimension: int, scale: float) -> None:
     # Every addition of equal squares may be rounded the same way.
     rows = torch.full((2, dimension), scale)
     exact = float(rows[0, 0]) * math.sqrt(dimension)
-    assert row_norms(rows).tolist() == pytest.approx([exact, exact], rel=NORM_ERROR)
+    assert row_norms(rows).tolist() == pytest.approx([exact, exact], rel=STRETCH_ERROR)
     network = nn.Linear(dimension, 1, bias=False)
-    found = clipped_sum(network, Ones(), scaled_batch([scale]), 1.0, "loop")
-    assert 1 - 2 * NORM_ERROR <= found.norm() <= 1
+    found = clipped(network, Ones(), scaled_batch([scale]), 1.0, "loop")
+    assert 1 - 2 * MARGIN <= found.norm() * (1 + dimension**0.5 / UNIT) and found.norm() <= 1
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ENGINES)
 @pytest.mark.parametrize("name", ["mlp", "conv"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_one_units_nan_does_not_spoil_the_others(name: str, bad: float, way: str) -> None:
     network = made(name)
     batch = scaled_batch([1.0, bad, -2.0, 0.5])
     rest = chosen(batch, torch.tensor([0, 2, 3]))
-    spoiled = clipped_sum(network, Scaled(), batch, 0.7, way)
+    spoiled = clipped(network, Scaled(), batch, 0.7, way)
     assert torch.isfinite(spoiled).all()
-    assert apart(spoiled, clipped_sum(network, Scaled(), rest, 0.7, way)) < 1e-6
+    assert apart(spoiled, clipped(network, Scaled(), rest, 0.7, way)) == 0
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ENGINES)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_units_add_zeros(name: str, way: str) -> None:
     network = made(name)
-    found = clipped_sum(network, Noisy(2), units(0, Noisy(2)), 1.0, way)
+    found = clipped(network, Noisy(2), units(0, Noisy(2)), 1.0, way)
     assert found.dtype == torch.float64
     assert found.shape == (sum(p.numel() for p in network.parameters()),)
     assert not found.any()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ENGINES)
 @settings(max_examples=12)
 @given(st.integers(0, 69), st.integers(0, 10_000), st.booleans())
 def test_sensitivity(way: str, place: int, seed: int, aligned: bool) -> None:
@@ -322,15 +343,15 @@ def test_sensitivity(way: str, place: int, seed: int, aligned: bool) -> None:
     batch = units(count, loss, seed)
     if aligned:  # all contributions in one direction: the largest sums
         batch = chosen(batch, torch.zeros(count, dtype=torch.int64))
-    whole = clipped_sum(network, loss, batch, clip_norm, way)
+    whole = clipped(network, loss, batch, clip_norm, way)
     without = chosen(batch, torch.cat([torch.arange(place), torch.arange(place + 1, count)]))
-    moved = (clipped_sum(network, loss, without, clip_norm, way) - whole).norm()
+    moved = (clipped(network, loss, without, clip_norm, way) - whole).norm()
     assert 0.9 * clip_norm < moved <= clip_norm
     stranger = units(1, loss, seed + 1)
     images = torch.cat([without.images, stranger.images])
     labels = torch.cat([without.labels, stranger.labels])
-    replaced = Batch(images, labels, (torch.cat([without.draws[0], stranger.draws[0]]),))
-    moved = (clipped_sum(network, loss, replaced, clip_norm, way) - whole).norm()
+    replaced = UnitBatch(images, labels, (torch.cat([without.draws[0], stranger.draws[0]]),))
+    moved = (clipped(network, loss, replaced, clip_norm, way) - whole).norm()
     assert moved <= 2 * clip_norm
 
 
@@ -379,41 +400,42 @@ def test_a_layer_that_runs_twice_is_refused_and_not_chosen() -> None:
     with pytest.raises(RuntimeError, match="Linear runs twice"):
         by_layers(network, loss, batch)
     assert not any(layer._forward_hooks for layer in network.modules())
-    assert fastest_way(network, loss, batch, 1.0) in ("loop", "vmap")
+    assert fastest_engine(network, loss, batch) in ("loop", "vmap")
 
 
 @pytest.mark.parametrize("network", [Twice, Tied, Bypassed, circular, padded_same])
 def test_the_fastest_way_is_a_right_one(network: Callable[[], nn.Module]) -> None:
     model, loss, batch = made(network), Noisy(), units(8, Noisy())
-    way = fastest_way(model, loss, batch, 1e9)
+    way = fastest_engine(model, loss, batch)
     rows = one_by_one(model, batch)
-    found = plain(clipped_sum(model, loss, batch, 1e9, way), model)
-    assert apart(found, bounded(rows, 1e9)) < 1e-5
+    found = plain(clipped(model, loss, batch, 30.0, way), model)
+    assert apart(found, bounded(rows, 30.0)) < 1e-4
 
 
 @pytest.mark.parametrize("slow", ["loop", "vmap", "layers"])
 def test_the_fastest_is_measured(slow: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
 
-    def timed(name: str, way: per_example.Way) -> per_example.Way:
-        def run(network: nn.Module, loss: per_example.UnitLoss, batch: Batch) -> Tensor:
+    def timed(name: str, way: per_example.Engine) -> per_example.Engine:
+        def run(network: nn.Module, loss: per_example.UnitLoss, batch: UnitBatch) -> Tensor:
             clock[0] += 1.0 if name == slow else 2.0
             return way(network, loss, batch)
 
         return run
 
-    monkeypatch.setattr(per_example, "WAYS", {name: timed(name, w) for name, w in WAYS.items()})
+    clocked = {name: timed(name, engine) for name, engine in ENGINES.items()}
+    monkeypatch.setattr(per_example, "ENGINES", clocked)
     monkeypatch.setattr(per_example.time, "perf_counter", lambda: clock[0])
-    assert fastest_way(made("mlp"), Noisy(), units(8, Noisy()), 1.0) == slow
+    assert fastest_engine(made("mlp"), Noisy(), units(8, Noisy())) == slow
 
 
 def test_a_way_that_disagrees_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(network: nn.Module, loss: per_example.UnitLoss, batch: Batch) -> Tensor:
-        return WAYS["layers"](network, loss, batch) * 1.02
+    def wrong(network: nn.Module, loss: per_example.UnitLoss, batch: UnitBatch) -> Tensor:
+        return ENGINES["layers"](network, loss, batch) * 1.02
 
-    ways = {"loop": WAYS["loop"], "layers": wrong}
-    monkeypatch.setattr(per_example, "WAYS", ways)
-    assert fastest_way(made("mlp"), Noisy(), units(8, Noisy()), 1e9) == "loop"
+    ways = {"loop": ENGINES["loop"], "layers": wrong}
+    monkeypatch.setattr(per_example, "ENGINES", ways)
+    assert fastest_engine(made("mlp"), Noisy(), units(8, Noisy())) == "loop"
 
 
 def test_a_loss_that_draws_by_itself_is_refused() -> None:
@@ -424,7 +446,7 @@ def test_a_loss_that_draws_by_itself_is_refused() -> None:
             return super().__call__(network, images, labels, torch.rand_like(draws[0]) * 9)
 
     with pytest.raises(SfumatoError, match="draws"):
-        fastest_way(made("mlp"), Hidden(), units(8, Noisy()), 1e9)
+        fastest_engine(made("mlp"), Hidden(), units(8, Noisy()))
 
 
 @pytest.mark.parametrize(
@@ -447,9 +469,9 @@ def test_batch_normalisation_goes_by_the_loop_where_units_are_alone() -> None:
         )
     )
     batch = units(8, Noisy())
-    assert fastest_way(network, Noisy(), batch, 1.0) == "loop"
-    alone = sum(clipped_sum(network, Noisy(), part, 1.0, "loop") for part in batch.split(1))
-    assert apart(clipped_sum(network, Noisy(), batch, 1.0, "loop"), alone) < 1e-6
+    assert fastest_engine(network, Noisy(), batch) == "loop"
+    alone = sum(clipped(network, Noisy(), part, 1.0, "loop") for part in batch.split(1))
+    assert apart(clipped(network, Noisy(), batch, 1.0, "loop"), alone) == 0
 
 
 @pytest.mark.parametrize("frozen", [0, 3, 9])
@@ -457,15 +479,17 @@ def test_frozen_parameters_are_left_out(frozen: int) -> None:
     network = made("conv")
     network[frozen].requires_grad_(False)
     batch = units(5, Noisy())
-    expected = bounded(one_by_one(network, batch), 0.4)
+    rows = one_by_one(network, batch)
+    clip_norm = float(rows.norm(dim=1).median())
+    expected = bounded(rows, clip_norm)
     assert 0 < len(expected) < sum(p.numel() for p in network.parameters())
     assert not is_supported(network)
-    for way in ("loop", "vmap", fastest_way(network, Noisy(), batch, 0.4)):
-        found = clipped_sum(network, Noisy(), batch, 0.4, way)
-        assert apart(plain(found, network), expected) < 1e-5
+    for way in ("loop", "vmap", fastest_engine(network, Noisy(), batch)):
+        found = clipped(network, Noisy(), batch, clip_norm, way)
+        assert apart(plain(found, network), expected) < 1e-4
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ENGINES)
 def test_a_parameter_without_influence_has_gradient_zero(way: str) -> None:
     class Spare(nn.Module):
         def __init__(self) -> None:
@@ -478,17 +502,17 @@ def test_a_parameter_without_influence_has_gradient_zero(way: str) -> None:
     network, batch = made(Spare), units(4, Noisy())
     if way == "loop":  # autograd refuses; no way may answer with something else
         with pytest.raises(RuntimeError):
-            clipped_sum(network, Noisy(), batch, 1.0, way)
+            clipped(network, Noisy(), batch, 1.0, way)
         return
-    found = clipped_sum(network, Noisy(), batch, 1.0, way)
+    found = clipped(network, Noisy(), batch, 1.0, way)
     assert not found[-12:].any() and found[:-12].any()
 
 
 def test_the_network_is_left_as_it_was() -> None:
     network, batch = made("conv"), units(4, Noisy())
     before = [p.clone() for p in network.parameters()]
-    for way in WAYS:
-        clipped_sum(network, Noisy(), batch, 1.0, way)
+    for way in ENGINES:
+        clipped(network, Noisy(), batch, 1.0, way)
     assert all(p.grad is None for p in network.parameters())
     assert all(torch.equal(p, q) for p, q in zip(network.parameters(), before, strict=True))
     assert not any(layer._forward_hooks for layer in network.modules())

@@ -1,9 +1,10 @@
-"""docs/proofs.md, "gradient", votes: at most k signs a unit, alone to the last bit."""
+"""docs/proofs/gradient.md, votes: at most k signs a unit, alone to the last bit."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,22 @@ from torch.nn import functional as F
 
 from sfumato.errors import SfumatoError, UsageError
 from sfumato.privacy import GradientQuery, TopSigns
-from sfumato.privacy.answering import gradient
-from sfumato.privacy.answering.gradient import Descent
+from sfumato.privacy.answering import sampled
+from sfumato.privacy.answering.base import OpenRun
+from sfumato.privacy.answering.gradient import GradientAnswering
 from sfumato.privacy.gradients import per_example
-from sfumato.privacy.gradients.per_example import WAYS, Batch, fastest_way, units_at_once
-from sfumato.privacy.gradients.sign_votes import (
-    VotingLoss,
-    lone_gradients,
-    summed_votes,
-    units_are_alone,
+from sfumato.privacy.gradients.per_example import (
+    ENGINES,
+    UnitBatch,
+    fastest_engine,
+    unit_gradients,
+    units_are_independent,
+    units_at_once,
 )
-from sfumato.privacy.gradients.topagg import add_votes, top_signs
-from sfumato.privacy.noise.keys import Key
+from sfumato.privacy.gradients.sign_votes import VotingLoss, vote_sum
+from sfumato.privacy.gradients.topagg import VOTE_BITS, add_votes, top_signs
+from sfumato.privacy.ledger import Ledger
+from sfumato.privacy.run import Run
 
 SURE = 1e-6
 SIDE, CLASSES = 6, 3
@@ -77,15 +82,15 @@ def made(kind: str = "conv") -> nn.Module:
     )
 
 
-def units(count: int, loss: per_example.UnitLoss, seed: int = 0) -> Batch:
+def units(count: int, loss: per_example.UnitLoss, seed: int = 0) -> UnitBatch:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (count, 1, SIDE, SIDE), generator=generator, dtype=torch.uint8)
     labels = torch.randint(CLASSES, (count,), generator=generator)
-    return Batch(images, labels, loss.draws(count, generator))
+    return UnitBatch(images, labels, loss.draws(count, generator))
 
 
-def joined(*parts: Batch) -> Batch:
-    return Batch(
+def joined(*parts: UnitBatch) -> UnitBatch:
+    return UnitBatch(
         torch.cat([part.images for part in parts]),
         torch.cat([part.labels for part in parts]),
         tuple(torch.cat(draws) for draws in zip(*(part.draws for part in parts), strict=True)),
@@ -107,8 +112,17 @@ def slow_vote(row: np.ndarray, k: int, uniform: np.ndarray | None = None) -> np.
 def vote(rows: Tensor, k: int, uniform: Tensor | None = None) -> np.ndarray:
     """One row's votes."""
     total = torch.zeros(rows.shape[1], dtype=torch.int64)
-    add_votes(total, *top_signs(rows, k, uniform))
-    return total.numpy()
+    add_votes(total, *top_signs(rows, k, uniform), k)
+    return total.numpy() >> VOTE_BITS
+
+
+def votes(
+    network: nn.Module, loss: VotingLoss, batch: UnitBatch, compress: TopSigns, engine: str
+) -> Tensor:
+    """The sum of votes, float64."""
+    steps = vote_sum(network, loss, batch, compress, engine)
+    assert steps.dtype == torch.int64 and not (steps % 2**VOTE_BITS).any()
+    return steps.double() / 2**VOTE_BITS
 
 
 numbers = st.one_of(
@@ -161,7 +175,7 @@ def test_stochastic_signs_have_the_stated_chances() -> None:
 
 
 @pytest.mark.parametrize("compress", [PLAIN, DRAWN])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ENGINES)
 @pytest.mark.parametrize("multiplicity", [1, 3])
 @pytest.mark.parametrize("kind", ["mlp", "conv"])
 def test_every_way_adds_the_votes_of_a_plain_loop(
@@ -179,16 +193,16 @@ def test_every_way_adds_the_votes_of_a_plain_loop(
             uniform = np.zeros(len(row))
             uniform[top_signs(row[None], 12)[0][0]] = unit.draws[-1][0]
         total += slow_vote(row.numpy(), 12, uniform)
-    found = summed_votes(network, loss, batch, compress, way)
+    found = votes(network, loss, batch, compress, way)
     assert found.dtype == torch.float64
     # The ways differ in their last bits, and so now and then in an entry.
     assert np.abs(found.numpy() - total).sum() <= 4
     assert np.abs(found.numpy()).sum() > 20
-    fewer = summed_votes(network, loss, batch.at(slice(6)), compress, way)
+    fewer = votes(network, loss, batch.at(slice(6)), compress, way)
     assert np.abs(fewer.numpy() - total).sum() > 4
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ENGINES)
 @pytest.mark.parametrize("compress", [PLAIN, DRAWN])
 @settings(max_examples=5)
 @given(st.integers(0, 69), st.integers(0, 10_000), st.booleans())
@@ -198,14 +212,14 @@ def test_sensitivity(way: str, compress: TopSigns, place: int, seed: int, aligne
     batch = units(count, loss, seed)
     if aligned:
         batch = batch.at(torch.zeros(count, dtype=torch.int64))
-    whole = summed_votes(network, loss, batch, compress, way)
+    whole = votes(network, loss, batch, compress, way)
     others = torch.cat([torch.arange(place), torch.arange(place + 1, count)])
-    without = summed_votes(network, loss, batch.at(others), compress, way)
+    without = votes(network, loss, batch.at(others), compress, way)
     # Not a bit of the others has moved: the difference is the unit's own vote.
     assert 1 <= (whole - without).norm() <= compress.norm
     assert set((whole - without).tolist()) <= {-1.0, 0.0, 1.0}
     stranger = joined(batch.at(others), units(1, loss, seed + 1))
-    moved = summed_votes(network, loss, stranger, compress, way) - whole
+    moved = votes(network, loss, stranger, compress, way) - whole
     assert moved.norm() <= 2 * compress.norm
 
 
@@ -214,13 +228,13 @@ def test_the_bounds_are_reached() -> None:
     unit = units(1, loss)
     sums = []
     for scale in (1.0, -1.0):
-        batch = Batch(unit.images, unit.labels, (torch.tensor([[scale]]), unit.draws[1]))
-        sums.append(summed_votes(network, loss, batch, PLAIN, "layers"))
+        batch = UnitBatch(unit.images, unit.labels, (torch.tensor([[scale]]), unit.draws[1]))
+        sums.append(votes(network, loss, batch, PLAIN, "layers"))
     assert sums[0].norm() == pytest.approx(PLAIN.norm)
     assert (sums[0] - sums[1]).norm() == pytest.approx(2 * PLAIN.norm)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ENGINES)
 @pytest.mark.parametrize("compress", [PLAIN, DRAWN])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 0.0])
 def test_a_unit_without_a_usable_gradient_adds_nothing(
@@ -229,18 +243,18 @@ def test_a_unit_without_a_usable_gradient_adds_nothing(
     network, loss = made("mlp"), VotingLoss(Scaled(), compress)
     batch = units(5, loss)
     scales = torch.tensor([1.0, bad, -2.0, 0.5, bad])[:, None]
-    batch = Batch(batch.images, batch.labels, (scales, batch.draws[1]))
-    kept = summed_votes(network, loss, batch.at(torch.tensor([0, 2, 3])), compress, way)
-    assert torch.equal(summed_votes(network, loss, batch, compress, way), kept) and kept.any()
-    assert not summed_votes(network, loss, batch.at(torch.tensor([1, 4])), compress, way).any()
-    assert not summed_votes(network, loss, batch.at(slice(0)), compress, way).any()
+    batch = UnitBatch(batch.images, batch.labels, (scales, batch.draws[1]))
+    kept = votes(network, loss, batch.at(torch.tensor([0, 2, 3])), compress, way)
+    assert torch.equal(votes(network, loss, batch, compress, way), kept) and kept.any()
+    assert not votes(network, loss, batch.at(torch.tensor([1, 4])), compress, way).any()
+    assert not votes(network, loss, batch.at(slice(0)), compress, way).any()
 
 
 def test_every_pass_has_the_same_shape() -> None:
     seen = []
     network, loss = made(), VotingLoss(CrossEntropy(4), PLAIN)
     network.register_forward_pre_hook(lambda layer, inputs: seen.append(len(inputs[0])))
-    summed_votes(network, loss, units(21, loss), PLAIN, "layers")
+    votes(network, loss, units(21, loss), PLAIN, "layers")
     assert seen == [64, 64] and units_at_once(loss) == 16
 
 
@@ -248,44 +262,46 @@ def test_every_pass_has_the_same_shape() -> None:
 @pytest.mark.parametrize("multiplicity", [1, 4, 100])
 def test_units_are_alone_in_the_loop(kind: str, multiplicity: int) -> None:
     loss = VotingLoss(CrossEntropy(multiplicity), PLAIN)
-    assert units_are_alone(made(kind), loss, units(16, loss), "loop")
+    assert units_are_independent(made(kind), loss, units(16, loss), "loop")
 
 
-def by_mates(batch: Batch, rows: Tensor) -> Tensor:
+def by_mates(batch: UnitBatch, rows: Tensor) -> Tensor:
     return rows + rows.mean(dim=0) * 1e-6
 
 
-def by_place(batch: Batch, rows: Tensor) -> Tensor:
+def by_place(batch: UnitBatch, rows: Tensor) -> Tensor:
     return rows * torch.linspace(1, 1 + 1e-6, len(rows))[:, None]
 
 
-def by_count(batch: Batch, rows: Tensor) -> Tensor:
+def by_count(batch: UnitBatch, rows: Tensor) -> Tensor:
     return rows * (1 + 1e-6 * bool(batch.images[40:].any()))
 
 
 @pytest.mark.parametrize("leak", [by_mates, by_place, by_count])
 def test_a_way_in_which_mates_show_is_not_taken(
-    leak: Callable[[Batch, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+    leak: Callable[[UnitBatch, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def leaking(network: nn.Module, loss: per_example.UnitLoss, batch: Batch) -> Tensor:
+    def leaking(network: nn.Module, loss: per_example.UnitLoss, batch: UnitBatch) -> Tensor:
         return leak(batch, per_example.by_layers(network, loss, batch))
 
-    monkeypatch.setitem(WAYS, "layers", leaking)
+    monkeypatch.setitem(ENGINES, "layers", leaking)
     network, loss = made("mlp"), VotingLoss(CrossEntropy(), PLAIN)
     public = units(16, loss)
-    assert not units_are_alone(network, loss, public, "layers")
-    assert units_are_alone(network, loss, public, "loop")
-    assert fastest_way(network, loss, public, 1.0, lambda name: name != "layers") != "layers"
-    with pytest.raises(SfumatoError):
-        fastest_way(network, loss, public, 1.0, lambda name: False)
+    assert not units_are_independent(network, loss, public, "layers")
+    assert units_are_independent(network, loss, public, "loop")
+    assert fastest_engine(network, loss, public) != "layers"
+    for name in ENGINES:
+        monkeypatch.setitem(ENGINES, name, leaking)
+    with pytest.raises(SfumatoError, match="same units"):
+        fastest_engine(network, loss, public)
 
 
 def test_lone_gradients_are_the_gradients() -> None:
     network, loss = made(), VotingLoss(CrossEntropy(), PLAIN)
     batch = units(5, loss)
-    for way in WAYS:
-        rows = lone_gradients(network, loss, batch, way)
-        assert torch.allclose(rows, WAYS["loop"](network, loss, batch), rtol=1e-4, atol=1e-6)
+    for way in ENGINES:
+        rows = unit_gradients(network, loss, batch, way)
+        assert torch.allclose(rows, ENGINES["loop"](network, loss, batch), rtol=1e-4, atol=1e-6)
 
 
 class Pixels(CrossEntropy):
@@ -300,13 +316,19 @@ class Pixels(CrossEntropy):
         return network(images[:, 0, 0].float() - 100)[:, 0]
 
 
+def answering(
+    query: GradientQuery, noise_std: float, source: Any, folder: Path, seed: int | None = None
+) -> GradientAnswering:
+    event = replace(query.event("add-or-remove-one"), noise_std=noise_std)
+    run = OpenRun(source, Run(folder, "r", hold=False), Ledger(folder), insecure_seed=seed)
+    return GradientAnswering(query, event, run)
+
+
 def asked(
-    source: Any, folder: Path, query: GradientQuery, noise_std: float, secret: int = 0
+    source: Any, folder: Path, query: GradientQuery, noise_std: float, seed: int = 0
 ) -> np.ndarray:
     """All answers of a query, ``[steps, 2]``."""
-    folder.mkdir()
-    key = Key(bytes(range(secret, secret + 32)))
-    steps = Descent(query, noise_std, source, folder, key, lambda: None)
+    steps = answering(query, noise_std, source, folder, seed)
     torch.manual_seed(0)
     network = nn.Linear(2, 1, bias=False)
     return np.array([steps.answer(i, network, Pixels()).numpy() for i in range(query.steps)])
@@ -318,7 +340,7 @@ def voting(k: int, stochastic: bool, rate: float, steps: int) -> GradientQuery:
 
 @pytest.fixture
 def source(make_source: Callable, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(gradient, "fastest_way", lambda *_: "layers")
+    monkeypatch.setattr(sampled, "fastest_engine", lambda *_: "layers")
     rng = np.random.default_rng(3)
     pixels = rng.integers((60, 90), 256, (40, 2)) // 2 * 2 + [0, 1]  # no two magnitudes are equal
     records = [(int(a + 256 * b), int(a) % 3) for a, b in pixels]
@@ -336,7 +358,7 @@ def test_without_noise_the_answer_is_the_sum_of_the_votes(
 ) -> None:
     truth = sum(slow_vote(row, k) for row in gradients(source))
     plain = asked(source, tmp_path / "plain", voting(k, False, 1.0, 1), 1e-9)
-    assert plain[0] == pytest.approx(truth, abs=1e-6)
+    assert plain[0] == pytest.approx(truth, abs=0.03)
     # Stochastic signs have the mean g / b, and each step draws them anew.
     steps = 60
     drawn = asked(source, tmp_path / "drawn", voting(k, True, 1.0, steps), 1e-9)
@@ -344,12 +366,12 @@ def test_without_noise_the_answer_is_the_sum_of_the_votes(
         np.where(slow_vote(row, k) != 0, row, 0) / np.abs(row).max() for row in gradients(source)
     ]
     mean, error = np.sum(scaled, axis=0), np.sqrt(np.sum(1 - np.square(scaled), axis=0) / steps)
-    assert (np.abs(drawn.mean(axis=0) - mean) <= 6 * error + 1e-6).all()
+    assert (np.abs(drawn.mean(axis=0) - mean) <= 6 * error + 0.01).all()
     if k == 2:
         assert (np.abs(drawn.mean(axis=0) - truth) > 6 * error).any()
         assert len(np.unique(drawn, axis=0)) > 10
         again = asked(source, tmp_path / "again", voting(k, True, 1.0, 4), 1e-9)
-        other = asked(source, tmp_path / "other", voting(k, True, 1.0, 4), 1e-9, secret=1)
+        other = asked(source, tmp_path / "other", voting(k, True, 1.0, 4), 1e-9, seed=1)
         assert np.array_equal(again, drawn[:4])  # a killed step is computed with the same signs
         assert not np.array_equal(other, drawn[:4])
 
@@ -366,7 +388,7 @@ class Flat(Pixels):
 def test_noise_is_that_of_the_bound_on_every_coordinate(source: Any, tmp_path: Path) -> None:
     query = GradientQuery("v", 9000, None, 0.5, 1, compress=TopSigns(64))
     noise_std = 3 * query.event("add-or-remove-one").noise_std
-    steps = Descent(query, noise_std, source, tmp_path, Key(bytes(32)), lambda: None)
+    steps = answering(query, noise_std, source, tmp_path)
     drawn = steps.answer(0, nn.Embedding(9000, 1), Flat()).numpy() / (3 * 8.0)
     assert stats.kstest(drawn, "norm").pvalue > SURE
     for wrong in (1.2, 1 / 1.2):

@@ -1,10 +1,11 @@
-"""docs/proofs.md, "aggregate": what a step releases, over which sample, once, with what noise."""
+"""docs/proofs/aggregate.md: what a step releases, over which sample, once, with what noise."""
 
 from __future__ import annotations
 
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from torch import Tensor, nn
 
 from sfumato.errors import BudgetExceededError, SfumatoError, UsageError
 from sfumato.privacy import RELATIONS, AggregateQuery, Budget, Curator, Plan, make_plan
-from sfumato.privacy.answering import aggregate, gradient
-from sfumato.privacy.answering.aggregate import Aggregation
-from sfumato.privacy.noise.keys import Key
+from sfumato.privacy.answering import aggregate, sampled
+from sfumato.privacy.answering.aggregate import AggregateAnswering
+from sfumato.privacy.answering.base import OpenRun
+from sfumato.privacy.ledger import Ledger
+from sfumato.privacy.noise.keys import RunKey
 from sfumato.privacy.noise.poisson_sampling import poisson_sample
+from sfumato.privacy.run import Run
 
 SURE = 1e-6
 S, C = 0.8, 1.5
@@ -64,11 +68,20 @@ def cotangent(scale: float = 1.0, seed: int = 1) -> Tensor:
     return scale * torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))
 
 
-def make(source: Any, folder: Path, query: AggregateQuery = EVERY, z: float = 1e-9) -> Aggregation:
-    return Aggregation(query, z, source, folder, Key(bytes(range(32))), lambda: None)
+SEED = 4
 
 
-def both(answering: Aggregation, step: int, network: nn.Module, c: Tensor) -> tuple[Tensor, Tensor]:
+def make(
+    source: Any, folder: Path, query: AggregateQuery = EVERY, z: float = 1e-9, seed: int = SEED
+) -> AggregateAnswering:
+    event = replace(query.event(RELATIONS[0]), noise_std=z)
+    run = OpenRun(source, Run(folder, "r", hold=False), Ledger(folder), insecure_seed=seed)
+    return AggregateAnswering(query, event, run)
+
+
+def both(
+    answering: AggregateAnswering, step: int, network: nn.Module, c: Tensor
+) -> tuple[Tensor, Tensor]:
     features = Pixels()
     return answering.forward(step, network, features), answering.pull_back(
         step, network, features, c
@@ -77,7 +90,7 @@ def both(answering: Aggregation, step: int, network: nn.Module, c: Tensor) -> tu
 
 @pytest.fixture(autouse=True)
 def _one_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradient, "fastest_way", lambda *_: "layers")
+    monkeypatch.setattr(sampled, "fastest_engine", lambda *_: "layers")
 
 
 @pytest.fixture
@@ -181,8 +194,8 @@ def test_the_bounds_are_reached(make_source: Callable, tmp_path: Path) -> None:
 def oracle(
     source: Any, query: AggregateQuery, network: nn.Module, c: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first step without noise, unit by unit, in the plainest way."""
-    key = Key(bytes(range(32)))
+    """The first step without noise, unit by unit, one by one."""
+    key = RunKey.of_run(Path(), SEED)
     index = poisson_sample(len(source.records), query.sampling_rate, key.stream("sample a", 0))
     draws = torch.rand(len(index), generator=key.torch_stream("draws a", 0, torch.device("cpu")))
     sums, gradient = np.zeros((3, 4)), np.zeros(8)
@@ -207,7 +220,7 @@ def test_answers_are_those_of_a_plain_loop_whatever_the_micro_batch(
 ) -> None:
     rng = np.random.default_rng(3)
     source = make_source([(int(v), int(v) % 4) for v in rng.integers(0, 2**16, 40)])
-    monkeypatch.setattr(gradient, "fastest_way", lambda *_: way)
+    monkeypatch.setattr(sampled, "fastest_engine", lambda *_: way)
     monkeypatch.setattr(aggregate, "IMAGES_AT_ONCE", at_once)
     monkeypatch.setattr("sfumato.privacy.gradients.per_example.IMAGES_AT_ONCE", at_once)
     network, c = lower(0.3), cotangent(5.0)
@@ -221,14 +234,14 @@ def test_both_parts_are_over_one_sample_with_one_set_of_draws(
     source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple] = []
-    honest = gradient.Sampled._batch
+    honest = sampled.SampledAnswering._sample
 
     def batch(self: Any, *arguments: Any) -> Any:
         made = honest(self, *arguments)
         seen.append((made.images, made.draws[0]))
         return made
 
-    monkeypatch.setattr(gradient.Sampled, "_batch", batch)
+    monkeypatch.setattr(sampled.SampledAnswering, "_sample", batch)
     steps = make(source, tmp_path, QUERY)
     both(steps, 0, lower(), cotangent())
     both(make(source, tmp_path, QUERY), 1, lower(), cotangent())  # as after a kill

@@ -21,9 +21,12 @@ from torch import Tensor, nn
 
 from sfumato.audit import Family, epsilon_independent
 from sfumato.privacy import RELATIONS, GradientQuery, TopSigns
-from sfumato.privacy.answering import gradient
-from sfumato.privacy.answering.gradient import Descent
-from sfumato.privacy.noise.keys import Key
+from sfumato.privacy.answering import base, gradient, sampled
+from sfumato.privacy.answering.base import OpenRun
+from sfumato.privacy.answering.gradient import GradientAnswering
+from sfumato.privacy.ledger import Ledger
+from sfumato.privacy.noise.entropy import Stream
+from sfumato.privacy.run import Run
 
 CANARIES, RUNS, STEPS = 6000, 9, 3
 CLIP, RATE, Z, DELTA = 0.7, 0.15, 1.5, 1e-5
@@ -63,14 +66,10 @@ def proven(make_source: Callable, place: Path, noise_factor: float = 1.0) -> flo
         inside = rng.random(CANARIES) < 0.5
         folder = place / str(number)
         folder.mkdir()
-        steps = Descent(
-            QUERY,
-            noise_factor * Z * CLIP,
-            make_source([(int(unit), 0) for unit in np.flatnonzero(inside)]),
-            folder,
-            Key.of_run(folder),
-            lambda: None,
-        )
+        event = replace(QUERY.event(RELATIONS[0]), noise_std=max(noise_factor, 1e-9) * Z * CLIP)
+        source = make_source([(int(unit), 0) for unit in np.flatnonzero(inside)])
+        run = OpenRun(source, Run(folder, "r", hold=False), Ledger(folder))
+        steps = GradientAnswering(QUERY, event, run)
         answers = [steps.answer(step, network, Canary()).numpy() for step in range(STEPS)]
         scores.append(evidence(np.array(answers, dtype=np.float64)))
         coins.append(inside)
@@ -80,7 +79,7 @@ def proven(make_source: Callable, place: Path, noise_factor: float = 1.0) -> flo
 
 @pytest.fixture(autouse=True)
 def _one_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradient, "fastest_way", lambda *_: "layers")
+    monkeypatch.setattr(sampled, "fastest_engine", lambda *_: "layers")
 
 
 def test_attack_proves_no_more_than_is_claimed_and_something(
@@ -100,15 +99,15 @@ def test_attack_finds_noise_that_repeats(
     make_source: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The same noise at every step cancels in the difference of two steps.
-    honest = Key.stream
-
-    def same(self: Key, purpose: str, step: int) -> np.random.Generator:
-        return honest(self, purpose, 0 if purpose.startswith("noise") else step)
-
     def spread(answers: np.ndarray) -> np.ndarray:
         return np.ptp(answers, axis=0) - CLIP / 2
 
-    monkeypatch.setattr(Key, "stream", same)
+    seeds = {}
+
+    def same() -> Stream:
+        return Stream.known(seeds.setdefault("only", int(np.random.default_rng().integers(2**62))))
+
+    monkeypatch.setattr(base, "fresh_stream", same)
     monkeypatch.setitem(globals(), "evidence", spread)
     assert proven(make_source, tmp_path) > 1
 
@@ -116,27 +115,27 @@ def test_attack_finds_noise_that_repeats(
 def test_attack_finds_a_clip_left_out(
     make_source: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = gradient.clipped_sum
-    monkeypatch.setattr(
-        gradient,
-        "clipped_sum",
-        lambda network, loss, batch, clip_norm, way: honest(network, loss, batch, 1e6, way),
-    )
+    def unclipped(network, loss, batch, clip_norm, engine):  # type: ignore[no-untyped-def]
+        steps = honest(network, loss, batch, 1e3, engine)
+        return (steps * (1e3 / clip_norm)).round().long()
+
+    honest = gradient.gradient_sum
+    monkeypatch.setattr(gradient, "gradient_sum", unclipped)
     assert proven(make_source, tmp_path) > 1
 
 
 def test_attack_finds_a_unit_counted_three_times(
     make_source: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = gradient.clipped_sum
-    monkeypatch.setattr(gradient, "clipped_sum", lambda *arguments: 3 * honest(*arguments))
+    honest = gradient.gradient_sum
+    monkeypatch.setattr(gradient, "gradient_sum", lambda *arguments: 3 * honest(*arguments))
     assert proven(make_source, tmp_path) > 1
 
 
 def test_attack_finds_sampling_left_out(
     make_source: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradient, "poisson_sample", lambda size, rate, stream: np.arange(size))
+    monkeypatch.setattr(sampled, "poisson_sample", lambda size, rate, stream: np.arange(size))
     assert proven(make_source, tmp_path) > 1
 
 
@@ -159,6 +158,6 @@ def test_attack_on_votes_proves_no_more_than_is_claimed_and_something(
 def test_attack_finds_a_unit_with_three_votes(
     make_source: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = gradient.summed_votes
-    monkeypatch.setattr(gradient, "summed_votes", lambda *arguments: 3 * honest(*arguments))
+    honest = gradient.vote_sum
+    monkeypatch.setattr(gradient, "vote_sum", lambda *arguments: 3 * honest(*arguments))
     assert proven(make_source, tmp_path) > 1

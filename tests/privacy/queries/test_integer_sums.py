@@ -1,4 +1,4 @@
-"""docs/proofs.md, "sum" and "histogram": neighbours move the integer answer by at most Δ."""
+"""docs/proofs/sum.md and histogram.md: neighbours move the integer answer by at most Δ."""
 
 from __future__ import annotations
 
@@ -152,10 +152,8 @@ def slow_total(query: SumQuery, data: list[tuple[int, int | None]]) -> list[int]
         image = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
         image[0, 0, 0, 0] = kind
         values = query.contribution(image, torch.tensor([label]))
-        steps = [
-            int(x)
-            for x in clipped_sum(values, torch.tensor([0]), query.clip_norm, query.nonnegative)
-        ]
+        bounded = values.clamp(min=0) if query.nonnegative else values
+        steps = clipped_sum(bounded, query.clip_norm).tolist()
         assert sum(Fraction(x) ** 2 for x in steps) <= UNIT**2
         start = label * columns if query.by_class else 0
         for column, step in enumerate(steps):

@@ -1,4 +1,4 @@
-"""docs/proofs.md, "vote": one record moves one teacher, a teacher moves the sum by at most 2√k."""
+"""docs/proofs/vote.md: one record moves one teacher, a teacher moves the sum by at most 2√k."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,11 +33,16 @@ from sfumato.privacy import (
     make_plan,
 )
 from sfumato.privacy.answering import vote
-from sfumato.privacy.answering.vote import Ballot
-from sfumato.privacy.noise.discrete_gaussian import NOISE_PATH
-from sfumato.privacy.noise.keys import Key
+from sfumato.privacy.answering.base import OpenRun
+from sfumato.privacy.answering.vote import VoteAnswering
+from sfumato.privacy.gradients.topagg import VOTE_BITS
+from sfumato.privacy.ledger import Ledger
+from sfumato.privacy.noise.entropy import Stream, fresh_stream
+from sfumato.privacy.noise.integer_gaussian import NOISE_PATH
+from sfumato.privacy.noise.keys import RunKey
 from sfumato.privacy.records.decoded import Records
 from sfumato.privacy.records.shards import Shards
+from sfumato.privacy.run import Run
 
 SURE = 1e-6
 D, K, N, STEPS = 12, 3, 5, 4
@@ -52,8 +58,13 @@ class Adders:
     def begin(self, count: int, generator: torch.Generator) -> Tensor:
         return torch.rand(count, 2, generator=generator)
 
+    def draws(
+        self, count: int, question: Question, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        return ()
+
     def vote(
-        self, memory: Tensor, shard: ShardBatch, question: Question, generator: torch.Generator
+        self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
     ) -> tuple[Tensor, Opinions]:
         value = shard.images[:, :, 0, 0, 0].float() + 256 * shard.images[:, :, 0, 0, 1].float()
         seen = ((value + 1) * (shard.labels + 1) * shard.there).sum(dim=1)
@@ -66,9 +77,9 @@ class Some(Adders):
     """The same, on three coordinates that depend on the shard."""
 
     def vote(
-        self, memory: Tensor, shard: ShardBatch, question: Question, generator: torch.Generator
+        self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
     ) -> tuple[Tensor, Opinions]:
-        memory, opinions = super().vote(memory, shard, question, generator)
+        memory, opinions = super().vote(memory, shard, question, *draws)
         index = opinions.values.argsort(dim=1)[:, :3]
         return memory, Opinions(opinions.values.gather(1, index), index)
 
@@ -78,10 +89,11 @@ def ballot(
     folder: Path,
     query: VoteQuery = QUERY,
     noise: float = 20.0,
-    key: bytes = b"k" * 32,
-) -> Ballot:
-    folder.mkdir(exist_ok=True, parents=True)
-    return Ballot(query, noise, source, folder, Key(key), lambda: None)  # type: ignore[arg-type]
+    seed: int = 11,
+) -> VoteAnswering:
+    event = replace(query.event(RELATIONS[0]), noise_std=noise)
+    run = OpenRun(source, Run(folder, "r", hold=False), Ledger(folder), insecure_seed=seed)
+    return VoteAnswering(query, event, run)
 
 
 def plain_total(
@@ -89,21 +101,22 @@ def plain_total(
 ) -> Tensor:
     """The votes of the first steps without noise, int64 ``[2, d]``."""
     asked = ballot(source, folder, query)
-    return torch.stack([asked._total(step, teachers or Adders(), ASKED) for step in range(2)])
+    totals = [asked._total(step, teachers or Adders(), ASKED) for step in range(2)]
+    return torch.stack(totals) >> VOTE_BITS
 
 
 records = st.lists(st.tuples(st.integers(0, 999), st.integers(-1, 2)), min_size=1, max_size=12)
 
 
-class Given(np.random.Generator):
+class Given(Stream):
     """Shards by a given list instead of chance: couples two runs, as the proof does."""
 
     def __init__(self, shards: list[int]) -> None:
-        super().__init__(np.random.PCG64())
+        super().__init__(bytes(32))
         self.shards = shards
 
-    def integers(self, high: int, size: int) -> np.ndarray:  # type: ignore[override]
-        return np.array(self.shards[:size], dtype=np.int64)
+    def below(self, bound: Any, n: int | None = None) -> np.ndarray:
+        return np.array(self.shards[:n], dtype=np.uint64)
 
 
 @settings(max_examples=40, deadline=None)
@@ -167,21 +180,21 @@ def test_the_bound_is_reached(make_source: Callable, tmp_path: Path) -> None:
             return torch.zeros(count, 0)
 
         def vote(
-            self, memory: Tensor, shard: ShardBatch, question: Question, generator: torch.Generator
+            self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
         ) -> tuple[Tensor, Opinions]:
             sign = 1.0 - 2.0 * (shard.there.sum(dim=1) % 2)
             return memory, Opinions(sign[:, None].expand(-1, D))
 
     one = ballot(make_source([(1, 0)]), tmp_path / "a", query)._total(0, Turning(), ASKED)
     two = ballot(make_source([(1, 0), (2, 0)]), tmp_path / "b", query)._total(0, Turning(), ASKED)
-    assert float((one - two).double().norm()) == pytest.approx(query.sensitivity()[RELATIONS[0]])
+    moved = float((one - two).double().norm()) / 2**VOTE_BITS
+    assert moved == pytest.approx(query.sensitivity()[RELATIONS[0]])
 
 
 def test_shards_are_uniform_independent_and_disjoint(make_source: Callable, tmp_path: Path) -> None:
     data = [(number % 1000, number % 3) for number in range(3000)]
     own = Records(make_source(data), tmp_path)
-    rng = np.random.default_rng()
-    shards = Shards(own, 10, rng)
+    shards = Shards(own, 10, fresh_stream())
     members = [shards.members(teacher) for teacher in range(10)]
     assert sorted(np.concatenate(members).tolist()) == list(range(3000))
     assert stats.chisquare([len(part) for part in members]).pvalue > SURE
@@ -196,7 +209,7 @@ def test_a_teacher_sees_its_records_each_at_most_once(
     make_source: Callable, tmp_path: Path
 ) -> None:
     data = [(number, 0) for number in range(40)] + [(999, None)]
-    shards = Shards(Records(make_source(data), tmp_path), 4, np.random.default_rng(0))
+    shards = Shards(Records(make_source(data), tmp_path), 4, fresh_stream())
     teachers = np.array([0, 1, 2, 3, -1])
     seen: list[set[int]] = [set() for _ in teachers]
     for draw in np.linspace(0, 0.999, 40):
@@ -223,14 +236,14 @@ def test_the_noise_is_what_was_paid_for(
             return torch.zeros(count, 0)
 
         def vote(
-            self, memory: Tensor, shard: ShardBatch, question: Question, generator: torch.Generator
+            self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
         ) -> tuple[Tensor, Opinions]:
             return memory, Opinions(torch.zeros(len(memory), 3000))
 
     answer = ballot(make_source([(1, 0)]), tmp_path, query, 40.0 * factor).answer(
         0, Silent(), ASKED
     )
-    p = stats.kstest(answer.numpy(), stats.norm(scale=math.sqrt(40**2 + 9)).cdf).pvalue
+    p = stats.kstest(answer.numpy(), stats.norm(scale=40).cdf).pvalue
     assert (p > SURE) == accepted
 
 
@@ -250,15 +263,13 @@ def test_any_grouping_gives_the_same_votes(make_source: Callable, tmp_path: Path
 
     alone = plain_total(source, tmp_path / "b", teachers=One())
     assert torch.equal(alone, plain_total(source, tmp_path / "c", teachers=Four()))
-    key = Key(b"k" * 32)
+    key = RunKey.of_run(tmp_path, 11)
     shards = Shards(Records(source, tmp_path), N, key.stream("shards v", 0))
     expected = torch.zeros(D, dtype=torch.int64)
     for teacher in range(N):
-        start = key.stream(f"records v {teacher}", 0).random(1)
+        start = key.stream(f"records v {teacher}", 0).uniform(1)
         parts = (torch.from_numpy(part) for part in shards.batch(np.array([teacher]), 30, start))
-        _, opinions = One().vote(
-            torch.full((1, 2), 0.25), ShardBatch(*parts), ASKED, torch.Generator()
-        )
+        _, opinions = One().vote(torch.full((1, 2), 0.25), ShardBatch(*parts), ASKED)
         for place in opinions.values[0].abs().argsort(descending=True)[:K]:
             expected[place] += int(opinions.values[0, place].sign())
     assert torch.equal(alone[0], expected) and expected.any()
@@ -269,9 +280,9 @@ def test_teachers_that_influence_one_another_are_asked_one_by_one(
 ) -> None:
     class Mixing(Adders):
         def vote(
-            self, memory: Tensor, shard: ShardBatch, question: Question, generator: torch.Generator
+            self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
         ) -> tuple[Tensor, Opinions]:
-            memory, opinions = super().vote(memory, shard, question, generator)
+            memory, opinions = super().vote(memory, shard, question, *draws)
             return memory, Opinions(opinions.values - 1e-7 * opinions.values.mean(dim=0))
 
     asked = ballot(make_source([(1, 0)]), tmp_path)
@@ -282,9 +293,9 @@ def test_teachers_that_influence_one_another_are_asked_one_by_one(
 def test_a_teacher_with_a_nan_votes_nothing(make_source: Callable, tmp_path: Path) -> None:
     class Broken(Adders):
         def vote(
-            self, memory: Tensor, shard: ShardBatch, question: Question, generator: torch.Generator
+            self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
         ) -> tuple[Tensor, Opinions]:
-            memory, opinions = super().vote(memory, shard, question, generator)
+            memory, opinions = super().vote(memory, shard, question, *draws)
             return memory, Opinions(torch.where(torch.arange(D) == 1, math.nan, opinions.values))
 
     assert not ballot(make_source([(1, 0), (2, 1)]), tmp_path)._total(0, Broken(), ASKED).any()
@@ -347,7 +358,7 @@ def test_a_stored_step_is_answered_as_before_and_no_step_out_of_turn(
         folder = curator.run_folder
     with make_curator(source) as curator:  # killed before the teachers' memory was stored
         curator.open_plan(plan)
-        with pytest.raises(LedgerError, match="memory of step 1"):
+        with pytest.raises(LedgerError, match="states of step 1"):
             curator.vote("v", 1, Adders(), ASKED)
     (folder / "steps-v" / "00000001.safetensors").write_bytes(b"broken")
     with make_curator(source) as curator:
@@ -380,11 +391,11 @@ def test_what_teachers_say_about_records_is_withheld(
 ) -> None:
     class Loud(Adders):
         def vote(
-            self, memory: Tensor, shard: ShardBatch, question: Question, generator: torch.Generator
+            self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
         ) -> tuple[Tensor, Opinions]:
             if int(shard.images.max()) == 77:
                 raise ValueError("patient Doe has 77")
-            return super().vote(memory, shard, question, generator)
+            return super().vote(memory, shard, question, *draws)
 
     with make_curator(make_source([(77, 0)])) as curator:
         curator.open_plan(plan)
@@ -400,12 +411,12 @@ from pathlib import Path
 from test_vote import Adders, ASKED, QUERY, STEPS
 from sfumato.data import open_images
 from sfumato.privacy import Budget, Curator, VoteQuery, distributed, make_plan
-from sfumato.privacy.answering import vote
+from sfumato.privacy.answering import base
 place = Path(sys.argv[1])
 distributed.join()
 draws = []
-original = vote.add_noise
-vote.add_noise = lambda *a: draws.append(1) or original(*a)
+original = base.add_noise
+base.add_noise = lambda *a: draws.append(1) or original(*a)
 source = open_images(str(place / "data.npz"), image_size=28, channels=1, classes=3)
 plan = make_plan({{"name": "t"}}, [QUERY], Budget(1.0, 1e-5), source.spec)
 asked = type(ASKED)(torch.zeros(2, 1, 28, 28), ASKED.labels, 0.0)

@@ -27,8 +27,7 @@ from sfumato.privacy import (
 )
 from sfumato.privacy.accounting.events import Event
 from sfumato.privacy.ledger import GENESIS, digest, seal
-from sfumato.privacy.noise.discrete_gaussian import NOISE_PATH
-from sfumato.privacy.noise.keys import STREAM_NOISE_PATH
+from sfumato.privacy.noise.integer_gaussian import NOISE_PATH
 from sfumato.privacy.plan import questions_of
 from sfumato.release import verify
 from sfumato.release.certificate import core_of, own_digest, read_certificate
@@ -284,8 +283,8 @@ def test_the_stamp_is_seen_in_either_place(core: Certificate) -> None:
 def test_the_noise_that_the_package_draws_is_one_with_a_proof() -> None:
     for query, path in (
         ("sum", NOISE_PATH),
-        ("gradient", STREAM_NOISE_PATH),
-        ("aggregate", STREAM_NOISE_PATH),
+        ("gradient", NOISE_PATH),
+        ("aggregate", NOISE_PATH),
         ("vote", NOISE_PATH),
     ):
         assert mechanisms.NOISE_PATHS[query] == path

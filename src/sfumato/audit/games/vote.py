@@ -37,8 +37,14 @@ class CanaryTeachers:
         """Nothing is remembered."""
         return torch.zeros(count, 0)
 
+    def draws(
+        self, count: int, question: Question, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """No randomness."""
+        return ()
+
     def vote(
-        self, memory: Tensor, shard: ShardBatch, question: Question, generator: torch.Generator
+        self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
     ) -> tuple[Tensor, Opinions]:
         """One opinion a teacher; 0 without a record."""
         number, other = numbers_of(shard.images[:, 0], self.canaries)

@@ -217,7 +217,8 @@ class DataLens(Method):
         shard = ShardBatch(torch.zeros(shape, dtype=torch.uint8), labels, there)
         memory = teachers.begin(group, generator)
         asked = Question(torch.zeros(count, *shape[2:]), self._labels(spec), 0.0)
-        seconds = seconds_of(lambda: teachers.vote(memory, shard, asked, generator))
+        draws = teachers.draws(group, asked, generator)
+        seconds = seconds_of(lambda: teachers.vote(memory, shard, asked, *draws))
         minutes = seconds * self._teachers(spec) / group * self.steps / 60
         return {"training_time": f"{minutes:,.0f} minutes or more for {self.steps:,} votes"}
 

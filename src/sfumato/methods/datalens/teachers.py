@@ -58,8 +58,14 @@ class NearestTeachers:
         """Nothing to remember."""
         return torch.zeros(count, 0)
 
+    def draws(
+        self, count: int, question: Question, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Uniform numbers that decide which image a record picks."""
+        return (torch.rand(count, self.batch, len(question.labels), generator=generator),)
+
     def vote(
-        self, memory: Tensor, shard: ShardBatch, question: Question, generator: torch.Generator
+        self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
     ) -> tuple[Tensor, Opinions]:
         """Σ over the records r that picked image x of r - x, in the basis."""
         n, b = shard.labels.shape
@@ -71,9 +77,7 @@ class NearestTeachers:
         other = shard.labels[:, :, None] != question.labels
         spread = self.first_spread * (self.last_spread / self.first_spread) ** question.progress
         # The largest of logits with Gumbel noise is a draw from their softmax.
-        gumbel = (
-            torch.rand(far.shape, generator=generator).clamp_(TINY, 1 - TINY).log_().neg_().log_()
-        )
+        gumbel = draws[0].clamp(TINY, 1 - TINY).log_().neg_().log_()
         cost = far / (2 * spread * self.basis.shape[1]) + gumbel
         picked = cost.masked_fill(other, math.inf).argmin(dim=2)
         there = shard.there & ~other.all(dim=2)
@@ -151,8 +155,14 @@ class NetworkTeachers:
             first.append(values * (math.sqrt(2 / fan) if fan else 0.0))
         return torch.cat([*first, torch.zeros(count, 2 * self.weights + 1)], dim=1)
 
+    def draws(
+        self, count: int, question: Question, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """None: training visits a teacher's records in their order."""
+        return ()
+
     def vote(
-        self, memory: Tensor, shard: ShardBatch, question: Question, generator: torch.Generator
+        self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
     ) -> tuple[Tensor, Opinions]:
         """Train on the records against the generated images, then differentiate at the latter."""
         images, asked = to_pixels(shard.images), question.images * 2 - 1

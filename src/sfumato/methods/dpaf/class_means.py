@@ -119,7 +119,7 @@ class PrivateReleases:
 
     def means(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Noisy sums over noisy counts; nothing here knows a true one."""
-        total = self.curator.aggregate(*self._place(step), self.lower, self.maps)
+        total = self.curator.aggregate(*self._place(step), self.lower, self.maps).float()
         self.tally[:-1] += total[:, -1].to(self.tally.device) / self.maps.unit_count
         self.tally[-1] += 1
         counts = self.counts().to(total.device)

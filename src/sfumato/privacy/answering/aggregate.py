@@ -1,37 +1,42 @@
 """The steps of an aggregate query: noisy class sums of features, then their pulled-back gradient.
 
 Both parts of a step are taken over the same Poisson sample with the same draws, and each is on disk
-before it leaves; ``docs/proofs.md``, "aggregate".
+before it leaves; ``docs/proofs/aggregate.md``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from sfumato.data.source import ImageSource
-from sfumato.errors import UsageError
+from sfumato.errors import SfumatoError, UsageError
 from sfumato.privacy import distributed
-from sfumato.privacy.answering.gradient import Sampled, check_size
+from sfumato.privacy.accounting.events import Event
+from sfumato.privacy.answering.base import OpenRun
+from sfumato.privacy.answering.sampled import (
+    SampledAnswering,
+    check_no_batch_statistics,
+    check_size,
+    device_of,
+    lent,
+    public_batch,
+)
+from sfumato.privacy.clipping import MARGIN, UNIT, add_clipped
 from sfumato.privacy.gradients.per_example import (
     IMAGES_AT_ONCE,
-    NORM_ERROR,
-    Batch,
-    Drawing,
-    clipped_sum,
+    UnitBatch,
+    UnitRandomness,
+    gradient_sum,
+    rows_are_independent,
 )
-from sfumato.privacy.noise.keys import Key
 from sfumato.privacy.queries.aggregate import AggregateQuery
 
 
 @runtime_checkable
-class UnitFeatures(Drawing, Protocol):
+class UnitFeatures(UnitRandomness, Protocol):
     """The features of each unit, and the randomness that they need."""
 
     def __call__(
@@ -46,13 +51,13 @@ class UnitFeatures(Drawing, Protocol):
 def clip_rows(rows: Tensor, clip_norm: float) -> Tensor:
     """Each row of ``[u, d]`` shortened to norm ``clip_norm`` at most; zeros where it is not finite.
 
-    Differentiable; a row within the bound is scaled by 1 - 2⁻¹² too, which pays for rounding.
+    Differentiable; a row within the bound is scaled by 1 - 2⁻¹³ too, which pays for rounding.
     """
     finite = torch.isfinite(rows.detach()).all(dim=1)
     # Taken out before anything is multiplied: 0 · ∞ is no number, in gradients neither.
     kept = torch.where(finite[:, None], rows, 0.0)
     norms = torch.linalg.vector_norm(kept, dim=1, keepdim=True, dtype=torch.float64)
-    return (kept * ((1 - NORM_ERROR) * clip_norm / norms.clamp(min=clip_norm))).to(torch.float32)
+    return (kept * ((1 - MARGIN) * clip_norm / norms.clamp(min=clip_norm))).to(torch.float32)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class PulledBack:
     multiplicity = 1
 
     def draws(self, units: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """The features' own draws."""
+        """The features' own."""
         return self.features.draws(units, generator)
 
     def __call__(
@@ -83,99 +88,125 @@ class PulledBack:
         return (clipped * self.cotangent[labels]).sum(dim=1)
 
 
-def device_of(network: nn.Module) -> torch.device:
-    """Where the network's weights are; all of them may be fixed ones."""
-    return next(chain(network.parameters(), network.buffers())).device
+def feature_rows(network: nn.Module, features: UnitFeatures, part: UnitBatch, size: int) -> Tensor:
+    """Features of at most ``size`` units, float32 ``[u, dimension]``, in a batch of that size."""
+    whole = part.filled(size - len(part))
+    with torch.no_grad():
+        rows = features(network, whole.images, whole.labels, *whole.draws)
+    return rows[: len(part)].to(torch.float32)
 
 
 def class_sums(
-    network: nn.Module, features: UnitFeatures, batch: Batch, query: AggregateQuery
+    network: nn.Module, features: UnitFeatures, batch: UnitBatch, query: AggregateQuery, size: int
 ) -> Tensor:
-    """Σ over units of clipped features, in the rows of their classes, float64 ``[rows, d]``."""
-    device = device_of(network)
-    total = torch.zeros(query.rows, query.dimension, dtype=torch.float64, device=device)
-    with torch.no_grad():
-        for part in batch.split(IMAGES_AT_ONCE):
-            values = features(network, part.images, part.labels, *part.draws)
-            total.index_add_(0, part.labels, clip_rows(values, query.clip_norm).to(torch.float64))
+    """Σ of clipped features in steps of S · 2⁻²⁰, by class, int64 ``[rows, dimension]``."""
+    shape = (query.rows, query.dimension)
+    total = torch.zeros(shape, dtype=torch.int64, device=device_of(network))
+    for part in batch.split(size):
+        values = feature_rows(network, features, part, size)
+        for row in range(query.rows):
+            add_clipped(total[row], values[part.labels == row], query.clip_norm)
     return total
 
 
-class Aggregation(Sampled):
-    """Answers the steps of ``query``, in order, each part once; arguments as for ``Sampled``."""
+class AggregateAnswering(SampledAnswering[AggregateQuery]):
+    """Answers the steps of an aggregate query, each part once; as :class:`Answering`."""
 
-    def __init__(
-        self,
-        query: AggregateQuery,
-        noise_std: float,
-        source: ImageSource,
-        folder: Path,
-        key: Key,
-        check: Callable[[], None],
-    ) -> None:
-        super().__init__(query, noise_std, source, folder, key, check)
-        self.query = query
-        self.forward_std, self.backward_std = query.noise_stds(noise_std)
+    def __init__(self, query: AggregateQuery, event: Event, run: OpenRun) -> None:
+        super().__init__(query, event, run)
+        self.forward_std, self.backward_std = query.noise_stds(event.noise_std)
+        self._size: int | None = None
 
     def forward(self, step: int, network: nn.Module, features: UnitFeatures) -> Tensor:
-        """The noisy class sums of ``step`` (from 0), float32 ``[rows, dimension]``.
+        """The noisy class sums of ``step`` (from 0), float64 ``[rows, dimension]``.
 
         Raises:
-            UsageError: the step is not the next one, or was forgotten.
+            UsageError: the step is not the next one, or was forgotten, or the network has a layer
+                with batch statistics.
             LedgerError: a stored answer is damaged, or the disk refuses to store this one.
-            SfumatoError: the features fail on the private data (the message is withheld).
+            SfumatoError: the features fail on the private data (the message is withheld), let
+                units see one another, or change the network.
         """
-        device = device_of(network)
-        known = self._stored(step)
-        if known:
-            return known["forward"].to(device)
+        check_no_batch_statistics(self.query.name, network)
+        grid, device = self.query.clip_norm / UNIT, device_of(network)
 
-        def sum_of(batch: Batch) -> Tensor:
-            return class_sums(network, features, batch, self.query)
+        def total() -> Tensor:
+            with lent(network) as copy:
+                size = self._independent_size(copy, features)
+            with lent(network) as copy:
 
-        total = self._sum_over_sample(step, features, device, sum_of)
-        answer = self._noisy(total, self.forward_std, "noise", step)
-        if distributed.is_first():
-            self._answers.keep(step, {"forward": answer})
-        return distributed.tensor_from_first(answer.to(device))
+                def sum_of(batch: UnitBatch) -> Tensor:
+                    return class_sums(copy, features, batch, self.query, size)
+
+                return self._sum_over_sample(step, features, device, sum_of)
+
+        last = not self.query.backward
+        steps = self._answer(step, "forward", total, self.forward_std / grid, last)
+        return steps.double().to(device) * grid
 
     def pull_back(
         self, step: int, network: nn.Module, features: UnitFeatures, cotangent: Tensor
     ) -> Tensor:
-        """The noisy sum of the gradients of the same sample, float32 ``[gradient_dimension]``.
+        """The noisy sum of the gradients of the same sample, float64 ``[gradient_dimension]``.
 
         Raises:
             UsageError: the query has no such part, the step is not the newest one, the network
                 has another number of parameters, or ``cotangent`` another shape than the sums.
             LedgerError, SfumatoError: as for the sums.
         """
-        query = self.query
+        query, device = self.query, device_of(network)
         if not query.backward:
             raise UsageError(f"query {query.name!r} was planned without a gradient.")
         check_size(query.name, network, query.gradient_dimension)
+        check_no_batch_statistics(query.name, network)
         if cotangent.shape != (query.rows, query.dimension):
             raise UsageError(
                 f"query {query.name!r}: cotangent has shape {tuple(cotangent.shape)}, the sums "
                 f"have {(query.rows, query.dimension)}."
             )
-        device = device_of(network)
-        known = self._stored(step)
-        if "backward" in known:
-            return known["backward"].to(device)
-        newest = distributed.from_first(self._answers.newest() if distributed.is_first() else None)
-        if step != newest:
-            raise UsageError(
-                f"query {query.name!r}: the gradient of step={step} must be asked for after its "
-                f"sums and before those of the next; the newest step is {newest}."
-            )
         loss = PulledBack(features, query.clip_norm, cotangent.detach().to(device))
-        way = self._way_for(network, loss, query.gradient_clip_norm)
+        grid = query.gradient_clip_norm / UNIT
 
-        def sum_of(batch: Batch) -> Tensor:
-            return clipped_sum(network, loss, batch, query.gradient_clip_norm, way)
+        def total() -> Tensor:
+            first = distributed.is_first()
+            newest = distributed.from_first(self._newest() if first else None)
+            if step != newest:
+                raise UsageError(
+                    f"query {query.name!r}: the gradient of step={step} must be asked for after "
+                    f"its sums and before those of the next; the newest step is {newest}."
+                )
+            with lent(network) as copy:
+                engine = self._engine_for(copy, loss)
+            with lent(network) as copy:
 
-        total = self._sum_over_sample(step, loss, device, sum_of)
-        answer = self._noisy(total, self.backward_std, "backward noise", step)
-        if distributed.is_first():
-            self._answers.keep(step, {**known, "backward": answer})
-        return distributed.tensor_from_first(answer.to(device))
+                def sum_of(batch: UnitBatch) -> Tensor:
+                    return gradient_sum(copy, loss, batch, query.gradient_clip_norm, engine)
+
+                return self._sum_over_sample(step, loss, device, sum_of)
+
+        steps = self._answer(step, "backward", total, self.backward_std / grid)
+        return steps.double().to(device) * grid
+
+    def _independent_size(self, network: nn.Module, features: UnitFeatures) -> int:
+        """The largest batch in which public units get the same features in any company."""
+        if self._size is None:
+            first = distributed.is_first()
+            self._size = distributed.from_first(
+                self._measured_size(network, features) if first else None
+            )
+        return self._size
+
+    def _measured_size(self, network: nn.Module, features: UnitFeatures) -> int:
+        public = public_batch(self._run.source.spec, features, device_of(network))
+        for size in (IMAGES_AT_ONCE, IMAGES_AT_ONCE // 8, 1):
+
+            def rows(part: UnitBatch, size: int = size) -> Tensor:
+                parts = part.split(size)
+                return torch.cat([feature_rows(network, features, p, size) for p in parts])
+
+            if rows_are_independent(rows, public, max(size, len(public))):
+                return size
+        raise SfumatoError(
+            f"query {self.query.name!r}: the features are others for the same unit. Draw their "
+            "randomness in draws(), and keep no state between calls."
+        )

@@ -1,32 +1,89 @@
-"""Exact sums over private images: integers in, integers out, each unit on its own.
+"""Integer sums over all private images, each unit on its own: the answers to sum and histogram.
 
-A kernel may choose its order of additions by the shape of the batch, so the same image could give
-other last bits in another batch, and removing one record would move all later ones. Batches
-therefore have one fixed shape, padded with zeros, and before a sum starts the query's function is
-probed with public random images: rows that change with their mates or position make the batch
-smaller, down to one.
+A kernel may choose its order of additions by the shape of the batch or a row's place in it, so the
+same image could give other last bits in another batch, and removing one record would move all later
+ones. Batches therefore have one fixed shape, padded with zeros, and before a sum starts the query's
+function is probed with thousands of public random images: rows that change with their mates or
+their place make the batch smaller, down to one.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import SfumatoError
-from sfumato.privacy.clipping import EXACT_ROWS
-from sfumato.privacy.queries.kinds import ExactQuery
+from sfumato.privacy import distributed
+from sfumato.privacy.answering.base import Answering, foreign
+from sfumato.privacy.clipping import EXACT_ROWS, UNIT
+from sfumato.privacy.queries.base import TotalQuery
 from sfumato.privacy.records.units import units_of
-from sfumato.progress import Report
+from sfumato.progress import Report, stage
 
 BATCH = 128
 VALUES_IN_MEMORY = 2**26
 PROGRESS_STEPS = 100
 
+ROUNDS, PROBED = 4, 1024
+"""Each batch size is probed with at least so many rows, in so many orders: a kernel that treats one
+image in a hundred otherwise at another place is found but for one time in 20,000."""
 
-def contributions(query: ExactQuery, images: Tensor, labels: Tensor) -> Tensor:
+
+@dataclass(frozen=True)
+class Answer:
+    """A noisy answer; all of it is public.
+
+    ``total`` float64 ``[rows, d - shared]``, ``shared`` float64 ``[shared]``; whole multiples
+    of C · 2⁻²⁰, rounded once to float64. ``noise_std`` is the noise's standard deviation per
+    coordinate, in the units of both.
+    """
+
+    total: NDArray[np.float64]
+    shared: NDArray[np.float64]
+    noise_std: float
+
+
+class SumAnswering(Answering[TotalQuery]):
+    """Answers a sum or a histogram: the case of one step; as :class:`Answering`."""
+
+    def answer(self) -> Answer:
+        """The noisy total; the same when repeated.
+
+        Raises:
+            LedgerError: the stored answer or the ledger is damaged, or the disk refuses.
+            SfumatoError: the query's function fails on the private data (its message is withheld).
+        """
+        spec, query = self._run.source.spec, self.query
+        rows, columns = query.shape(len(spec.classes))
+        step = query.bound / UNIT
+
+        def exact() -> Tensor:
+            if not distributed.is_first():
+                return torch.zeros(rows * columns + query.shared, dtype=torch.int64)
+            self._run.check_same_data()
+            batch = independent_batch_size(query, spec)
+            with stage("reading the private images", self._run.quiet) as report:
+                return self._silently(
+                    lambda: total(query, self._run.source, batch, report), "its function"
+                )
+
+        grid = self._answer(0, "grid", exact, self.event.noise_std / step)
+        values = grid.numpy().astype(np.float64) * step
+        return Answer(
+            values[: rows * columns].reshape(rows, columns),
+            values[rows * columns :],
+            self.event.noise_std,
+        )
+
+
+def contributions(query: TotalQuery, images: Tensor, labels: Tensor) -> Tensor:
     """What each image would contribute, float32 ``[b, d]``, not yet bounded.
 
     Raises:
@@ -34,21 +91,21 @@ def contributions(query: ExactQuery, images: Tensor, labels: Tensor) -> Tensor:
     """
     with torch.inference_mode():
         values = query.values(images, labels).to(torch.float32)
-    if values.shape != (len(images), query.dimension):
+    if values.shape != (len(images), query.width):
         raise SfumatoError(
             f"query {query.name!r} returned shape {tuple(values.shape)} for a batch of "
-            f"{len(images)}; it must be ({len(images)}, {query.dimension})."
+            f"{len(images)}; it must be ({len(images)}, {query.width})."
         )
     return values
 
 
-def independent_batch_size(query: ExactQuery, spec: PublicSpec) -> int:
+def independent_batch_size(query: TotalQuery, spec: PublicSpec) -> int:
     """The largest batch in which a row's bits do not depend on its mates or its position.
 
     Raises:
         SfumatoError: even a batch of one gives different bits for the same image.
     """
-    size = max(1, min(BATCH, VALUES_IN_MEMORY // query.dimension))
+    size = max(1, min(BATCH, VALUES_IN_MEMORY // query.width))
     while not _rows_independent(query, spec, size):
         if size == 1:
             raise SfumatoError(
@@ -59,43 +116,44 @@ def independent_batch_size(query: ExactQuery, spec: PublicSpec) -> int:
     return size
 
 
-def _rows_independent(query: ExactQuery, spec: PublicSpec, size: int) -> bool:
+def _rows_independent(query: TotalQuery, spec: PublicSpec, size: int) -> bool:
     rng = np.random.default_rng(0)  # public random images; nothing private depends on this seed
-    shape = (2 * size, spec.channels, spec.height, spec.width)
+    pool = max(2 * size, PROBED // ROUNDS)
+    shape = (pool, spec.channels, spec.height, spec.width)
     images = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
-    labels = torch.from_numpy(rng.integers(0, max(len(spec.classes), 1), 2 * size))
+    labels = torch.from_numpy(rng.integers(0, max(len(spec.classes), 1), pool))
 
     # The bits before clipping: the grid would hide most of a difference that one image in
     # thousands then shows.
-    def bits(part: Tensor) -> Tensor:
-        return contributions(query, images[part], labels[part]).contiguous().view(torch.uint8)
+    def bits(order: Tensor) -> Tensor:
+        found = []
+        for part in order.split(size):
+            padded = torch.cat([part, part[:1].expand(size - len(part))])
+            found.append(contributions(query, images[padded], labels[padded])[: len(part)])
+        return torch.cat(found).contiguous().view(torch.uint8)
 
-    start = torch.arange(size)
-    first = bits(start)
-    order = torch.from_numpy(rng.permutation(2 * size))
-    # One record removed moves all later ones by one place; full shuffles.
-    for part in (start + 1, order[:size], order[size:]):
-        known = part < size
-        if not torch.equal(bits(part)[known], first[part[known]]):
-            return False
+    expected = bits(torch.arange(pool))
+    # One record removed moves all later ones by one place; the rest are full shuffles.
+    orders = [torch.arange(1, pool)]
+    orders += [torch.from_numpy(rng.permutation(pool)) for _ in range(ROUNDS - 1)]
+    if any(not torch.equal(bits(order), expected[order]) for order in orders):
+        return False
     # The last batch is padded with black; white mates are the other extreme.
     kept = size - size // 2
+    start = torch.arange(size)
     beside = torch.cat([start[-kept:], start[: size // 2] + size])
     for colour in (0, 255):
-        images[size:], labels[size:] = colour, 0
-        if not torch.equal(bits(beside)[:kept], first[-kept:]):
+        images[size : 2 * size], labels[size : 2 * size] = colour, 0
+        if not torch.equal(bits(beside)[:kept], expected[start[-kept:]]):
             return False
     return True
 
 
-def total(query: ExactQuery, source: ImageSource, size: int, report: Report) -> Tensor:
+def total(query: TotalQuery, source: ImageSource, size: int, report: Report) -> Tensor:
     """Σ of all contributions in grid steps; independent of record order.
 
     Returns:
         int64 vector: the rows of the answer one after the other, then the shared coordinates.
-
-    Raises:
-        SfumatoError: the query's function fails; the text is withheld, as it may quote records.
     """
     spec = source.spec
     rows, columns = query.shape(len(spec.classes))
@@ -110,7 +168,7 @@ def total(query: ExactQuery, source: ImageSource, size: int, report: Report) -> 
         count = len(pixels)
         images[:count], images[count:] = torch.from_numpy(pixels), 0
         labels[:count], labels[count:] = torch.from_numpy(classes).clamp(min=0), 0
-        values = _withholding_errors(query, images, labels)
+        values = foreign(partial(contributions, query, images, labels))
         used = classes >= 0
         if of_record is not None:
             here = of_record[done : done + count]
@@ -118,27 +176,15 @@ def total(query: ExactQuery, source: ImageSource, size: int, report: Report) -> 
         block = np.where(used, classes if query.by_class else 0, -1)
         for row in range(rows):
             for part in torch.from_numpy(np.flatnonzero(block == row)).split(EXACT_ROWS):
-                steps = query.clipped_sum(values, part, bounds)
-                blocks[row] += steps[:columns].to(torch.int64)
-                shared += steps[columns:].to(torch.int64)
+                steps = query.bounded_sum(values[part], None if bounds is None else bounds[part])
+                blocks[row] += steps[:columns]
+                shared += steps[columns:]
         progress.advance(count)
         done += count
     if units is not None:
         units.check(done)
     progress.finish()
     return result
-
-
-def _withholding_errors(query: ExactQuery, images: Tensor, labels: Tensor) -> Tensor:
-    try:
-        return contributions(query, images, labels)
-    except Exception as error:
-        failure = type(error).__name__
-    # Raised outside the handler: chained errors would carry the text along.
-    raise SfumatoError(
-        f"query {query.name!r}: its function failed with {failure} on the private data (the "
-        "message is withheld). The budget stays charged; the run can go on once it is mended."
-    )
 
 
 class _Progress:

@@ -1,14 +1,13 @@
 """The steps of one vote query: teachers learn on their shards, vote, and only the noisy sum leaves.
 
-``docs/proofs.md``, "vote". What the teachers are is a public recipe of the method's; their shards,
-memories and votes never leave this file.
+``docs/proofs/vote.md``. What the teachers are is a public recipe of the method's; their shards,
+states and votes never leave this file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -16,23 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.data.decode import quiet
-from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
-from sfumato.errors import LedgerError, SfumatoError
+from sfumato.errors import LedgerError, SfumatoError, UsageError
 from sfumato.privacy import distributed
-from sfumato.privacy.answering.stored_steps import StepAnswers
-from sfumato.privacy.gradients.topagg import add_votes, top_signs
-from sfumato.privacy.noise.discrete_gaussian import add_noise
-from sfumato.privacy.noise.keys import Key
+from sfumato.privacy.accounting.events import Event
+from sfumato.privacy.answering.base import Answering, OpenRun, foreign
+from sfumato.privacy.gradients.per_example import same_bits
+from sfumato.privacy.gradients.topagg import VOTE_BITS, add_votes, top_signs
 from sfumato.privacy.queries.vote import VoteQuery
 from sfumato.privacy.records.decoded import Records
 from sfumato.privacy.records.shards import Shards
-from sfumato.privacy.records.teacher_memory import Memory
+from sfumato.privacy.records.teacher_states import TeacherStates
 
 SAVED_EVERY = 20
-"""Steps between two stored memories of teachers: a method that checkpoints its student at the same
-steps goes on after a kill as if nothing had happened."""
+"""Steps between two stored states of the teachers: a method that checkpoints its student at the
+same steps goes on after a kill as if nothing had happened."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,8 @@ class Opinions:
 class Teachers(Protocol):
     """A public recipe: what one teacher does with its records, for n of them at once.
 
-    No teacher's result may depend on another's records, not even in the last bit.
+    No teacher's result may depend on another's records, not even in the last bit. All randomness
+    is drawn before any record is seen, so that none can shift what its mates draw.
     """
 
     @property
@@ -92,137 +90,120 @@ class Teachers(Protocol):
         """How many teachers are worked on together."""
 
     def begin(self, count: int, generator: torch.Generator) -> Tensor:
-        """First memories, float32 ``[count, memory]``."""
+        """First states, float32 ``[count, memory]``."""
+
+    def draws(
+        self, count: int, question: Question, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Independent draws for each of ``count`` teachers; dimension 0 is the teacher."""
 
     def vote(
-        self, memory: Tensor, shard: ShardBatch, question: Question, generator: torch.Generator
+        self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
     ) -> tuple[Tensor, Opinions]:
-        """Memories after this step, float32 ``[n, memory]``, and what the teachers think.
-
-        What is drawn from ``generator`` must have a shape that does not depend on the records.
-        """
+        """States after this step, float32 ``[n, memory]``, and what the teachers think."""
 
 
-class Ballot:
-    """Answers the steps of ``query``, in order, each once; arguments as for ``Descent``."""
+class VoteAnswering(Answering[VoteQuery]):
+    """Answers the steps of a vote query; arguments as for :class:`Answering`."""
 
-    def __init__(
-        self,
-        query: VoteQuery,
-        noise_std: float,
-        source: ImageSource,
-        folder: Path,
-        key: Key,
-        check: Callable[[], None],
-    ) -> None:
-        self.query, self.noise_std = query, noise_std
-        self._source, self._key, self._check = source, key, check
-        self._run_folder, self._answers = folder, StepAnswers(query, folder)
+    def __init__(self, query: VoteQuery, event: Event, run: OpenRun) -> None:
+        super().__init__(query, event, run)
         self._shards: Shards | None = None
-        self._memory: Memory | None = None
+        self._states: TeacherStates | None = None
         self._at_once = 0
 
     def answer(self, step: int, teachers: Teachers, question: Question) -> Tensor:
-        """The noisy sum of votes of ``step`` (from 0), float64 ``[dimension]``, whole numbers.
+        """The noisy sum of votes of ``step`` (from 0), float64 ``[dimension]``.
 
         Raises:
             UsageError: the step is not the next one, or was forgotten.
-            LedgerError: a stored answer or memory is damaged, or the disk refuses.
+            LedgerError: a stored answer or state is damaged, or the disk refuses.
             SfumatoError: the teachers fail on the private data (the message is withheld).
         """
-        known = distributed.from_first(
-            self._answers.stored(step) if distributed.is_first() else None
-        )
-        if not (known and self._has_learned(step, teachers)):
-            total = self._total(step, teachers, question)
-            if not known:
-                known = distributed.from_first(
-                    self._noisy(total, step) if distributed.is_first() else None
-                )
-        return known["votes"].to(torch.float64)
+        if self._stored(step) and not self._has_learned(step, teachers):
+            self._total(step, teachers, question)
+        std = self.event.noise_std * 2**VOTE_BITS
+        steps = self._answer(step, "votes", lambda: self._total(step, teachers, question), std)
+        return steps.double() * 2.0**-VOTE_BITS
 
     def forget(self, before: int) -> None:
-        """Drop stored answers, and memories that a checkpoint of step ``before`` does not need."""
-        if distributed.is_first():
-            self._answers.forget(before)
-        if self._memory is not None:
-            self._memory.forget(before)
+        """Drop stored answers, and states that a checkpoint of step ``before`` does not need."""
+        super().forget(before)
+        if self._states is not None:
+            self._states.forget(before)
 
     def _has_learned(self, step: int, teachers: Teachers) -> bool:
         if teachers.memory == 0:
             return True
-        return self._memory is not None and self._memory.step > step
-
-    def _noisy(self, total: Tensor, step: int) -> dict[str, Tensor]:
-        name = f"noise {self.query.name}"
-        seed = int(self._key.stream(name, step).integers(2**63)) if self._key.insecure else None
-        noisy = torch.from_numpy(add_noise(total.numpy(), self.noise_std, seed))
-        self._answers.keep(step, {"votes": noisy})
-        return {"votes": noisy}
+        return self._states is not None and self._states.step > step
 
     def _total(self, step: int, teachers: Teachers, question: Question) -> Tensor:
-        """Σ of all votes, int64 ``[dimension]``; afterwards the teachers have learned this step."""
+        """Σ of all votes in grid steps, int64; afterwards the teachers have learned this step."""
         if self._at_once == 0:
-            alone = self._lone_size(teachers, question) if distributed.is_first() else None
+            first = distributed.is_first()
+            alone = self._lone_size(teachers, question) if first else None
             self._at_once = distributed.from_first(alone)
         if self._shards is None and distributed.is_first():
-            self._check()
-        # Silent, because the text of a warning or an error may quote what a record holds.
-        with quiet():
-            try:
-                total = self._votes(step, teachers, question)
-            except SfumatoError:
-                raise
-            except Exception as error:
-                failure = type(error).__name__
-            else:
-                return distributed.add_up(total)
-        # Raised outside the handler: chained errors would carry the private text along.
-        raise SfumatoError(
-            f"query {self.query.name!r}: step {step} failed with {failure} on the private data "
-            "(the message is withheld). The budget stays charged; the run can go on once it is "
-            "mended."
-        )
+            self._run.check_same_data()
+        work = self._silently(lambda: self._votes(step, teachers, question), f"step {step}")
+        return distributed.add_up(work)
 
     def _votes(self, step: int, teachers: Teachers, question: Question) -> Tensor:
         groups = self._groups()
         if self._shards is None:
             stream = self._key.stream(f"shards {self.query.name}", 0)
-            records = Records(self._source, self._run_folder)
+            records = Records(self._run.source, self._run.run.folder)
             self._shards = Shards(records, self.query.teachers, stream)
-        if self._memory is None:
-            self._memory = self._remembered(step, teachers, groups)
-        if self._memory.step != step:
+        if self._states is None:
+            self._states = self._remembered(step, teachers, groups)
+        if self._states.step != step:
             raise LedgerError(
-                f"query {self.query.name!r}: the teachers' memory of step {step} is missing from "
-                f"{self._answers.folder}. Restore it, or pass --fresh to charge a new run."
+                f"query {self.query.name!r}: the teachers' states of step {step} are missing from "
+                f"{self.folder}. Restore them, or pass --fresh to charge a new run."
             )
         total = torch.zeros(self.query.dimension, dtype=torch.int64)
         for number, group in enumerate(groups):
             shard = self._batch(group, step, teachers.batch)
-            draws = self._draws("votes", group, step)
-            after, opinions = teachers.vote(self._memory.read(number), shard, question, draws)
-            add_votes(total, *self._signs(opinions, draws))
-            self._memory.write(number, after)
-        self._memory.step = step + 1
+            draws, uniform = self._draws(teachers, question, self._generator("votes", group, step))
+            before = self._states.read(number)
+            after, opinions = foreign(partial(teachers.vote, before, shard, question, *draws))
+            add_votes(total, *self._signs(opinions, uniform), self.query.entries)
+            self._states.write(number, after)
+        self._states.step = step + 1
         if teachers.memory and (step + 1) % SAVED_EVERY == 0:
-            self._memory.save()
+            self._states.save()
         return total
 
-    def _signs(self, opinions: Opinions, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Coordinates and signs of each teacher's vote, at most k in a row (k / P in a part)."""
+    def _draws(
+        self, teachers: Teachers, question: Question, generator: torch.Generator
+    ) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """The draws of a group of teachers, and those of their signs, before a record is seen."""
+        draws, parts = teachers.draws(self._at_once, question, generator), self.query.parts
+        shape = (self._at_once * parts, self.query.entries // parts)
+        return draws, torch.rand(shape, generator=generator) if self.query.stochastic else None
+
+    def _signs(self, opinions: Opinions, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Coordinates and signs of each teacher's vote, ``[n, ·]``: at most k / P in a part."""
         values, index, parts = opinions.values, opinions.index, self.query.parts
-        width = self.query.dimension // parts
-        first = torch.zeros(1, 1, dtype=torch.int64)
+        teachers, width = self._at_once, self.query.dimension // parts
+        expected = (teachers, self.query.dimension) if index is None else (teachers, -1)
+        same = index is None or (index.shape == values.shape and parts == 1)
+        if not same or values.shape[0] != teachers or values.shape[1] != expected[1] != -1:
+            raise UsageError(
+                f"query {self.query.name!r}: opinions have shape {tuple(values.shape)}; they must "
+                f"have {teachers} rows, and be on all {self.query.dimension} coordinates or, where "
+                "parts=1, on those of an index of the same shape."
+            )
         if index is None:
-            first = width * torch.arange(parts).repeat(len(values))[:, None]
             values = values.reshape(-1, width)
-        elif parts > 1:
-            raise SfumatoError("opinions on some coordinates only cannot be cut into parts.")
         k = min(self.query.entries // parts, values.shape[1])
-        uniform = torch.rand(len(values), k, generator=generator) if self.query.stochastic else None
-        place, signs = top_signs(values, k, uniform)
-        return (place + first if index is None else index.gather(1, place)), signs
+        place, signs = top_signs(values, k, None if uniform is None else uniform[:, :k])
+        if index is None:
+            first = width * torch.arange(parts).repeat(teachers)[:, None]
+            place = (place + first).view(teachers, -1)
+        else:
+            place = index.gather(1, place)
+        return place, signs.view(teachers, -1)
 
     def _groups(self) -> list[NDArray[np.int64]]:
         """This rank's groups of teachers, all of one size: the last is filled up with -1."""
@@ -234,47 +215,55 @@ class Ballot:
     def _batch(self, group: NDArray[np.int64], step: int, size: int) -> ShardBatch:
         assert self._shards is not None
         stream = self._key.stream(f"records {self.query.name} {group[0]}", step)
-        parts = self._shards.batch(group, size, stream.random(len(group)))
+        parts = self._shards.batch(group, size, stream.uniform(len(group)))
         return ShardBatch(*(torch.from_numpy(part) for part in parts))
 
-    def _draws(self, what: str, group: NDArray[np.int64], step: int) -> torch.Generator:
+    def _generator(self, what: str, group: NDArray[np.int64], step: int) -> torch.Generator:
         purpose = f"{what} {self.query.name} {group[0]}"
         return self._key.torch_stream(purpose, step, torch.device("cpu"))
 
-    def _remembered(self, step: int, teachers: Teachers, groups: list[NDArray[np.int64]]) -> Memory:
-        memory = Memory(self._answers.folder, len(groups), self._at_once, teachers.memory)
-        if not memory.restore(step):
+    def _remembered(
+        self, step: int, teachers: Teachers, groups: list[NDArray[np.int64]]
+    ) -> TeacherStates:
+        states = TeacherStates(self.folder, len(groups), self._at_once, teachers.memory)
+        if not states.restore(step):
             for number, group in enumerate(groups):
-                memory.write(number, teachers.begin(len(group), self._draws("first", group, 0)))
-        return memory
+                first = teachers.begin(len(group), self._generator("first", group, 0))
+                states.write(number, first)
+        return states
 
     def _lone_size(self, teachers: Teachers, question: Question) -> int:
         """The largest group in which a teacher's bits do not depend on its mates."""
-        size = max(1, min(teachers.at_once, self.query.teachers))
-        while size > 1 and not self._are_alone(size, teachers, question):
-            size = -(-size // 2)
-        return size
+        self._at_once = max(1, min(teachers.at_once, self.query.teachers))
+        while not self._are_independent(teachers, question):
+            if self._at_once == 1:
+                raise SfumatoError(
+                    f"query {self.query.name!r}: a teacher votes otherwise on the same records. "
+                    "Draw its randomness in draws(), and keep no state but its memory."
+                )
+            self._at_once = -(-self._at_once // 2)
+        return self._at_once
 
-    def _are_alone(self, size: int, teachers: Teachers, question: Question) -> bool:
-        spec, generator = self._source.spec, torch.Generator().manual_seed(0)  # public images
+    def _are_independent(self, teachers: Teachers, question: Question) -> bool:
+        spec, size = self._run.source.spec, self._at_once
+        generator = torch.Generator().manual_seed(0)  # public images
         first, others = (teachers.begin(size, generator) for _ in range(2))
         shard, crowd = (public_shards(spec, size, teachers.batch, generator) for _ in range(2))
-        state = generator.get_state()
+        own, foreign = (self._draws(teachers, question, generator) for _ in range(2))
 
-        def bits(memory: Tensor, shard: ShardBatch) -> list[Tensor | None]:
-            draws = torch.Generator()
-            draws.set_state(state)
-            after, opinions = teachers.vote(memory, shard, question, draws)
-            return [after, opinions.values, opinions.index]
+        def bits(memory: Tensor, shard: ShardBatch, draws: tuple[Tensor, ...]) -> list[Tensor]:
+            after, opinions = teachers.vote(memory, shard, question, *draws)
+            index, signs = self._signs(opinions, own[1])
+            return [after, opinions.values, index, signs]
 
-        expected = bits(first, shard)
+        expected = bits(first, shard, own[0])
         for place in {0, size // 2, size - 1}:
             only = torch.arange(size) == place
             mixed = [_either(only, a, b) for a, b in zip(_parts(shard), _parts(crowd), strict=True)]
-            found = bits(_either(only, first, others), ShardBatch(*mixed))
-            for a, b in zip(expected, found, strict=True):
-                if a is not None and b is not None and not torch.equal(a[place], b[place]):
-                    return False
+            draws = (_either(only, a, b) for a, b in zip(own[0], foreign[0], strict=True))
+            found = bits(_either(only, first, others), ShardBatch(*mixed), tuple(draws))
+            if any(not same_bits(a[place], b[place]) for a, b in zip(expected, found, strict=True)):
+                return False
         return True
 
 

@@ -1,6 +1,6 @@
 """Per-unit weight gradients layer by layer, from one backward pass that stops at layer outputs.
 
-The plain backward pass multiplies each layer's input with the gradient at its output and adds up
+The usual backward pass multiplies each layer's input with the gradient at its output and adds up
 over the batch. Here the same products are formed unit by unit: the arithmetic is the same, only
 the sum over units is left out (book-keeping, arXiv 2210.00038).
 """
@@ -94,9 +94,9 @@ def _places(parameters: Sequence[Tensor]) -> tuple[dict[Tensor, slice], int]:
 
 
 def unflatten(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """A flat gradient as tensors of the parameters' shapes: the inverse of ``flatten`` on each."""
+    """A flat gradient as tensors of the parameters' shapes and dtypes: what undoes ``flatten``."""
     places, _ = _places(parameters)
-    return [_unflatten(flat[places[p]], p) for p in parameters]
+    return [_unflatten(flat[places[p]].to(p.dtype), p) for p in parameters]
 
 
 def _own(module: nn.Module) -> list[nn.Parameter]:

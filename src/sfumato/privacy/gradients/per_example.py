@@ -1,7 +1,7 @@
-"""One number per unit bounds it all: Σ over units of the clipped gradient, computed three ways.
+"""Gradients of single units, computed by three engines, clipped on the integer grid and added up.
 
 A unit's loss is the mean over its K draws (noise multiplicity, arXiv 2210.09929), so its gradient
-is averaged *inside* the clip and the bound does not depend on K. The three ways give the same sum:
+is averaged *inside* the clip and the bound does not depend on K. The engines:
 
 * ``loop``: one backward pass a unit, a batch of its K images; right for any network;
 * ``vmap``: ``torch.func`` over a few units at once;
@@ -9,7 +9,9 @@ is averaged *inside* the clip and the bound does not depend on K. The three ways
   every layer's weight gradient unit by unit; for networks of convolutions, linear layers, group
   normalisations and embeddings, each used once a pass.
 
-None ever holds more than one micro-batch of per-unit gradients.
+None ever holds more than one micro-batch of per-unit gradients. Micro-batches have one fixed shape,
+filled up with black images, and an engine is used only if public images get the same bits from it
+in any company: what a unit adds must be its own (``docs/proofs/units.md``, "Each unit on its own").
 """
 
 from __future__ import annotations
@@ -25,18 +27,18 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from sfumato.errors import SfumatoError
+from sfumato.privacy.clipping import add_clipped
 from sfumato.privacy.gradients.layers import Recording, flatten, is_supported
 
 IMAGES_AT_ONCE = 64
 """Images (units times multiplicity) whose activations are held at once."""
 
-NORM_STRETCH = 2**16
-NORM_ERROR = 2.0**-12
-"""More than the rounding of 2¹⁶ float32 additions in vector lanes; bounds are tightened by it."""
+CROWDS = 4
+"""In how many crowds, of different sizes, a unit's gradient is compared bit by bit."""
 
 
 @runtime_checkable
-class Drawing(Protocol):
+class UnitRandomness(Protocol):
     """What needs randomness for each unit."""
 
     def draws(self, units: int, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -44,7 +46,7 @@ class Drawing(Protocol):
 
 
 @runtime_checkable
-class UnitLoss(Drawing, Protocol):
+class UnitLoss(UnitRandomness, Protocol):
     """The loss of each unit, and the randomness that it needs."""
 
     @property
@@ -61,7 +63,7 @@ class UnitLoss(Drawing, Protocol):
 
 
 @dataclass(frozen=True)
-class Batch:
+class UnitBatch:
     """Units with their draws; dimension 0 of every tensor is the unit."""
 
     images: Tensor
@@ -71,20 +73,31 @@ class Batch:
     def __len__(self) -> int:
         return len(self.images)
 
-    def at(self, index: Tensor | slice) -> Batch:
+    def at(self, index: Tensor | slice) -> UnitBatch:
         """The units at ``index``."""
         draws = tuple(draw[index] for draw in self.draws)
-        return Batch(self.images[index], self.labels[index], draws)
+        return UnitBatch(self.images[index], self.labels[index], draws)
 
-    def split(self, size: int) -> list[Batch]:
+    def filled(self, missing: int) -> UnitBatch:
+        """So many units more: black, of label 0, with zeros for draws."""
+        if missing == 0:
+            return self
+
+        def more(tensor: Tensor) -> Tensor:
+            return torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
+
+        draws = tuple(more(draw) for draw in self.draws)
+        return UnitBatch(more(self.images), more(self.labels), draws)
+
+    def split(self, size: int) -> list[UnitBatch]:
         """Parts of at most ``size`` units."""
         return [self.at(slice(start, start + size)) for start in range(0, len(self), size)]
 
 
 TURNS, HOPELESS = 3, 1.5
-"""How often each way is timed, unless it is so much slower than another; the best turn counts."""
+"""How often each engine is timed, unless it is so much slower than another; the best counts."""
 
-Way = Callable[[nn.Module, UnitLoss, Batch], Tensor]
+Engine = Callable[[nn.Module, UnitLoss, UnitBatch], Tensor]
 """Gradients of a few units, float32 ``[u, parameters]``, each laid out by ``flatten``."""
 
 
@@ -93,7 +106,7 @@ def trained(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
-def by_loop(network: nn.Module, loss: UnitLoss, batch: Batch) -> Tensor:
+def by_loop(network: nn.Module, loss: UnitLoss, batch: UnitBatch) -> Tensor:
     """Gradients unit by unit."""
     parameters = trained(network)
     rows = []
@@ -103,7 +116,7 @@ def by_loop(network: nn.Module, loss: UnitLoss, batch: Batch) -> Tensor:
     return torch.stack(rows).to(torch.float32)
 
 
-def by_vmap(network: nn.Module, loss: UnitLoss, batch: Batch) -> Tensor:
+def by_vmap(network: nn.Module, loss: UnitLoss, batch: UnitBatch) -> Tensor:
     """Gradients of all units by ``torch.func``."""
     parameters = {k: p.detach() for k, p in network.named_parameters() if p.requires_grad}
 
@@ -130,14 +143,14 @@ def by_vmap(network: nn.Module, loss: UnitLoss, batch: Batch) -> Tensor:
     return torch.cat([flatten(g, 1) for g in gradients.values()], dim=1).to(torch.float32)
 
 
-def by_layers(network: nn.Module, loss: UnitLoss, batch: Batch) -> Tensor:
+def by_layers(network: nn.Module, loss: UnitLoss, batch: UnitBatch) -> Tensor:
     """Gradients of all units by book-keeping layer by layer."""
     with Recording(network) as recording:
         losses = loss(network, batch.images, batch.labels, *batch.draws)
         return recording.gradients(losses, trained(network))
 
 
-WAYS: dict[str, Way] = {"layers": by_layers, "loop": by_loop, "vmap": by_vmap}
+ENGINES: dict[str, Engine] = {"layers": by_layers, "loop": by_loop, "vmap": by_vmap}
 
 
 def units_at_once(loss: UnitLoss) -> int:
@@ -145,75 +158,95 @@ def units_at_once(loss: UnitLoss) -> int:
     return max(1, IMAGES_AT_ONCE // loss.multiplicity)
 
 
-def clipped_sum(
-    network: nn.Module, loss: UnitLoss, batch: Batch, clip_norm: float, way: str
+def unit_gradients(network: nn.Module, loss: UnitLoss, part: UnitBatch, engine: str) -> Tensor:
+    """Gradients of at most a micro-batch of units, in one that is filled up with black images."""
+    missing = 0 if engine == "loop" else units_at_once(loss) - len(part)
+    return ENGINES[engine](network, loss, part.filled(missing))[: len(part)]
+
+
+def gradient_sum(
+    network: nn.Module, loss: UnitLoss, batch: UnitBatch, clip_norm: float, engine: str
 ) -> Tensor:
-    """Σ over units of g · min(1, C / ‖g‖), float64 ``[parameters]``; zeros for no units.
+    """Σ over units of clipped gradients in steps of C · 2⁻²⁰, int64 ``[parameters]``.
 
     A unit whose gradient holds a NaN or an infinity adds nothing.
     """
     dimension = sum(parameter.numel() for parameter in trained(network))
     device = next(network.parameters()).device
-    total = torch.zeros(dimension, dtype=torch.float64, device=device)
+    total = torch.zeros(dimension, dtype=torch.int64, device=device)
     for part in batch.split(units_at_once(loss)):
-        rows = WAYS[way](network, loss, part)
-        norms = row_norms(rows)
-        finite = torch.isfinite(norms)
-        if not bool(finite.all()):
-            rows, norms = rows[finite], norms[finite]
-        factors = (1 - NORM_ERROR) * clip_norm / norms.clamp(min=clip_norm)
-        total += factors.to(torch.float32) @ rows
+        add_clipped(total, unit_gradients(network, loss, part, engine), clip_norm)
     return total
 
 
-def row_norms(rows: Tensor) -> Tensor:
-    """L2 norm of each row, float64 ``[u]``, to a relative ``NORM_ERROR``; infinite if it overflows.
+def fastest_engine(network: nn.Module, loss: UnitLoss, public: UnitBatch) -> str:
+    """The fastest engine on this machine, measured on public images, of those that are right.
 
-    Squares are added in float32 over short stretches and in float64 beyond: all in float64 takes
-    as long as a backward pass.
-    """
-    parts = [torch.linalg.vector_norm(part, dim=1) for part in rows.split(NORM_STRETCH, dim=1)]
-    return torch.linalg.vector_norm(torch.stack(parts, dim=1).to(torch.float64), dim=1)
-
-
-def fastest_way(
-    network: nn.Module,
-    loss: UnitLoss,
-    public: Batch,
-    clip_norm: float,
-    accepts: Callable[[str], bool] = lambda name: True,
-) -> str:
-    """The fastest way on this machine, measured on public images; one that agrees with the loop.
-
-    ``accepts`` may ask more of a way, given its name.
+    It agrees with the loop, and no unit changes another one's gradient, not even its last bit.
 
     Raises:
-        SfumatoError: units of a batch influence one another even unit by unit.
+        SfumatoError: units influence one another even one by one.
     """
     part = public.split(units_at_once(loss))[0]
-    expected = clipped_sum(network, loss, part, clip_norm, "loop")
+    expected = unit_gradients(network, loss, part, "loop")
     seconds: dict[str, float] = {}
-    for name in WAYS:
+    for name in ENGINES:
         if name == "layers" and not is_supported(network):
             continue
         try:
-            agrees = _agrees(clipped_sum(network, loss, part, clip_norm, name), expected)
+            agrees = _agrees(unit_gradients(network, loss, part, name), expected)
         except (RuntimeError, NotImplementedError):
-            continue  # an operation that this way does not know
-        if agrees and accepts(name):
+            continue  # an operation that this engine does not know
+        if agrees:
             turns = []
             for _ in range(TURNS):
                 started = time.perf_counter()
-                clipped_sum(network, loss, part, clip_norm, name)
+                unit_gradients(network, loss, part, name)
                 turns.append(time.perf_counter() - started)
                 if turns[0] > HOPELESS * min(seconds.values(), default=math.inf):
                     break
             seconds[name] = min(turns)
-    if not seconds:
-        raise SfumatoError(
-            "the loss gives different gradients for the same units. Draw its randomness in draws()."
-        )
-    return min(seconds, key=lambda name: seconds[name])
+    for name in sorted(seconds, key=lambda name: seconds[name]):
+        if units_are_independent(network, loss, part, name):
+            return name
+    raise SfumatoError(
+        "the loss gives different gradients for the same units. Draw its randomness in draws(), "
+        "keep no state between calls, and let no unit see another one."
+    )
+
+
+def units_are_independent(
+    network: nn.Module, loss: UnitLoss, public: UnitBatch, engine: str
+) -> bool:
+    """Whether a unit's gradient has the same bits wherever and beside whomever it stands."""
+
+    def rows(part: UnitBatch) -> Tensor:
+        return unit_gradients(network, loss, part, engine)
+
+    size = units_at_once(loss)
+    return rows_are_independent(rows, public.split(size)[0], size)
+
+
+def rows_are_independent(rows: Callable[[UnitBatch], Tensor], public: UnitBatch, size: int) -> bool:
+    """Whether each unit's row of ``rows(units)`` has the same bits in any company.
+
+    ``rows`` is called with crowds of ``public`` units, of ``size`` and smaller.
+    """
+    expected = rows(public)
+    generator = torch.Generator().manual_seed(0)
+    for count in [size, *range(size, 0, -max(1, size // CROWDS))]:
+        crowd = torch.randint(len(public), (count,), generator=generator).to(public.labels.device)
+        if not same_bits(rows(public.at(crowd)), expected[crowd]):
+            return False
+    return True
+
+
+def same_bits(first: Tensor, second: Tensor | None) -> bool:
+    """Whether two tensors agree in dtype, shape and every bit, also in those of a NaN."""
+    if second is None or first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    one, other = (t.detach().reshape(-1).contiguous().view(torch.uint8) for t in (first, second))
+    return torch.equal(one, other)
 
 
 def _agrees(value: Tensor, expected: Tensor, share: float = 1e-2) -> bool:

@@ -1,9 +1,8 @@
 """Σ over units of TopAgg's votes: each unit's gradient, its k largest entries, their signs.
 
 A vote jumps where a gradient hardly moves: when the last bits of two entries change, another one
-may be the k-th largest. So unlike a clipped gradient it must not know its mates even in the last
-bit. Micro-batches have one fixed shape here, and a way of computing counts only if public images
-get the same bits from it in any company (``docs/proofs.md``, "gradient").
+may be the k-th largest. So here in particular a gradient must not know its mates even in the last
+bit (``docs/proofs/gradient.md``).
 """
 
 from __future__ import annotations
@@ -11,11 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sfumato.privacy.gradients.per_example import WAYS, Batch, UnitLoss, trained, units_at_once
+from sfumato.privacy.gradients.per_example import (
+    UnitBatch,
+    UnitLoss,
+    trained,
+    unit_gradients,
+    units_at_once,
+)
 from sfumato.privacy.gradients.topagg import TopSigns, add_votes, top_signs
-
-CROWDS = 8
-"""In how many crowds, of different sizes, a unit's gradient is compared bit by bit."""
 
 
 class VotingLoss:
@@ -31,7 +33,7 @@ class VotingLoss:
         return self._loss.multiplicity
 
     def draws(self, units: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """The loss's draws and float32 ``[units, k]`` in [0, 1); k = 0 where signs are plain."""
+        """The loss's draws and float32 ``[units, k]`` in [0, 1); k = 0 for certain signs."""
         shape = (units, self._drawn)
         uniform = torch.rand(shape, generator=generator, device=generator.device)
         return (*self._loss.draws(units, generator), uniform)
@@ -43,10 +45,10 @@ class VotingLoss:
         return self._loss(network, images, labels, *draws[:-1])
 
 
-def summed_votes(
-    network: nn.Module, loss: UnitLoss, batch: Batch, compress: TopSigns, way: str
+def vote_sum(
+    network: nn.Module, loss: UnitLoss, batch: UnitBatch, compress: TopSigns, engine: str
 ) -> Tensor:
-    """Σ over units of the votes of their gradients, integers as float64 ``[parameters]``.
+    """Σ over units of the votes of their gradients in steps of 2⁻¹⁰, int64 ``[parameters]``.
 
     A unit whose gradient is zero, or holds a NaN or an infinity, adds nothing. ``loss`` is a
     :class:`VotingLoss`; stochastic signs use the last of the batch's draws.
@@ -54,32 +56,7 @@ def summed_votes(
     size = sum(parameter.numel() for parameter in trained(network))
     total = torch.zeros(size, dtype=torch.int64, device=next(network.parameters()).device)
     for part in batch.split(units_at_once(loss)):
-        rows = lone_gradients(network, loss, part, way)
+        rows = unit_gradients(network, loss, part, engine)
         uniform = part.draws[-1] if compress.stochastic else None
-        add_votes(total, *top_signs(rows, compress.entries, uniform))
-    return total.to(torch.float64)
-
-
-def lone_gradients(network: nn.Module, loss: UnitLoss, part: Batch, way: str) -> Tensor:
-    """Gradients of at most a micro-batch of units, in one that is filled up with black images."""
-    missing = units_at_once(loss) - len(part)
-
-    def filled(tensor: Tensor) -> Tensor:
-        return torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
-
-    draws = tuple(filled(draw) for draw in part.draws)
-    full = Batch(filled(part.images), filled(part.labels), draws)
-    return WAYS[way](network, loss, full)[: len(part)]
-
-
-def units_are_alone(network: nn.Module, loss: UnitLoss, public: Batch, way: str) -> bool:
-    """Whether a unit's gradient has the same bits wherever and beside whomever it stands."""
-    size = units_at_once(loss)
-    part = public.split(size)[0]
-    expected = lone_gradients(network, loss, part, way)
-    generator = torch.Generator().manual_seed(0)
-    for count in range(size, 0, -max(1, size // CROWDS)):
-        crowd = torch.randint(len(part), (count,), generator=generator).to(part.labels.device)
-        if not torch.equal(lone_gradients(network, loss, part.at(crowd), way), expected[crowd]):
-            return False
-    return True
+        add_votes(total, *top_signs(rows, compress.entries, uniform), compress.entries)
+    return total

@@ -1,31 +1,30 @@
-"""The secret randomness of a run of many steps: one key, and a stream for each purpose and step.
+"""A run's key: who is in a sample, and what else is sampled beside the noise, so that it resumes.
 
-The key comes from the operating system, lives in the private run folder so that a killed run goes
-on with the same randomness, and is destroyed when the run is closed. Whoever knew it could subtract
-the noise.
+Poisson samples, the choice of a unit's record, the randomness of losses, features and teachers, and
+shards come from streams that are derived from it. Noise never does: each answer's noise has fresh
+bits of its own. The key comes from the operating system, lies in the private run folder, and is
+destroyed when the run is closed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import os
 import secrets
 from pathlib import Path
 
 import numpy as np
-import randomgen
 import torch
 
 from sfumato.disk import write_atomically
 from sfumato.errors import LedgerError
+from sfumato.privacy.noise.entropy import Stream
 
 KEY_BYTES = 32
 CHECK_BYTES = 32
-STREAM_NOISE_PATH = "Gaussian in float64, ChaCha20 keyed by the operating system (randomgen)"
 
 
-class Key:
+class RunKey:
     """A 256-bit key and the independent streams that are derived from it.
 
     Args:
@@ -37,7 +36,7 @@ class Key:
         self._secret, self.insecure = secret, insecure
 
     @classmethod
-    def of_run(cls, folder: Path, insecure_seed: int | None = None) -> Key:
+    def of_run(cls, folder: Path, insecure_seed: int | None = None) -> RunKey:
         """The run's key: the stored one, or a new one from the operating system, stored.
 
         Raises:
@@ -79,22 +78,19 @@ class Key:
                 os.fsync(file.fileno())
             path.unlink()
 
-    def stream(self, purpose: str, step: int) -> np.random.Generator:
-        """A cryptographic generator for one purpose at one step: ChaCha20 with a key of its own."""
-        label = f"{purpose} {step}".encode()
-        derived = hmac.digest(self._secret, label, "sha256")
-        bits = randomgen.ChaCha(key=int.from_bytes(derived, "big"))
-        return np.random.Generator(bits)
+    def stream(self, purpose: str, step: int) -> Stream:
+        """Uniform bits for one purpose at one step, independent of all others."""
+        return Stream.derived(self._secret, f"{purpose} {step}")
 
     def torch_stream(self, purpose: str, step: int, device: torch.device) -> torch.Generator:
         """A generator on ``device`` in a secret state: for draws that must not be guessed."""
         stream = self.stream(purpose, step)
         generator = torch.Generator(device)
         if device.type != "cpu":
-            return generator.manual_seed(int(stream.integers(2**63)))
+            return generator.manual_seed(int(stream.words(1)[0] >> np.uint64(1)))
         # PyTorch's CPU generator keeps 32 bits of a seed, few enough to try them all. So all 624
         # words of its state are drawn; they follow a header of 24 bytes, one 32-bit word in eight.
         state = generator.get_state()
         words = state.numpy()[24 : 24 + 624 * 8].view(np.uint64)
-        words[:] = stream.integers(2**32, size=624, dtype=np.uint64)
+        words[:] = stream.words(624) >> np.uint64(32)
         return generator.set_state(state)

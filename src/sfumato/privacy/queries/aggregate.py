@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from sfumato.errors import UsageError
-from sfumato.privacy.accounting.events import Event
 from sfumato.privacy.budget import RELATIONS, Relation
-from sfumato.privacy.queries.checks import check_name, check_positive, check_sampled
+from sfumato.privacy.queries.base import Query
 
 
 @dataclass(frozen=True)
-class AggregateQuery:
+class AggregateQuery(Query):
     """``steps`` times, over a fresh Poisson sample: noisy class sums of features, then a gradient.
 
     Args:
@@ -57,21 +56,12 @@ class AggregateQuery:
     describes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_positive(
-            self.name,
-            clip_norm=self.clip_norm,
-            gradient_clip_norm=self.gradient_clip_norm,
-            forward_noise=self.forward_noise,
-            backward_noise=self.backward_noise,
-        )
-        check_sampled(
-            self.name,
-            self.sampling_rate,
-            rows=self.rows,
-            dimension=self.dimension,
-            steps=self.steps,
-        )
+        self._check_name()
+        self._check_bounds(clip_norm=self.clip_norm, gradient_clip_norm=self.gradient_clip_norm)
+        self._check_positive(forward_noise=self.forward_noise, backward_noise=self.backward_noise)
+        self._check_rate(self.sampling_rate)
+        self._check_counts(rows=self.rows, steps=self.steps)
+        self._check_dimensions(dimension=self.dimension)
         if self.gradient_dimension < 0:
             raise UsageError(
                 f"query {self.name!r}: gradient_dimension={self.gradient_dimension} must be 0 "
@@ -82,6 +72,11 @@ class AggregateQuery:
     def backward(self) -> bool:
         """Whether a step has a second part."""
         return self.gradient_dimension > 0
+
+    @property
+    def bound(self) -> float:
+        """1: the clip norms of both parts are divided out."""
+        return 1.0
 
     @property
     def relative_noise(self) -> float:
@@ -102,36 +97,14 @@ class AggregateQuery:
         """L2 sensitivity of one step under each relation, both clip norms divided out."""
         return dict(zip(RELATIONS, (1.0, 2.0), strict=True))
 
-    def event(self, relation: Relation) -> Event:
-        """The query's event, its noise relative to the plan's common scale."""
-        bound = self.sensitivity()
-        return Event(
-            query=self.mechanism,
-            name=self.name,
-            clip_norm=1.0,
-            sensitivity=bound,
-            noise_std=self.relative_noise * bound[relation],
-            count=self.steps,
-            sampling_rate=self.sampling_rate,
-        )
+    def repeats(self) -> tuple[int, float]:
+        """``steps`` answers of two parts, each over a sample of its own."""
+        return self.steps, self.sampling_rate
 
     def to_dict(self) -> dict[str, Any]:
         """Everything public about the query, as plain JSON values."""
-        gradient = {
-            "gradient_dimension": self.gradient_dimension,
-            "gradient_clip_norm": self.gradient_clip_norm,
-            "backward_noise": self.backward_noise,
-        }
-        return {
-            **self.describes,
-            "query": self.mechanism,
-            "name": self.name,
-            "rows": self.rows,
-            "dimension": self.dimension,
-            "clip_norm": self.clip_norm,
-            "sampling_rate": self.sampling_rate,
-            "steps": self.steps,
-            "forward_noise": self.forward_noise,
-            **(gradient if self.backward else {}),
-            "relative_noise": self.relative_noise,
-        }
+        values = {**super().to_dict(), "relative_noise": self.relative_noise}
+        if not self.backward:
+            for name in ("gradient_dimension", "gradient_clip_norm", "backward_noise"):
+                del values[name]
+        return values

@@ -7,18 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from sfumato.errors import UsageError
-from sfumato.privacy.accounting.events import Event
 from sfumato.privacy.budget import RELATIONS, Relation
 from sfumato.privacy.gradients.topagg import TopSigns
-from sfumato.privacy.queries.checks import (
-    check_name,
-    check_positive,
-    check_sampled,
-)
+from sfumato.privacy.queries.base import Query
 
 
 @dataclass(frozen=True)
-class GradientQuery:
+class GradientQuery(Query):
     """``steps`` noisy sums of bounded gradients, each over a fresh Poisson sample of the units.
 
     Args:
@@ -51,15 +46,18 @@ class GradientQuery:
     compress: TopSigns | None = None
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        self._check_name()
         if (self.clip_norm is None) == (self.compress is None):
             raise UsageError(
                 f"query {self.name!r}: clip_norm={self.clip_norm} and compress={self.compress} "
                 "exclude each other: a vote has a norm of its own. Give one and set the other to "
                 "None."
             )
-        check_positive(self.name, clip_norm=self.bound, relative_noise=self.relative_noise)
-        check_sampled(self.name, self.sampling_rate, steps=self.steps, dimension=self.dimension)
+        self._check_bounds(clip_norm=self.bound)
+        self._check_positive(relative_noise=self.relative_noise)
+        self._check_rate(self.sampling_rate)
+        self._check_counts(steps=self.steps)
+        self._check_dimensions(dimension=self.dimension)
         if self.compress is not None and self.compress.entries > self.dimension:
             raise UsageError(
                 f"query {self.name!r}: entries={self.compress.entries} must be at most its "
@@ -78,30 +76,15 @@ class GradientQuery:
         """L2 sensitivity of one step under each relation, in the units of the gradient."""
         return dict(zip(RELATIONS, (self.bound, 2 * self.bound), strict=True))
 
-    def event(self, relation: Relation) -> Event:
-        """The query's event, its noise relative to the plan's common scale."""
-        bound = self.sensitivity()
-        return Event(
-            query=self.mechanism,
-            name=self.name,
-            clip_norm=self.bound,
-            sensitivity=bound,
-            noise_std=self.relative_noise * bound[relation],
-            count=self.steps,
-            sampling_rate=self.sampling_rate,
-        )
+    def repeats(self) -> tuple[int, float]:
+        """``steps`` answers, each over a sample of its own."""
+        return self.steps, self.sampling_rate
 
     def to_dict(self) -> dict[str, Any]:
         """Everything public about the query, as plain JSON values."""
-        compress = {} if self.compress is None else {"compress": asdict(self.compress)}
-        return {
-            **self.describes,
-            **compress,
-            "query": self.mechanism,
-            "name": self.name,
-            "dimension": self.dimension,
-            "clip_norm": self.clip_norm,
-            "sampling_rate": self.sampling_rate,
-            "steps": self.steps,
-            "relative_noise": self.relative_noise,
-        }
+        values = super().to_dict()
+        if self.compress is None:
+            del values["compress"]
+        else:
+            values["compress"] = asdict(self.compress)
+        return values

@@ -10,18 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sfumato.privacy.accounting.events import Event
 from sfumato.privacy.budget import RELATIONS, Relation
 from sfumato.privacy.clipping import UNIT
-from sfumato.privacy.queries.checks import (
-    check_dimension,
-    check_name,
-    check_positive,
-)
+from sfumato.privacy.queries.base import TotalQuery
 
 
 @dataclass(frozen=True)
-class HistogramQuery:
+class HistogramQuery(TotalQuery):
     """Noisy counts: each unit votes for one bin, or abstains.
 
     Args:
@@ -39,8 +34,6 @@ class HistogramQuery:
     """
 
     mechanism: ClassVar[str] = "histogram"
-    by_class: ClassVar[bool] = False
-    shared: ClassVar[int] = 0
 
     name: str
     vote: Callable[[Tensor, Tensor], Tensor] = field(compare=False, repr=False)
@@ -49,14 +42,14 @@ class HistogramQuery:
     describes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_positive(self.name, relative_noise=self.relative_noise)
-        check_dimension(self.name, bins=self.bins)
+        self._check_name()
+        self._check_positive(relative_noise=self.relative_noise)
+        self._check_dimensions(bins=self.bins)
 
     @property
-    def dimension(self) -> int:
-        """Number of coordinates of the answer."""
-        return self.bins
+    def bound(self) -> float:
+        """One vote."""
+        return 1.0
 
     def shape(self, classes: int) -> tuple[int, int]:
         """Shape of the answer's ``total``: one row of bins."""
@@ -68,33 +61,11 @@ class HistogramQuery:
         bins = self.vote(images, labels).to(torch.int64)
         return (bins[:, None] == torch.arange(self.bins)).to(torch.float32)
 
-    def clipped_sum(self, values: Tensor, chosen: Tensor, bounds: Tensor | None = None) -> Tensor:
-        """Sum of at most sixteen chosen votes, each of its bound, in steps of 2⁻²⁰."""
-        if bounds is None:
-            return values[chosen].sum(dim=0) * UNIT
-        return (values[chosen] * bounds[chosen, None]).sum(dim=0)
+    def bounded_sum(self, rows: Tensor, bounds: Tensor | None) -> Tensor:
+        """Whole votes; a unit of several records splits its vote."""
+        votes = rows.to(torch.int64)
+        return votes.sum(dim=0) * UNIT if bounds is None else (votes * bounds[:, None]).sum(dim=0)
 
     def sensitivity(self) -> dict[Relation, float]:
         """L2 sensitivity under each relation, in votes."""
         return dict(zip(RELATIONS, (1.0, math.sqrt(2)), strict=True))
-
-    def event(self, relation: Relation) -> Event:
-        """The query's event, its noise relative to the plan's common scale."""
-        bound = self.sensitivity()
-        return Event(
-            query=self.mechanism,
-            name=self.name,
-            clip_norm=1.0,
-            sensitivity=bound,
-            noise_std=self.relative_noise * bound[relation],
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything public about the query, as plain JSON values."""
-        return {
-            **self.describes,
-            "query": self.mechanism,
-            "name": self.name,
-            "bins": self.bins,
-            "relative_noise": self.relative_noise,
-        }

@@ -10,21 +10,16 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sfumato.errors import UsageError
-from sfumato.privacy.accounting.events import Event
 from sfumato.privacy.budget import RELATIONS, Relation
 from sfumato.privacy.clipping import clipped_sum
-from sfumato.privacy.queries.checks import (
-    check_dimension,
-    check_name,
-    check_positive,
-)
+from sfumato.privacy.queries.base import TotalQuery
 
 Contribution = Callable[[Tensor, Tensor], Tensor]
 """(uint8 ``[b, c, h, w]``, int64 ``[b]``) → float ``[b, d]``; each row from its own example."""
 
 
 @dataclass(frozen=True)
-class SumQuery:
+class SumQuery(TotalQuery):
     """Σ f(x, y) over all units, each clipped to L2 norm C, plus exact Gaussian noise.
 
     Args:
@@ -60,21 +55,27 @@ class SumQuery:
     describes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_positive(self.name, clip_norm=self.clip_norm, relative_noise=self.relative_noise)
-        check_dimension(self.name, dimension=self.dimension)
+        self._check_name()
+        self._check_bounds(clip_norm=self.clip_norm)
+        self._check_positive(relative_noise=self.relative_noise)
+        self._check_dimensions(dimension=self.dimension)
         if not 0 <= self.shared < self.dimension:
             raise UsageError(
                 f"query {self.name!r}: shared={self.shared} must lie in [0, {self.dimension})."
             )
 
+    @property
+    def bound(self) -> float:
+        """C."""
+        return self.clip_norm
+
     def values(self, images: Tensor, labels: Tensor) -> Tensor:
-        """What each unit would contribute, float ``[b, d]``, not yet bounded."""
+        """What each record would contribute, float ``[b, d]``, not yet bounded."""
         return self.contribution(images, labels)
 
-    def clipped_sum(self, values: Tensor, chosen: Tensor, bounds: Tensor | None = None) -> Tensor:
-        """Sum of at most sixteen chosen rows, each clipped to its bound, in steps of C · 2⁻²⁰."""
-        return clipped_sum(values, chosen, self.clip_norm, self.nonnegative, bounds)
+    def bounded_sum(self, rows: Tensor, bounds: Tensor | None) -> Tensor:
+        """Each row clipped to C, or to its share of it."""
+        return clipped_sum(rows.clamp(min=0) if self.nonnegative else rows, self.clip_norm, bounds)
 
     def sensitivity(self) -> dict[Relation, float]:
         """L2 sensitivity under each relation, in the units of f."""
@@ -84,28 +85,3 @@ class SumQuery:
     def shape(self, classes: int) -> tuple[int, int]:
         """Shape of the answer's ``total`` for a data set of ``classes`` classes (0: unlabelled)."""
         return (max(classes, 1) if self.by_class else 1), self.dimension - self.shared
-
-    def event(self, relation: Relation) -> Event:
-        """The query's event, its noise relative to the plan's common scale."""
-        bound = self.sensitivity()
-        return Event(
-            query=self.mechanism,
-            name=self.name,
-            clip_norm=self.clip_norm,
-            sensitivity=bound,
-            noise_std=self.relative_noise * bound[relation],
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything public about the query, as plain JSON values."""
-        return {
-            **self.describes,
-            "query": self.mechanism,
-            "name": self.name,
-            "dimension": self.dimension,
-            "clip_norm": self.clip_norm,
-            "by_class": self.by_class,
-            "shared": self.shared,
-            "nonnegative": self.nonnegative,
-            "relative_noise": self.relative_noise,
-        }

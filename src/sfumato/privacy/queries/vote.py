@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from sfumato.errors import UsageError
-from sfumato.privacy.accounting.events import Event
 from sfumato.privacy.budget import RELATIONS, Relation
-from sfumato.privacy.queries.checks import check_dimension, check_name, check_positive
+from sfumato.privacy.queries.base import Query
 
 
 @dataclass(frozen=True)
-class VoteQuery:
+class VoteQuery(Query):
     """``steps`` noisy sums of the votes of teachers, each of which knows its own shard only.
 
     Args:
@@ -49,12 +48,10 @@ class VoteQuery:
     describes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_positive(self.name, relative_noise=self.relative_noise)
-        check_dimension(self.name, dimension=self.dimension)
-        for key, value in (("steps", self.steps), ("teachers", self.teachers)):
-            if value < 1:
-                raise UsageError(f"query {self.name!r}: {key}={value} must be at least 1.")
+        self._check_name()
+        self._check_positive(relative_noise=self.relative_noise)
+        self._check_dimensions(dimension=self.dimension)
+        self._check_counts(steps=self.steps, teachers=self.teachers)
         whole = self.parts >= 1 and self.dimension % self.parts == self.entries % self.parts == 0
         if not (whole and 1 <= self.entries <= self.dimension):
             raise UsageError(
@@ -62,33 +59,15 @@ class VoteQuery:
                 f"and parts={self.parts} must divide it and the dimension."
             )
 
+    @property
+    def bound(self) -> float:
+        """√k, the norm of a vote."""
+        return math.sqrt(self.entries)
+
     def sensitivity(self) -> dict[Relation, float]:
         """L2 sensitivity of one step under each relation, in votes."""
         return dict.fromkeys(RELATIONS, 2 * math.sqrt(self.entries))
 
-    def event(self, relation: Relation) -> Event:
-        """The query's event, its noise relative to the plan's common scale."""
-        bound = self.sensitivity()
-        return Event(
-            query=self.mechanism,
-            name=self.name,
-            clip_norm=math.sqrt(self.entries),
-            sensitivity=bound,
-            noise_std=self.relative_noise * bound[relation],
-            count=self.steps,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything public about the query, as plain JSON values."""
-        return {
-            **self.describes,
-            "query": self.mechanism,
-            "name": self.name,
-            "dimension": self.dimension,
-            "entries": self.entries,
-            "teachers": self.teachers,
-            "steps": self.steps,
-            "parts": self.parts,
-            "stochastic": self.stochastic,
-            "relative_noise": self.relative_noise,
-        }
+    def repeats(self) -> tuple[int, float]:
+        """``steps`` answers over all teachers."""
+        return self.steps, 1.0

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.data.source import ImageSource
+from sfumato.privacy.noise.entropy import Stream
 from sfumato.privacy.records.units import units_of
 
 READ_BATCH = 256
@@ -52,8 +53,8 @@ class Records:
         """The unit of each record, int64 ``[records]``; -1 where a record is surplus."""
         return np.arange(len(self.labels)) if self._units is None else self._units.owner
 
-    def one_each(self, units: NDArray[np.int64], stream: np.random.Generator) -> NDArray[np.int64]:
-        """A record of each given unit, int64 ``[u]``: one of its own, drawn uniformly."""
+    def one_each(self, units: NDArray[np.int64], stream: Stream) -> NDArray[np.int64]:
+        """A record of each given unit, int64 ``[u]``: one of its own, chosen uniformly."""
         return units if self._units is None else self._units.one_each(units, stream)
 
     def take(self, index: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sfumato.privacy.noise.entropy import Stream
 from sfumato.privacy.records.decoded import Records
 
 
@@ -17,9 +18,9 @@ class Shards:
         stream: secret randomness; a unit's shard is uniform and independent of everything else.
     """
 
-    def __init__(self, records: Records, teachers: int, stream: np.random.Generator) -> None:
+    def __init__(self, records: Records, teachers: int, stream: Stream) -> None:
         self._records, self.teachers = records, teachers
-        shard_of_unit = stream.integers(teachers, size=records.units)
+        shard_of_unit = stream.below(teachers, records.units).astype(np.int64)
         usable = np.flatnonzero((records.owner >= 0) & (records.labels >= 0))
         shard = shard_of_unit[records.owner[usable]]
         order = np.argsort(shard, kind="stable")

@@ -18,6 +18,7 @@ from sfumato.data.source import ImageSource
 from sfumato.data.units import Key
 from sfumato.errors import DataError
 from sfumato.privacy.clipping import UNIT
+from sfumato.privacy.noise.entropy import Stream
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,10 +44,11 @@ class Units:
         """The bound on each record in grid steps, ⌊2²⁰/m_u⌋; 0 for one that is surplus."""
         return np.where(self.owner >= 0, UNIT // self.kept[self.owner], 0)
 
-    def one_each(self, units: NDArray[np.int64], stream: np.random.Generator) -> NDArray[np.int64]:
-        """One kept record of each given unit, drawn uniformly: int64 ``[u]``."""
+    def one_each(self, units: NDArray[np.int64], stream: Stream) -> NDArray[np.int64]:
+        """One kept record of each given unit, chosen uniformly: int64 ``[u]``."""
         order, start = self._places
-        return order[start[units] + stream.integers(self.kept[units])]
+        place = stream.below(self.kept[units].astype(np.uint64)).astype(np.int64)
+        return order[start[units] + place]
 
     @cached_property
     def _places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""The mechanisms' table of ``docs/proofs.md``, written a second time: what ``verify`` goes by.
+"""The mechanisms' table of ``docs/proofs``, written a second time: what ``verify`` goes by.
 
 Nothing here comes from the queries' own code, so that a mistake there is noticed.
 """
@@ -12,14 +12,11 @@ from typing import Any
 from sfumato.privacy import RELATIONS, Relation
 from sfumato.release.strict_json import mismatches
 
-NOISE_PATHS = {
-    "sum": "discrete Gaussian, exact, operating-system entropy (OpenDP)",
-    "histogram": "discrete Gaussian, exact, operating-system entropy (OpenDP)",
-    "gradient": "Gaussian in float64, ChaCha20 keyed by the operating system (randomgen)",
-    "aggregate": "Gaussian in float64, ChaCha20 keyed by the operating system (randomgen)",
-    "vote": "discrete Gaussian, exact, operating-system entropy (OpenDP)",
-}
-"""How each mechanism draws the noise whose proof is in ``docs/proofs.md``."""
+NOISE_PATHS = dict.fromkeys(
+    ("sum", "histogram", "gradient", "aggregate", "vote"),
+    "discrete Gaussian on integers, exact, operating-system entropy (ChaCha20)",
+)
+"""How each mechanism samples the noise whose proof is in ``docs/proofs``."""
 
 _EARLIER_NOISE_PATHS = {
     "0.1.0": {

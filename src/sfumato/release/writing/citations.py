@@ -34,13 +34,6 @@ NOISE = """\
   year      = {2020},
   note      = {arXiv:2004.00010}
 }"""
-LIBRARY = """\
-@inproceedings{gaboardi2020opendp,
-  title     = {A Programming Framework for {OpenDP}},
-  author    = {Gaboardi, Marco and Hay, Michael and Vadhan, Salil},
-  booktitle = {6th Workshop on the Theory and Practice of Differential Privacy},
-  year      = {2020}
-}"""
 SOFTWARE = """\
 @software{sfumato,
   title   = {sfumato: Synthetic Images with a Proven Differential-Privacy Guarantee},
@@ -57,7 +50,7 @@ def citations(certificate: Mapping[str, Any]) -> list[str]:
         _of_method(certificate["method"]["name"]),
         ENCODERS.get(encoder.get("name", "")),
     ]
-    noise = [NOISE, LIBRARY] if "OpenDP" in certificate["noise"] else []
+    noise = [NOISE] if "discrete Gaussian" in certificate["noise"] else []
     return [entry for entry in entries if entry] + [ACCOUNTANT, *noise]
 
 

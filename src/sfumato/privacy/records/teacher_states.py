@@ -1,4 +1,4 @@
-"""What teachers remember between steps: on disk without a name, and stored now and then."""
+"""What teachers remember between two steps: on disk without a name, and stored now and then."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sfumato.privacy.run import store
 from sfumato.privacy.sealed import sealed, unsealed
 
 
-class Memory:
+class TeacherStates:
     """Memories of groups of teachers, float32 ``[groups, at_once, width]``; private.
 
     They lie in a file in ``folder`` that is unlinked as soon as it is open: what does not fit into

@@ -1,0 +1,155 @@
+"""Work on Poisson samples, for the queries that are asked over them: gradient and aggregate."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.data.spec import PublicSpec
+from sfumato.errors import LedgerError, SfumatoError, UsageError
+from sfumato.privacy import distributed
+from sfumato.privacy.accounting.events import Event
+from sfumato.privacy.answering.base import Answering, Asked, OpenRun, foreign
+from sfumato.privacy.gradients.per_example import (
+    ENGINES,
+    UnitBatch,
+    UnitLoss,
+    UnitRandomness,
+    fastest_engine,
+    same_bits,
+    trained,
+)
+from sfumato.privacy.noise.poisson_sampling import poisson_sample
+from sfumato.privacy.records.decoded import Records
+from sfumato.privacy.run import store
+
+LEAST_PUBLIC_UNITS = 64
+
+
+class SampledAnswering(Answering[Asked]):
+    """Answers over Poisson samples of the units, which all ranks share; as :class:`Answering`."""
+
+    def __init__(self, query: Asked, event: Event, run: OpenRun) -> None:
+        super().__init__(query, event, run)
+        self._records: Records | None = None
+        self._engine: str | None = None
+
+    def _sum_over_sample(
+        self,
+        step: int,
+        randomness: UnitRandomness,
+        device: torch.device,
+        sum_of: Callable[[UnitBatch], Tensor],
+    ) -> Tensor:
+        """``sum_of`` the step's sample, int64, added up over the ranks."""
+        if self._records is None and distributed.is_first():
+            self._run.check_same_data()
+
+        def work() -> Tensor:
+            batch = self._sample(step, randomness, device)
+            return foreign(lambda: sum_of(batch))
+
+        return distributed.add_up(self._silently(work, f"step {step}"))
+
+    def _sample(self, step: int, randomness: UnitRandomness, device: torch.device) -> UnitBatch:
+        """This rank's part of the step's sample, with its draws."""
+        if self._records is None:
+            self._records = Records(self._run.source, self._run.run.folder)
+        name, rate = self.query.name, self.event.sampling_rate
+        units = poisson_sample(self._records.units, rate, self._key.stream(f"sample {name}", step))
+        index = self._records.one_each(units, self._key.stream(f"records {name}", step))
+        # Every rank draws for the whole sample, so that the sum does not depend on their number.
+        # Nothing has seen a record yet, so no unit can shift what another one draws.
+        stream = self._key.torch_stream(f"draws {name}", step, device)
+        mine = distributed.share(len(index))
+        draws = tuple(draw[mine] for draw in foreign(lambda: randomness.draws(len(index), stream)))
+        images, labels = (torch.from_numpy(part) for part in self._records.take(index[mine]))
+        usable = labels >= 0
+        return UnitBatch(
+            images[usable].to(device),
+            labels[usable].to(device),
+            tuple(draw[usable.to(device)] for draw in draws),
+        )
+
+    def _engine_for(self, network: nn.Module, loss: UnitLoss) -> str:
+        """The fastest engine, measured once a run: a resumed one repeats the last bits of rows."""
+        if self._engine is None:
+            first = distributed.is_first()
+            self._engine = distributed.from_first(
+                self._measured_engine(network, loss) if first else None
+            )
+        return self._engine
+
+    def _measured_engine(self, network: nn.Module, loss: UnitLoss) -> str:
+        path = self.folder / "engine"
+        if not path.exists():
+            batch = public_batch(self._run.source.spec, loss, device_of(network))
+            store(path, fastest_engine(network, loss, batch).encode())
+        engine = path.read_text()
+        if engine not in ENGINES:
+            raise LedgerError(f"{path} is damaged. Remove it and run the same command again.")
+        return engine
+
+
+@contextmanager
+def lent(network: nn.Module) -> Iterator[nn.Module]:
+    """A deep copy of ``network``, for code that sees private data; it is thrown away afterwards.
+
+    Raises:
+        SfumatoError: that code has changed the original all the same, in a parameter or a buffer;
+            the original is put back as it was.
+    """
+    before = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    try:
+        yield copy.deepcopy(network)
+    finally:
+        after = network.state_dict()
+        changed = [name for name in before if not same_bits(before[name], after.get(name))]
+        if changed or len(after) != len(before):
+            network.load_state_dict(before)
+            raise SfumatoError(
+                f"{type(network).__name__}: {', '.join(changed) or 'a tensor'} was changed while "
+                "private data were seen. Only a noisy answer may change a network: keep no "
+                "statistics, and use the network that is handed in."
+            )
+
+
+def check_no_batch_statistics(query: str, network: nn.Module) -> None:
+    """Raise UsageError where a layer of ``network`` takes statistics over a batch."""
+    for name, module in network.named_modules():
+        kind = type(module).__name__
+        if "BatchNorm" in kind or getattr(module, "track_running_stats", False):
+            raise UsageError(
+                f"query {query!r}: layer {name or kind} ({kind}) takes statistics over the batch, "
+                "so one unit would change what another adds. Use GroupNorm."
+            )
+
+
+def check_size(query: str, network: nn.Module, dimension: int) -> None:
+    """Raise UsageError unless ``network`` has ``dimension`` trained parameters."""
+    size = sum(parameter.numel() for parameter in trained(network))
+    if size != dimension:
+        raise UsageError(
+            f"query {query!r}: the network has {size} parameters, but the query was planned for "
+            f"{dimension}."
+        )
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network's weights are; all of them may be fixed ones."""
+    return next(chain(network.parameters(), network.buffers())).device
+
+
+def public_batch(spec: PublicSpec, randomness: UnitRandomness, device: torch.device) -> UnitBatch:
+    """Random images with a public seed, to measure and to try things on."""
+    generator = torch.Generator(device).manual_seed(0)
+    shape = (LEAST_PUBLIC_UNITS, spec.channels, spec.height, spec.width)
+    images = torch.randint(256, shape, generator=generator, device=device, dtype=torch.uint8)
+    classes = max(len(spec.classes), 1)
+    labels = torch.randint(classes, (len(images),), generator=generator, device=device)
+    return UnitBatch(images, labels, randomness.draws(len(images), generator))
