@@ -18,6 +18,7 @@ from fuzz_artefacts import (
     released_images,
 )
 from fuzz_data import folder_of_images, idx, image, npz, parquet, webdataset, zip_file
+from fuzz_hospital import dicom, hdf5, label_table, saved_arrow
 from fuzz_seeds import forget, prepare
 
 Read = Callable[[Path, random.Random], bool]
@@ -40,6 +41,10 @@ TARGETS = (
     Target("NPZ", 10, npz),
     Target("Parquet", 8, parquet),
     Target("WebDataset", 10, webdataset),
+    Target("DICOM", 10, dicom),
+    Target("label table", 6, label_table),
+    Target("HDF5", 6, hdf5),
+    Target("save_to_disk", 6, saved_arrow),
     Target("certificate", 8, certificate),
     Target("certificate of steps", 0.5, certificate_of_steps),
     Target("released images", 8, released_images),

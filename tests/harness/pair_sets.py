@@ -150,7 +150,7 @@ def pair(case: Case, rng: random.Random) -> tuple[list[Cell], list[Cell]]:
     return base, other
 
 
-def _is_odd(cell: Cell) -> bool:
+def is_odd(cell: Cell) -> bool:
     """On a disk a name is there once, and the honest record's is its own."""
     return cell not in honest()
 
@@ -164,7 +164,7 @@ def folder(place: Path, cells: list[Cell]) -> Path:
     root = place / "set"
     for name in CLASSES:
         (root / name).mkdir(parents=True)
-    for cell in sorted(cells, key=_is_odd):
+    for cell in sorted(cells, key=is_odd):
         path = root / f"{cell.folder}{cell.name}".replace("\0", "")
         try:
             inside = path.resolve().is_relative_to(root.resolve())
@@ -179,7 +179,7 @@ def folder(place: Path, cells: list[Cell]) -> Path:
 def flat(place: Path, cells: list[Cell]) -> Path:
     """Images without labels."""
     (place / "set").mkdir()
-    for cell in sorted(cells, key=_is_odd):
+    for cell in sorted(cells, key=is_odd):
         path = place / "set" / cell.name.replace("/", "_").replace("\0", "")[-90:]
         if not path.exists():
             path.write_bytes(cell.data)
@@ -259,7 +259,7 @@ def webdataset(place: Path, cells: list[Cell]) -> Path:
 def _parquet(place: Path, cells: list[Cell], labels: pa.Array, features: dict[str, Any]) -> Path:
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     images = pa.array([{"bytes": c.data or None, "path": _text(c.name)} for c in cells], kind)
-    units = _as_texts([_raw(cell.unit) for cell in cells])
+    units = as_texts([raw(cell.unit) for cell in cells])
     table = pa.table({"image": images, "label": labels, "patient": units})
     about = json.dumps({"info": {"features": {"image": {"_type": "Image"}, **features}}})
     table = table.replace_schema_metadata({"huggingface": about})
@@ -267,13 +267,13 @@ def _parquet(place: Path, cells: list[Cell], labels: pa.Array, features: dict[st
     return place / "set.parquet"
 
 
-def _raw(value: Any) -> bytes | None:
+def raw(value: Any) -> bytes | None:
     if value is None:
         return None
     return value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
 
 
-def _as_texts(values: list[bytes | None]) -> pa.Array:
+def as_texts(values: list[bytes | None]) -> pa.Array:
     """Texts that need not be UTF-8: the buffers of an array of bytes under another type."""
     raw = pa.array(values, pa.binary())
     return pa.Array.from_buffers(pa.string(), len(raw), raw.buffers(), raw.null_count)
@@ -289,10 +289,10 @@ def parquet_numbers(place: Path, cells: list[Cell]) -> Path:
 def parquet_texts(place: Path, cells: list[Cell]) -> Path:
     """Texts for labels, of whatever bytes."""
     shown = [CLASSES[c.label] if c.label in (0, 1, 2) else c.label for c in cells]
-    return _parquet(place, cells, _as_texts([_raw(label) for label in shown]), {})
+    return _parquet(place, cells, as_texts([raw(label) for label in shown]), {})
 
 
-def _arrays(cells: list[Cell]) -> np.ndarray:
+def arrays(cells: list[Cell]) -> np.ndarray:
     """Each cell's bytes as pixels, whatever they are."""
     area = SIDE * SIDE
     rows = [np.frombuffer((cell.data * area)[:area].ljust(area, b"\0"), np.uint8) for cell in cells]
@@ -302,7 +302,7 @@ def _arrays(cells: list[Cell]) -> np.ndarray:
 def npz_numbers(place: Path, cells: list[Cell]) -> Path:
     """Numbers for labels, and floating-point pixels that may be anything."""
     labels = [c.label if isinstance(c.label, int) and abs(c.label) < 2**63 else -5 for c in cells]
-    pixels = _arrays(cells).astype(np.float32) / 255
+    pixels = arrays(cells).astype(np.float32) / 255
     for index, cell in enumerate(cells):
         if cell.data in contents():
             pixels[index, 3, 4] = (np.nan, np.inf, -1, 256, 1e30)[len(cell.data) % 5]
@@ -315,7 +315,7 @@ def npz_texts(place: Path, cells: list[Cell]) -> Path:
     labels = [CLASSES[c.label] if c.label in (0, 1, 2) else str(c.label) for c in cells]
     units = np.array([str(cell.unit) for cell in cells], str)
     np.savez_compressed(
-        place / "set.npz", images=_arrays(cells), labels=np.array(labels, str), patient=units
+        place / "set.npz", images=arrays(cells), labels=np.array(labels, str), patient=units
     )
     return place / "set.npz"
 
@@ -323,7 +323,7 @@ def npz_texts(place: Path, cells: list[Cell]) -> Path:
 def idx(place: Path, cells: list[Cell]) -> Path:
     """A pair of IDX files."""
     labels = bytes(c.label % 256 if isinstance(c.label, int) else 255 for c in cells)
-    images = struct.pack(">4I", 0x803, len(cells), SIDE, SIDE) + _arrays(cells).tobytes()
+    images = struct.pack(">4I", 0x803, len(cells), SIDE, SIDE) + arrays(cells).tobytes()
     (place / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(images, 1))
     (place / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, len(cells)) + labels)
     return place

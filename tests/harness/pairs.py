@@ -37,15 +37,18 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from pair_hospital import HOSPITAL
 from pair_sets import READERS, Case, Cell, pair
 
 from sfumato.data import open_images
 from sfumato.errors import SfumatoError
 
 WHOLE = ("--epsilon", "1", "--method", "moments", "--set", "coefficients=2", "--samples", "4")
+ALL = {**READERS, **HOSPITAL}
 FLAGS = {
     "classes": "--classes", "unit": "--unit", "unit_pattern": "--unit-pattern",
-    "split": "--split", "channels": "--channels",
+    "split": "--split", "channels": "--channels", "dicom": "--dicom", "label_key": "--label-key",
+    "labels": "--labels",
 }  # fmt: skip
 
 
@@ -123,7 +126,9 @@ def whole(path: Path, options: dict[str, Any], place: Path) -> dict[str, Any]:
 
     from sfumato.cli.app import app
 
-    flags = [part for name, value in options.items() for part in (FLAGS[name], shown(value))]
+    flags = []
+    for name, value in options.items():
+        flags += [FLAGS[name]] if value is True else [FLAGS[name], shown(value)]
     command = [
         "synthesize",
         str(path),
@@ -163,12 +168,15 @@ def look(case: Case, cells: list[Cell], root: Path, everything: bool) -> tuple[A
     place = root / "place"
     place.mkdir()
     path = case.write(place, cells)
+    options = dict(case.options)
+    if "labels" in options:
+        options["labels"] = str(place / options["labels"])
     beside = root / "beside"
     beside.mkdir()
     with listening(root) as heard:
-        seen, rows = opened(path, case.options)
+        seen, rows = opened(path, options)
         if everything:
-            seen["whole"] = whole(path, case.options, beside)
+            seen["whole"] = whole(path, options, beside)
     shutil.rmtree(place)
     shutil.rmtree(beside)
     for name in ("stream1", "stream2"):
@@ -192,7 +200,7 @@ def run(reader: str, pairs: int, seed: int, whole_every: int, seconds: float) ->
             if time.monotonic() > until:
                 break
             rng = random.Random(f"{seed}:{reader}:{number}")
-            case = rng.choice(READERS[reader])
+            case = rng.choice(ALL[reader])
             everything = whole_every > 0 and number % whole_every == whole_every - 1
             (seen, rows), (other, others) = (
                 look(case, cells, root, everything) for cells in pair(case, rng)
@@ -219,7 +227,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1e9, help="the most for each reader")
     parser.add_argument("--whole-every", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", default=list(READERS))
+    parser.add_argument("--only", nargs="*", default=list(ALL))
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     found = {}

@@ -30,7 +30,8 @@ def targets() -> Any:
 
 
 NAMES = (
-    "image decoder", "folder", "zip", "IDX", "NPZ", "Parquet", "WebDataset", "certificate",
+    "image decoder", "folder", "zip", "IDX", "NPZ", "Parquet", "WebDataset",
+    "DICOM", "label table", "HDF5", "save_to_disk", "certificate",
     "certificate of steps", "released images", "whole release", "model", "embedding",
     "evaluation", "ledger",
 )  # fmt: skip

@@ -18,7 +18,8 @@ import sfumato
 
 HARNESS = Path(__file__).parents[1] / "harness"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sfumato.__file__).parents[1])}
-READERS = ("folder", "zip", "tar", "WebDataset", "Parquet", "NPZ", "IDX")
+READERS = ("folder", "zip", "tar", "WebDataset", "Parquet", "NPZ", "IDX",
+           "DICOM", "label table", "HDF5", "save_to_disk")  # fmt: skip
 STATED = {"classes": ["ant", "bee", "cat"]}
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sfumato.data import dicom
-from sfumato.data.decode import decode
+from sfumato.data.decode import decode, quiet
 from sfumato.data.layout import Arrangement, arrange
 from sfumato.data.options import DataOptions
 from sfumato.data.source import ImageSource, Place, Record
@@ -175,4 +175,5 @@ class TreeSource(ImageSource):
 
 
 def _tag(data: bytes | None, keyword: str) -> str | None:
-    return None if data is None else dicom.tag_value(data, keyword)
+    with quiet():
+        return None if data is None else dicom.tag_value(data, keyword)
