@@ -31,7 +31,7 @@ from sfumato.privacy import (
 from sfumato.privacy.accounting.epsilon import accountant_name
 from sfumato.privacy.ledger import GENESIS, seal, total_epsilon
 from sfumato.release import make_core, read_certificate
-from sfumato.release.verification import claim
+from sfumato.release.verification import claim, mechanisms
 
 CLASSES = ("ant", "bee", "cat")
 SPEC = PublicSpec(28, 28, 1, CLASSES)
@@ -154,7 +154,7 @@ def core_of_steps(kind: str) -> dict[str, Any]:
     queries = [HistogramQuery("sizes", bins_of, 3), STEPWISE[kind]]
     plan = make_plan({"name": "dpdm", "config": {}}, queries, Budget(8.0, 1e-5), SPEC)
     by_relation = plan.epsilons()
-    noise = "; ".join(sorted({claim.NOISE_PATHS[query.mechanism] for query in queries}))
+    noise = "; ".join(sorted({mechanisms.NOISE_PATHS[query.mechanism] for query in queries}))
     common = {"noise": noise, "accountant": accountant_name()}
     charged = {key: plan.to_dict()[key] for key in ("events", "budget", "method")}
     entries = [seal({"kind": "plan", "run": "a", "plan": plan.digest(), **charged, **common,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pair_sets as sets
 import pyarrow as pa
 import pydicom
@@ -98,14 +99,11 @@ def table_beside_zip(place: Path, cells: list[Cell]) -> Path:
 
 def hdf5(place: Path, cells: list[Cell]) -> Path:
     """Arrays of pixels, of texts for labels, and of texts for units."""
-    kind = h5py.special_dtype(vlen=bytes)
     with h5py.File(place / "set.h5", "w") as file:
         file.create_dataset("x", data=sets.arrays(cells).reshape(-1, SIDE, SIDE))
         for name, values in (("y", [c.label for c in cells]), ("patient", [c.unit for c in cells])):
-            array = file.create_dataset(name, (len(cells),), kind)
-            for index, value in enumerate(values):
-                shown = CLASSES[value] if name == "y" and value in (0, 1, 2) else value
-                array[index] = (sets.raw(shown) or b"").replace(b"\0", b"")
+            shown = [CLASSES[v] if name == "y" and v in (0, 1, 2) else v for v in values]
+            file[name] = np.array([sets.raw(value) or b"" for value in shown], "S")
     return place / "set.h5"
 
 

@@ -27,7 +27,6 @@ _NAMES = ("file", "filename", "file_name", "name", "image", "path", "id")
 _LABELS = ("label", "class", "target", "diagnosis")
 _DELIMITERS = (",", ";", "\t", "|")
 _SEVERAL = "|"
-_LARGEST = 2**31
 
 Line = tuple[str | None, str | None, str | None]
 """The name, label and unit of a line."""
@@ -154,8 +153,7 @@ def _cell(fields: Sequence[str | None], at: int) -> str | None:
 
 
 def _of_text(path: Path, declared: DataOptions) -> tuple[list[str], Iterator[list[str | None]]]:
-    with path.open("rb") as file:
-        data = file.read(_LARGEST)
+    data = path.read_bytes()
     if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         text = data.decode("utf-16", "replace")
     else:

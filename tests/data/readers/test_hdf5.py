@@ -32,7 +32,8 @@ def test_stated_names_groups_and_units(tmp_path, images, labels):
     with h5py.File(tmp_path / "set.h5", "w") as file:
         file["train/pixels"] = images[:, 0].astype(np.float32)
         file["train/what"] = np.array([b"ant", b"bee", b"\xff"] * 3)
-        file["who"] = np.array(["a", "b", ""] * 3, dtype=h5py.string_dtype())
+        file["who"] = np.array([b"a", b"b", b""] * 3)
+        file["varying"] = np.array(["a", "b", ""] * 3, dtype=h5py.string_dtype())
     stated = {"image_key": "train/pixels", "label_key": "train/what", "classes": ["ant", "bee"]}
     stated |= {"value_range": (0.0, 255.0), "unit": "who"}
     source = open_images(tmp_path / "set.h5", **stated)
@@ -40,8 +41,10 @@ def test_stated_names_groups_and_units(tmp_path, images, labels):
     ((found, found_labels),) = source.batches(9)
     assert found_labels.tolist() == [0, 1, -1] * 3
     np.testing.assert_array_equal(found[0], images[0])
-    with pytest.raises(DataError, match="holds train, who"):
+    with pytest.raises(DataError, match="holds train, varying, who"):
         open_images(tmp_path / "set.h5")
+    with pytest.raises(DataError, match="varying length"):
+        open_images(tmp_path / "set.h5", **{**stated, "unit": "varying"})
     with pytest.raises(DataError, match="no array 'nobody'"):
         open_images(tmp_path / "set.h5", **{**stated, "image_key": "nobody"})
 

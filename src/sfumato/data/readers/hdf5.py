@@ -150,8 +150,11 @@ def _array(file: Any, key: str, where: str, length: int | None = None) -> Any:
             f"{where}: the array {key!r} lies outside the file, or is packed in a way that is not "
             "read here. Save it again as a plain array, or with gzip."
         )
-    if at.dtype.kind == "O" and h5py.check_string_dtype(at.dtype) is None:
-        raise DataError(f"{where}: the array {key!r} holds neither numbers nor texts.")
+    if at.dtype.kind == "O":
+        raise DataError(
+            f"{where}: the array {key!r} holds values of varying length, which no limit of memory "
+            "bounds. Save numbers, or texts of one width: array.astype('S')."
+        )
     if length is not None and at.shape[0] != length:
         raise DataError(f"{where}: {key!r} and the images hold different numbers of records.")
     return at

@@ -33,8 +33,11 @@ class ArrowSource(ParquetSource):
                     yield batch.slice(start, rows).select(columns)
 
     def _rows_in(self, shard: Path) -> int:
-        with _stream(shard) as stream:
-            return sum(len(batch) for batch in stream)
+        try:
+            with _stream(shard) as stream:
+                return sum(len(batch) for batch in stream)
+        except _DAMAGE:
+            raise _damaged(shard) from None
 
 
 def saved_splits(folder: Path) -> list[str] | None:

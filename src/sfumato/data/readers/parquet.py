@@ -85,6 +85,7 @@ class ParquetSource(ImageSource):
             images = batch.column(image)
             if self._columns.nested:
                 images = pc.struct_field(images, "bytes")
+            images.validate(full=True)
             labels = [None] * len(images) if label is None else _values(batch.column(label))
             for data, key in zip(images, labels, strict=True):
                 content = data.as_py()
@@ -231,6 +232,19 @@ def _unit(schema: pa.Schema, unit: PrivacyUnit | None, where: str) -> _Unit | No
 def _values(column: pa.Array) -> list[object]:
     """The values of a column; None for a text that is none, which is one record's fault."""
 
+    if pa.types.is_dictionary(column.type):
+        column.validate()
+        column = column.dictionary.take(column.indices)  # checks its bounds
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        # As bytes: what is checked is where texts lie, not whether each of them is one.
+        wide = pa.types.is_large_string(column.type)
+        column.validate()
+        column = column.view(pa.large_binary() if wide else pa.binary())
+        column.validate(full=True)
+        column = column.view(pa.large_string() if wide else pa.string())
+    else:
+        column.validate(full=True)
+
     def one(value: pa.Scalar) -> object:
         try:
             return value.as_py()
@@ -297,4 +311,5 @@ def _schema(shard: Path) -> pa.Schema:
 
 
 def _damaged(shard: Path) -> DataError:
-    return DataError(f"{shard}: not a readable Parquet file (damaged or cut off). Copy it again.")
+    kind = "Arrow" if shard.suffix == ".arrow" else "Parquet"
+    return DataError(f"{shard}: not a readable {kind} file (damaged or cut off). Copy it again.")
