@@ -145,6 +145,9 @@ class Curator:
             raise UsageError("the plan was made for another budget or public specification.")
         if self._run is not None:
             raise UsageError("this curator has a run open already; make a curator for each run.")
+        if distributed.size() > 1:
+            distributed.check_agreement(plan.digest(), "was started with other options")
+            distributed.check_agreement(self._source.fingerprint(), "sees other data")
         insecure = self._insecure_seed is not None
         first = distributed.is_first()
         run, charged = self._taken(plan, insecure) if first else (None, None)

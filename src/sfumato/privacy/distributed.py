@@ -7,13 +7,21 @@ noise; the others give it their part of each sum.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sfumato.errors import DataError, SfumatoError
+
 Value = TypeVar("Value")
+
+LONGEST_WAIT = timedelta(hours=12)
+"""How long a rank waits for one that is alive and works; one that ended is noticed at once."""
 
 
 def join() -> None:
@@ -21,7 +29,9 @@ def join() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        with _together():
+            dist.init_process_group(backend, timeout=LONGEST_WAIT)
 
 
 def rank() -> int:
@@ -42,8 +52,30 @@ def is_first() -> bool:
 def add_up(tensor: Tensor) -> Tensor:
     """The sum of ``tensor`` over all ranks, in place."""
     if size() > 1:
-        dist.all_reduce(tensor)
+        with _together():
+            dist.all_reduce(tensor)
     return tensor
+
+
+def everyones(value: str) -> list[str]:
+    """The ``value`` of each rank, in order, on every rank."""
+    values = [value] * size()
+    if size() > 1:
+        with _together():
+            dist.all_gather_object(values, value)
+    return values
+
+
+def check_agreement(value: str, problem: str) -> None:
+    """Refuse a run whose ranks do not all have the same ``value``; every rank raises.
+
+    Raises:
+        DataError: they differ; ``problem`` says what that means.
+    """
+    values = everyones(value)
+    others = [number for number, other in enumerate(values) if other != values[0]]
+    if others:
+        raise DataError(f"rank {others[0]} of {size()} {problem} than rank 0.")
 
 
 def from_first(value: Value | None) -> Value:
@@ -52,7 +84,8 @@ def from_first(value: Value | None) -> Value:
         assert value is not None
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    with _together():
+        dist.broadcast_object_list(box, src=0)
     received = box[0]
     assert received is not None
     return received
@@ -61,8 +94,24 @@ def from_first(value: Value | None) -> Value:
 def tensor_from_first(tensor: Tensor) -> Tensor:
     """Rank 0's ``tensor`` on every rank, in place."""
     if size() > 1:
-        dist.broadcast(tensor, src=0)
+        with _together():
+            dist.broadcast(tensor, src=0)
     return tensor
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Say in one sentence that another process is gone, whatever the transport calls it."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.distributed's own errors are of this kind
+        failure = type(error).__name__
+    else:
+        return
+    raise SfumatoError(
+        f"a process of this run ended or cannot be reached ({failure}), so this one ends too. "
+        "What was answered is kept: see what the other one said, and run the same command again."
+    )
 
 
 def share(count: int) -> slice:

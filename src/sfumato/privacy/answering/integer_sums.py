@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -65,14 +66,21 @@ class SumAnswering(Answering[TotalQuery]):
         step = query.bound / UNIT
 
         def exact() -> Tensor:
-            if not distributed.is_first():
-                return torch.zeros(rows * columns + query.shared, dtype=torch.int64)
-            self._run.check_same_data()
+            first = distributed.is_first()
+            if first:
+                self._run.check_same_data()
             batch = independent_batch_size(query, spec)
-            with stage("reading the private images", self._run.quiet) as report:
-                return self._silently(
-                    lambda: total(query, self._run.source, batch, report), "its function"
-                )
+            # A record must contribute the same bits wherever it is taken: else the first rank alone
+            # takes them all, because one record less would move others to another machine.
+            alike = distributed.everyones(f"{batch} {probe_digest(query, spec, batch)}")
+            ranks = distributed.size() if len(set(alike)) == 1 else 1
+            part = torch.zeros(rows * columns + query.shared, dtype=torch.int64)
+            if distributed.rank() < ranks:
+                with stage("reading the private images", self._run.quiet or not first) as report:
+                    part = self._silently(
+                        lambda: total(query, self._run.source, batch, report, ranks), "its function"
+                    )
+            return distributed.add_up(part)
 
         grid = self._answer(0, "grid", exact, self.event.noise_std / step)
         values = grid.numpy().astype(np.float64) * step
@@ -149,8 +157,27 @@ def _rows_independent(query: TotalQuery, spec: PublicSpec, size: int) -> bool:
     return True
 
 
-def total(query: TotalQuery, source: ImageSource, size: int, report: Report) -> Tensor:
-    """Σ of all contributions in grid steps; independent of record order.
+def probe_digest(query: TotalQuery, spec: PublicSpec, size: int) -> str:
+    """SHA-256 of what a batch of public random images contributes on this machine."""
+    if distributed.size() == 1:
+        return ""
+    rng = np.random.default_rng(1)
+    digest = sha256()
+    for _ in range(-(-PROBED // size)):
+        shape = (size, spec.channels, spec.height, spec.width)
+        images = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
+        labels = torch.from_numpy(rng.integers(0, max(len(spec.classes), 1), size))
+        digest.update(contributions(query, images, labels).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def total(
+    query: TotalQuery, source: ImageSource, size: int, report: Report, ranks: int = 1
+) -> Tensor:
+    """Σ of this rank's contributions in grid steps; independent of record order.
+
+    Batches go to the first ``ranks`` ranks in turn: each reads all records, and asks the function
+    about its own.
 
     Returns:
         int64 vector: the rows of the answer one after the other, then the shared coordinates.
@@ -164,8 +191,11 @@ def total(query: TotalQuery, source: ImageSource, size: int, report: Report) -> 
     labels = torch.zeros(size, dtype=torch.int64)
     units, done, bounds = units_of(source), 0, None
     of_record = None if units is None else units.bounds()
-    for pixels, classes in source.batches(size):
+    for number, (pixels, classes) in enumerate(source.batches(size)):
         count = len(pixels)
+        if number % ranks != distributed.rank():
+            done += count
+            continue
         images[:count], images[count:] = torch.from_numpy(pixels), 0
         labels[:count], labels[count:] = torch.from_numpy(classes).clamp(min=0), 0
         values = foreign(partial(contributions, query, images, labels))
@@ -179,7 +209,7 @@ def total(query: TotalQuery, source: ImageSource, size: int, report: Report) -> 
                 steps = query.bounded_sum(values[part], None if bounds is None else bounds[part])
                 blocks[row] += steps[:columns]
                 shared += steps[columns:]
-        progress.advance(count)
+        progress.advance(done + count)
         done += count
     if units is not None:
         units.check(done)
@@ -194,8 +224,9 @@ class _Progress:
         self._length, self._report = max(length, 1), report
         self._done = self._shown = 0
 
-    def advance(self, records: int) -> None:
-        self._done += records
+    def advance(self, done: int) -> None:
+        """Take the number of records that have been read so far."""
+        self._done = done
         while self._shown < min(self._done * PROGRESS_STEPS // self._length, PROGRESS_STEPS):
             self._shown += 1
             self._report(self._shown / PROGRESS_STEPS)
