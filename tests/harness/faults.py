@@ -142,12 +142,12 @@ class Case:
         def noting(name: str) -> Any:
             true = getattr(Curator, name)
 
-            def asked(curator: Curator, query: Any, *args: Any) -> Any:
+            def asked(curator: Curator, query: str, *args: Any) -> Any:
                 answer = true(curator, query, *args)
                 values = answer.total if name == "sum" else answer.numpy()
                 signature = hashlib.sha256(values.tobytes()).hexdigest()
                 step = args[0] if args else 0
-                os.write(handle, (json.dumps([query.name, step, signature]) + "\n").encode())
+                os.write(handle, (json.dumps([query, step, signature]) + "\n").encode())
                 return answer
 
             return asked

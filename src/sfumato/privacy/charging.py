@@ -12,6 +12,7 @@ from sfumato.privacy.family import DataSetLedger
 from sfumato.privacy.ledger import Entry, Ledger
 from sfumato.privacy.noise.integer_gaussian import INSECURE_PATH, NOISE_PATH
 from sfumato.privacy.plan import Plan
+from sfumato.privacy.run import is_running
 
 SAME_DATA = "the custodian declares: the same data as another ledger's, whose runs count here too"
 INDEPENDENT_DATA = "the custodian declares: data independent of all other ledgers'"
@@ -120,7 +121,8 @@ def _unfinished(ledger: Ledger, plan: Plan, noise: str) -> str | None:
     """The ledger's newest run that has paid for the same questions and was not closed.
 
     Raises:
-        UsageError: the family has an unfinished run, but none of the same questions.
+        UsageError: the family has an unfinished run that nobody works on, but none of the same
+            questions.
     """
     entries = ledger.family_entries()
     closed = {entry["run"] for entry in entries if entry["kind"] == "closed"}
@@ -129,8 +131,10 @@ def _unfinished(ledger: Ledger, plan: Plan, noise: str) -> str | None:
     for entry in reversed(waiting):
         if entry["run"] in own and entry["plan"] == plan.digest() and entry["noise"] == noise:
             return str(entry["run"])
-    if waiting:
-        last = waiting[-1]
+    folders = [member.folder / "runs" for member in ledger.family()]
+    idle = [e for e in waiting if not any(is_running(runs / e["run"]) for runs in folders)]
+    if idle:
+        last = idle[-1]
         budget, method = last["budget"], last["method"]["name"]
         raise UsageError(
             f"these images have paid for a run that is not finished: {last['run']} ({method}, "

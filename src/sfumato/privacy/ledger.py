@@ -151,8 +151,12 @@ class Ledger:
             raise _unwritable(self.path, error) from error
         return entry
 
+    def family(self) -> list[Ledger]:
+        """All ledgers that this one's charges add up with: here itself alone."""
+        return [self]
+
     def family_entries(self) -> list[Entry]:
-        """The entries of all ledgers that this one's charges add up with: here its own."""
+        """The entries of the family's ledgers."""
         return self.entries()
 
     def charges(self) -> list[list[Event]]:

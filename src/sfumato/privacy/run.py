@@ -102,6 +102,19 @@ class Run:
         )
 
 
+def is_running(run_folder: Path) -> bool:
+    """Whether a process holds the run of this folder just now."""
+    if not run_folder.is_dir():
+        return False
+    lock = FileLock(run_folder / "run.lock", timeout=0, mode=OWNER_ONLY)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
 def answer_digest(answer: NDArray[Any]) -> str:
     """SHA-256 that ties an answer to its ledger entry."""
     ordered = answer.astype(answer.dtype.newbyteorder("<"))
