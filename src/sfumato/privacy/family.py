@@ -27,6 +27,7 @@ from sfumato.privacy.run import data_set_folder, state_of
 from sfumato.privacy.sketch import Sketch, known_sketch, sketch_key, sketch_of
 
 LOCK = "ledgers.lock"
+_OWN = frozenset((LOCK, "sketch.key", "plans"))
 _FOLDER = re.compile(r".*-[0-9a-f]{12}")
 
 
@@ -219,5 +220,5 @@ def _keep_private(state: Path) -> None:
     """Close an existing state folder to others, unless it holds other things too."""
     with suppress(OSError):  # another user's, who has let us in
         names = [path.name for path in state.iterdir()]
-        if all(name in (LOCK, "sketch.key") or _FOLDER.fullmatch(name) for name in names):
+        if all(name in _OWN or _FOLDER.fullmatch(name) for name in names):
             state.chmod(0o700)
