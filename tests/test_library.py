@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def test_every_method_is_public_by_its_papers_name() -> None:
 def test_a_curator_over_arrays_is_closed_by_with(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
     source = sfumato.from_arrays(images, np.arange(40) % 2, name="mine", classes=2)
-    with sfumato.Curator(source, sfumato.Budget(1.0), state=tmp_path, quiet=True) as curator:
+    with sfumato.Curator(source, sfumato.Budget(1.0), state=str(tmp_path), quiet=True) as curator:
         model = sfumato.Moments(coefficients=4).fit(curator)
         assert next(model.sample(3))[0].shape == (3, 1, 28, 28)
     assert "40" not in repr(source)
@@ -36,6 +37,27 @@ def test_a_release_is_loaded_with_its_certificate(digits_release: Path) -> None:
     assert repr(released).startswith("Released('digits', moments, 28x28x1, 10 classes, ε = 10")
     with pytest.raises(CertificateError):
         sfumato.load(digits_release / "images")
+
+
+def test_a_notebook_shows_a_release_in_pictures_and_words(digits_release: Path) -> None:
+    html = sfumato.load(digits_release)._repr_html_()
+    assert "600 synthetic images of 10 classes, made by moments" in html
+    assert "ε = 10 (add-or-remove-one), ε = 24.39 (replace-one) at δ = 10⁻⁵" in html
+    assert "at most <strong>99.9955\u202f%</strong> likely" in html  # e^10 / (1 + e^10)
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    assert [b64decode(one) for one in pictures] == [(digits_release / "samples.png").read_bytes()]
+    assert "http" not in html and "<script" not in html
+
+
+def test_a_notebook_marks_what_is_not_private(digits_release: Path, tmp_path: Path) -> None:
+    from sfumato.reporting.summary import summary
+
+    certificate = sfumato.load(digits_release).certificate
+    hostile = {"unit": "<script>", "method": {"name": "<b>"}, "private": "NOT PRIVATE"}
+    html = summary(tmp_path, {**certificate, **hostile})
+    assert "NOT PRIVATE" in html and "likely" not in html
+    assert "<b>" not in html and "<script>" not in html and "<img" not in html
+    assert "&lt;script&gt;" in summary(tmp_path, {**certificate, "unit": "<script>"})
 
 
 def test_a_release_is_evaluated_and_reported(

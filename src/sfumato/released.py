@@ -19,6 +19,7 @@ from sfumato.release.certificate import read_certificate
 from sfumato.release.files import MODEL
 from sfumato.release.verification.claim import spec_of
 from sfumato.reporting import write_report
+from sfumato.reporting.summary import summary
 
 
 class Released:
@@ -53,6 +54,10 @@ class Released:
             f"{spec.height}x{spec.width}x{spec.channels}, {len(spec.classes) or 'no'} classes, "
             f"ε = {stated['epsilon']:.4g} at δ = {stated['delta']:g}, {stated['relation']})"
         )
+
+    def _repr_html_(self) -> str:
+        """The release as a notebook shows it."""
+        return summary(self.folder, self.certificate)
 
 
 def load(release: Location) -> Released:

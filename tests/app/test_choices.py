@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ KNOWN = {choice.name: "" for choice in (*MAIN, *MORE)}
 
 def filled(root: Path, **given: str) -> list[str]:
     main, more = offered(KNOWN, ["mepf", "moments"])
-    return options({k.replace("_", "-"): v for k, v in given.items()}, main + more, Places([root]))
+    fields = {name.replace("_", "-"): value for name, value in given.items()}
+    return list(chain(*options(fields, main + more, Places([root])).values()))
 
 
 def test_empty_fields_say_nothing_and_unknown_ones_are_not_passed_on(tmp_path: Path) -> None:
@@ -39,11 +41,24 @@ def test_a_value_stays_one_argument_of_its_own_option(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"method": "none"}, {"channels": "2"}, {"split": "a\nb"}, {"split": "a" * 501}]
+    "wrong",
+    [
+        {"method": "none"},
+        {"channels": "2"},
+        {"split": "a\nb"},
+        {"split": "a" * 501},
+        {"value_range": "0 --out"},
+        {"value_range": "5"},
+    ],
 )
 def test_a_wrong_value_is_refused(tmp_path: Path, wrong: dict[str, str]) -> None:
     with pytest.raises(UsageError):
         filled(tmp_path, **wrong)
+
+
+def test_flags_and_pairs_become_their_own_arguments(tmp_path: Path) -> None:
+    said = filled(tmp_path, value_range="-1024  4095", dicom="yes", frame="0")
+    assert said == ["--value-range", "-1024", "4095", "--dicom", "--frame=0"]
 
 
 def test_options_that_name_a_place_stay_in_the_allowed_folders(tmp_path: Path) -> None:

@@ -46,6 +46,22 @@ def test_plan_reads_no_pixel_and_charges_nothing(run: Run, monkeypatch: pytest.M
     assert charges(run) == []
 
 
+def test_the_same_plan_is_remembered_and_another_is_not(run: Run, state: Path) -> None:
+    asked = ["plan", "digits", *QUICK[:-1], "--json"]
+    first = json.loads(run(*asked, "--epsilon", 1).stdout)
+    (kept,) = (state / "plans").iterdir()
+    again = json.loads(run(*asked, "--epsilon", 1).stdout)
+    assert again == first
+    kept.write_text(kept.read_text().replace(first["digest"], "f" * 64))
+    assert json.loads(run(*asked, "--epsilon", 1).stdout)["digest"] == "f" * 64
+    kept.write_text("{")
+    assert json.loads(run(*asked, "--epsilon", 1).stdout) == {
+        **first, "estimate": json.loads(kept.read_text())["estimate"],
+    }  # fmt: skip
+    assert json.loads(run(*asked, "--epsilon", 2).stdout)["digest"] != first["digest"]
+    assert run("plan", "digits", "--epsilon", 1, *QUICK[:2], "--set", "gone=1").exit_code == 2
+
+
 def test_what_plan_promises_is_what_synthesize_does(run: Run, tmp_path: Path) -> None:
     plan = json.loads(run("plan", "digits", "--epsilon", 1, *QUICK[:-1], "--json").stdout)
     assert synthesize(run, tmp_path / "out").exit_code == 0

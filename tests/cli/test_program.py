@@ -33,6 +33,28 @@ def test_help_does_not_wait_for_pytorch() -> None:
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
+@pytest.mark.parametrize(
+    "command", [["plan", "digits", "--epsilon", "1", *QUICK], ["ledger", "digits"]]
+)
+def test_a_remembered_plan_and_the_ledger_need_no_pytorch(
+    command: list[str], program: Program, state: Path
+) -> None:
+    assert program(*command).wait() == 0
+    code = (
+        f"import sys; sys.argv = ['sfumato', *{command}]\n"
+        "from sfumato.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print(sorted({'torch', 'sklearn', 'opendp'} & set(sys.modules)))"
+    )
+    source = str(Path(sfumato.__file__).parents[1])
+    environment = {"PYTHONPATH": source, "SFUMATO_STATE": str(state)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
 def test_a_mistake_leaves_a_line_and_no_traceback(program: Program, tmp_path: Path) -> None:
     process = program("plan", tmp_path / "nothing", "--epsilon", 1)
     out, err = process.communicate()

@@ -12,17 +12,19 @@ from sfumato.app.places import Places
 from sfumato.errors import UsageError
 
 LONGEST = 500
+_PAIR = re.compile(r"-?[0-9.]+ +-?[0-9.]+", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][\w.=-]{0,99}")
 
-Kind = Literal["number", "text", "choice", "place"]
+Kind = Literal["number", "pair", "text", "choice", "flag", "place"]
 
 
 @dataclass(frozen=True)
 class Choice:
     """One field of the form: an option of ``synthesize``, without its dashes.
 
-    A ``place`` must lie in the allowed folders. ``options`` are the values of a ``choice``, the
-    first being what the command line takes when nothing is said.
+    A ``place`` must lie in the allowed folders, a ``pair`` is two numbers, a ``flag`` is given or
+    not. ``options`` are the values of a ``choice``, the first being what the command line takes
+    when nothing is said.
     """
 
     name: str
@@ -46,19 +48,23 @@ MORE = (
         "choice",
         options=("add-or-remove-one", "replace-one"),
     ),
-    Choice("unit", "Column that says whose a record is"),
+    Choice("unit", "Column or DICOM tag that says whose a record is"),
     Choice("unit-pattern", "Pattern that finds a person in a file name"),
-    Choice("unit-tag", "DICOM tag that says whose a record is"),
     Choice("records-per-unit", "Most records of one person", "number"),
     Choice("image-size", "Side of the images in pixels", "number"),
     Choice("channels", "Channels", "choice", options=("", "1", "3")),
     Choice("classes", "Classes: how many, or their names"),
     Choice("labels", "Table with the labels", "place"),
     Choice("name-column", "Its column of file names"),
-    Choice("label-column", "Its column of labels"),
-    Choice("unit-column", "Its column of persons"),
-    Choice("label-tag", "DICOM tag that holds the class"),
+    Choice("label-key", "Column, array or DICOM tag of the labels"),
+    Choice("image-key", "Column or array of the images"),
+    Choice("value-range", "Stored values that are black and white, such as 0 4095", "pair"),
+    Choice("dicom", "The files are DICOM, whatever their names", "flag"),
+    Choice("frame", "Frame to read of files with several", "number"),
     Choice("split", "Split"),
+    Choice("same-data-as", "The same images as those that were at"),
+    Choice("independent-data", "No other data set here has these images", "flag"),
+    Choice("allow-large-delta", "Accept a large δ", "flag"),
     Choice("preset", "Named settings of the method"),
     Choice("public", "Public images that the method may learn from", "place"),
     Choice("samples", "Number of synthetic images", "number"),
@@ -80,15 +86,18 @@ def offered(known: Mapping[str, str], methods: list[str]) -> tuple[list[Choice],
     return main, [one for one in MORE if one.name in known]
 
 
-def options(given: Mapping[str, str], choices: list[Choice], places: Places) -> list[str]:
-    """The options of the command line that stand for a filled form; empty fields say nothing.
+def options(
+    given: Mapping[str, str], choices: list[Choice], places: Places
+) -> dict[str, list[str]]:
+    """The arguments of the command line for each filled field; empty fields say nothing.
 
-    Each is one argument, ``--name=value``, so that no value is taken for another option.
+    A value is one argument with its option, ``--name=value``, so that it is never taken for
+    another option.
 
     Raises:
         UsageError: a value is too long, none of those offered, or a place that is not allowed.
     """
-    made = []
+    made: dict[str, list[str]] = {}
     for choice in choices:
         value = given.get(choice.name, "").strip()
         if not value:
@@ -99,7 +108,14 @@ def options(given: Mapping[str, str], choices: list[Choice], places: Places) -> 
             raise UsageError(f"{choice.label}: {value!r} is none of {', '.join(choice.options)}.")
         if choice.kind == "place":
             value = str(places.find(value))
-        made.append(f"--{choice.name}={value}")
+        option = f"--{choice.name}"
+        made[choice.name] = [f"{option}={value}"]
+        if choice.kind == "flag":
+            made[choice.name] = [option]
+        elif choice.kind == "pair":
+            if not _PAIR.fullmatch(value):
+                raise UsageError(f"{choice.label}: two numbers with a space between them.")
+            made[choice.name] = [option, *value.split()]
     return made
 
 

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -40,6 +41,9 @@ REPORT_POLICY = (
     "sandbox allow-scripts allow-modals; default-src 'none'; img-src data:; "
     "style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
 )
+
+LEDGER = (choices.Choice("split", "Split"), choices.Choice("cap", "Cap", "number"))
+"""What the page may say to the ledger."""
 
 
 class Pages:
@@ -121,8 +125,8 @@ class Pages:
         if given.get("epsilon"):
             try:
                 said = choices.options(given, main + more, self._places)
-                named = [one for one in said if one[2:].split("=")[0] in self._facts()["plan"]]
-                planned = self._worker.command("plan", data, *named, f"--state={self._state}")
+                known = chain(*(said[name] for name in said if name in self._facts()["plan"]))
+                planned = self._worker.command("plan", data, *known, f"--state={self._state}")
                 odds = self._worker.odds(planned)
             except SfumatoError as error:
                 refusal = str(error)
@@ -153,7 +157,13 @@ class Pages:
         main, more = choices.offered(self._facts()["options"], self._facts()["methods"])
         said = choices.options(given, main + more, self._places)
         out = choices.release_folder(self._places, given.get("name", ""))
-        arguments = ["synthesize", data, *said, f"--out={out}", f"--state={self._state}"]
+        arguments = [
+            "synthesize",
+            data,
+            *chain(*said.values()),
+            f"--out={out}",
+            f"--state={self._state}",
+        ]
         return self._runs.start(data, self._ledger_of(data, given)["ledger"], out, arguments)
 
     def run(self, request: Request) -> Response:
@@ -233,8 +243,7 @@ class Pages:
     async def set_cap(self, request: Request) -> Response:
         """Set a cap."""
         given = await _form(request)
-        cap = choices.options(given, [choices.Choice("cap", "Cap", "number")], self._places)
-        await run_in_threadpool(self._ledger_of, self._data(given), given, *cap)
+        await run_in_threadpool(self._ledger_of, self._data(given), given, LEDGER)
         split = {"split": given["split"]} if given.get("split") else {}
         return RedirectResponse(f"/ledger?{urlencode({'data': given['data'], **split})}", 303)
 
@@ -256,9 +265,12 @@ class Pages:
             refusal=refusal,
         )
 
-    def _ledger_of(self, data: str, given: Mapping[str, str], *more: str) -> dict[str, Any]:
-        split = choices.options(given, [choices.Choice("split", "Split")], self._places)
-        return self._worker.command("ledger", data, *split, *more, f"--state={self._state}")
+    def _ledger_of(
+        self, data: str, given: Mapping[str, str], fields: tuple[choices.Choice, ...] = LEDGER[:1]
+    ) -> dict[str, Any]:
+        said = choices.options(given, list(fields), self._places)
+        state = f"--state={self._state}"
+        return self._worker.command("ledger", data, *chain(*said.values()), state)
 
     def _facts(self) -> dict[str, Any]:
         if self._known is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,7 +71,7 @@ class Curator:
         source: ImageSource,
         budget: Budget,
         *,
-        state: Path | None = None,
+        state: str | os.PathLike[str] | None = None,
         cap: Budget | None = None,
         fresh: bool = False,
         same_data_as: str | None = None,
@@ -83,10 +84,11 @@ class Curator:
         self.quiet = quiet
         self._declared = Declared(same_data_as, independent_data, fresh)
         self._insecure_seed = insecure_seed
-        self._ledger: Ledger = DataSetLedger(source, state)
+        folder = None if state is None else Path(state)
+        self._ledger: Ledger = DataSetLedger(source, folder)
         if insecure_seed is not None:
             # A known seed costs more than any ε, so such a run keeps out of the ledgers that count.
-            self._ledger = Ledger(insecure_folder(source, state))
+            self._ledger = Ledger(insecure_folder(source, folder))
         self._folder = self._ledger.folder
         if cap is not None and distributed.is_first():
             self._ledger.set_cap(cap)

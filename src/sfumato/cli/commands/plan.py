@@ -21,35 +21,33 @@ def plan(
     """Say what a run would ask and cost; reads no pixel.
 
     Shows the queries, their noise and ε under both neighbouring relations. Reads the form of DATA
-    (file names, headers), never a pixel, and charges nothing.
+    (file names, headers), never a pixel, and charges nothing. What was worked out once is kept in
+    the state folder, so the same plan comes at once.
 
     \b
     Examples:
       sfumato plan xrays/ --epsilon 1
       sfumato plan fashion-mnist --epsilon 10 --method moments
     """
+    from sfumato import planning
     from sfumato.data import open_images
-    from sfumato.privacy import Curator
     from sfumato.privacy.budget import delta_problem
     from sfumato.privacy.spending import ledger_of, spending
-    from sfumato.synthesis import make_method
 
-    source = open_images(data, declared)
-    chosen, delta = make_method(method, source.spec), budget.delta
+    source, delta = open_images(data, declared), budget.delta
     warning = delta_problem(delta, source.spec.declared_size)
-    made = Curator(source, budget, state=state, quiet=True).calibrate(chosen)
+    made = planning.plan(source, budget, method, state)
     ledger = ledger_of(source, state)
     before, after = spending(ledger, delta), spending(ledger, delta, made.events)
-    estimate = chosen.estimate(source.spec)
     if json:
         show.as_json(
             {
-                **made.to_dict(),
-                "epsilon_by_relation": made.epsilons(),
-                "digest": made.digest(),
+                **made.facts,
+                "epsilon_by_relation": made.epsilons,
+                "digest": made.digest,
                 "spent": before.to_dict(),
                 "spent_after": after.to_dict(),
-                "estimate": estimate,
+                "estimate": made.estimate,
                 "notes": list(source.notes),
                 "warning": warning,
             }
@@ -58,7 +56,7 @@ def plan(
     spec = source.spec
     show.line(
         f"{data}: {spec.height}x{spec.width}x{spec.channels}, "
-        f"{len(spec.classes) or 'no'} classes; method {chosen.name}"
+        f"{len(spec.classes) or 'no'} classes; method {made.method}"
     )
     for note in source.notes:
         show.line(as_options(note))
@@ -74,7 +72,7 @@ def plan(
                 f"{event.clip_norm:.4g}",
                 f"{event.noise_std / event.clip_norm:.4g}",
             )
-            for event, facts in zip(made.events, made.to_dict()["queries"], strict=True)
+            for event, facts in zip(made.events, made.facts["queries"], strict=True)
         ],
     )
     show.line(f"Protected as one: {show.unit(spec.unit_in_words)}.")
@@ -83,7 +81,7 @@ def plan(
             f"WARNING: {warning}. synthesize refuses it, and verify fails, unless "
             "--allow-large-delta is given."
         )
-    show.line(f"This run would cost {show.epsilons(made.epsilons(), delta)}.")
+    show.line(f"This run would cost {show.epsilons(made.epsilons, delta)}.")
     show.line(f"Spent so far: {show.epsilons(before.by_relation, delta)}.")
     show.line(f"After it:     {show.epsilons(after.by_relation, delta)}.")
     if before.mixed_units:
@@ -92,7 +90,7 @@ def plan(
         show.line(
             f"The cap of ε = {after.cap.epsilon:g} ({after.cap.relation}) is checked at the start."
         )
-    for what, value in estimate.items():
+    for what, value in made.estimate.items():
         show.line(f"Expected {what.replace('_', ' ')}: {value}")
-    if not estimate:
+    if not made.estimate:
         show.line("Time and memory: this method predicts none.")
