@@ -93,7 +93,14 @@ def record(runs: Runs, folder: Path, **files: str) -> Run:
     """A run whose process is gone, with what it left."""
     id = "20260101-000000-00000000"
     (folder / id).mkdir()
-    facts = {"id": id, "started": "", "data": "d", "ledger": "l", "out": "o", "arguments": []}
+    facts = {
+        "id": id,
+        "started": "",
+        "data_set": {"data": "d"},
+        "ledger": "l",
+        "out": "o",
+        "arguments": [],
+    }
     (folder / id / "run.json").write_text(json.dumps(facts))
     for name, text in files.items():
         (folder / id / name.replace("_", ".")).write_text(text)

@@ -42,8 +42,8 @@ REPORT_POLICY = (
     "style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
 )
 
-LEDGER = (choices.Choice("split", "Split"), choices.Choice("cap", "Cap", "number"))
-"""What the page may say to the ledger."""
+BUDGET = {"cap", "delta", "relation"}
+"""Options of ``sfumato ledger`` that are not about the data."""
 
 
 class Pages:
@@ -120,13 +120,11 @@ class Pages:
         """The form, and below it what the run would ask and cost, once ε is chosen."""
         given = dict(request.query_params)
         data = self._data(given)
-        main, more = choices.offered(self._facts()["options"], self._facts()["methods"])
+        main, more = self._offered()
         planned, odds, refusal = None, None, None
         if given.get("epsilon"):
             try:
-                said = choices.options(given, main + more, self._places)
-                known = chain(*(said[name] for name in said if name in self._facts()["plan"]))
-                planned = self._worker.command("plan", data, *known, f"--state={self._state}")
+                planned = self._worker.command(*self._arguments("plan", data, given))
                 odds = self._worker.odds(planned)
             except SfumatoError as error:
                 refusal = str(error)
@@ -138,7 +136,7 @@ class Pages:
             main=main,
             more=more,
             opened=any(given.get(one.name) not in (None, "", one.value) for one in more),
-            helps=self._facts()["options"],
+            helps=self._facts()["options"]["synthesize"],
             plan=planned,
             odds=odds,
             refusal=refusal,
@@ -153,18 +151,11 @@ class Pages:
         return RedirectResponse(f"/runs/{run.id}", 303)
 
     def _start(self, given: Mapping[str, str]) -> Run:
-        data = self._data(given)
-        main, more = choices.offered(self._facts()["options"], self._facts()["methods"])
-        said = choices.options(given, main + more, self._places)
         out = choices.release_folder(self._places, given.get("name", ""))
-        arguments = [
-            "synthesize",
-            data,
-            *chain(*said.values()),
-            f"--out={out}",
-            f"--state={self._state}",
-        ]
-        return self._runs.start(data, self._ledger_of(data, given)["ledger"], out, arguments)
+        data_set = self._data_set(given)
+        arguments = self._arguments("synthesize", data_set["data"], given)
+        ledger = self._ledger_of(data_set)["ledger"]
+        return self._runs.start(data_set, ledger, out, [*arguments, f"--out={out}"])
 
     def run(self, request: Request) -> Response:
         """A run: how far it is, why it stopped, or its release."""
@@ -243,34 +234,48 @@ class Pages:
     async def set_cap(self, request: Request) -> Response:
         """Set a cap."""
         given = await _form(request)
-        await run_in_threadpool(self._ledger_of, self._data(given), given, LEDGER)
-        split = {"split": given["split"]} if given.get("split") else {}
-        return RedirectResponse(f"/ledger?{urlencode({'data': given['data'], **split})}", 303)
+        data_set = await run_in_threadpool(self._data_set, given)
+        await run_in_threadpool(self._ledger_of, {**data_set, "cap": given.get("cap", "")})
+        return RedirectResponse(f"/ledger?{urlencode(data_set)}", 303)
 
     def _ledger_page(self, given: Mapping[str, str]) -> Response:
         known = {run.ledger: run.data_set for run in self._runs.all()}
+        data_set: dict[str, str] = {}
         shown, refusal = None, None
         if given.get("data"):
             try:
-                shown = self._ledger_of(self._data(given), given)
+                data_set = self._data_set(given)
+                shown = self._ledger_of(data_set)
             except SfumatoError as error:
                 refusal = str(error)
         return self._page(
             "ledger",
             status=400 if refusal else 200,
-            data=given.get("data", ""),
-            split=given.get("split", ""),
+            data_set=data_set,
             known=sorted(known.values(), key=lambda one: one["data"]),
             ledger=shown,
             refusal=refusal,
         )
 
-    def _ledger_of(
-        self, data: str, given: Mapping[str, str], fields: tuple[choices.Choice, ...] = LEDGER[:1]
-    ) -> dict[str, Any]:
-        said = choices.options(given, list(fields), self._places)
-        state = f"--state={self._state}"
-        return self._worker.command("ledger", data, *chain(*said.values()), state)
+    def _ledger_of(self, given: Mapping[str, str]) -> dict[str, Any]:
+        return self._worker.command(*self._arguments("ledger", given["data"], given))
+
+    def _arguments(self, command: str, data: str, given: Mapping[str, str]) -> list[str]:
+        """A command on ``data`` with what ``given`` says and the command knows."""
+        known = self._facts()["options"][command]
+        fields = [one for one in chain(*self._offered()) if one.name in known]
+        said = choices.options(given, fields, self._places)
+        return [command, data, *chain(*said.values()), f"--state={self._state}"]
+
+    def _offered(self) -> tuple[list[choices.Choice], list[choices.Choice]]:
+        facts = self._facts()
+        return choices.offered(facts["options"]["synthesize"], facts["methods"])
+
+    def _data_set(self, given: Mapping[str, str]) -> dict[str, str]:
+        """The data, and what was said of them: all that their ledger is found by, and no cap."""
+        fields = set(self._facts()["options"]["ledger"]) - BUDGET
+        stated = {name: value for name, value in given.items() if name in fields and value}
+        return {**stated, "data": self._data(given)}
 
     def _facts(self) -> dict[str, Any]:
         if self._known is None:

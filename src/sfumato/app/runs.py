@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from sfumato.app.child import EXIT, LOCK, PID, PROGRESS
 from sfumato.app.worker import environment, last_message
-from sfumato.disk import write_atomically
+from sfumato.disk import private_folder, write_atomically
 from sfumato.errors import UsageError
 
 State = Literal["running", "finished", "stopped", "failed"]
@@ -34,25 +34,27 @@ _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
 
 @dataclass(frozen=True)
 class Run:
-    """What was asked for: the data, its ledger, the release's folder, the command's arguments."""
+    """What was asked for: a data set, its ledger, the release's folder, the command's arguments.
+
+    ``data_set`` holds the location as ``data``, and what was said of the images.
+    """
 
     id: str
     started: str
-    data: str
+    data_set: dict[str, str]
     ledger: str
     out: str
     arguments: list[str]
 
     @property
+    def data(self) -> str:
+        """Where the images are."""
+        return self.data_set["data"]
+
+    @property
     def release(self) -> Path:
         """The folder of the release."""
         return Path(self.out)
-
-    @property
-    def data_set(self) -> dict[str, str]:
-        """What names the data set whose ledger was charged: the data, and a split if one was."""
-        splits = [one.partition("=")[2] for one in self.arguments if one.startswith("--split=")]
-        return {"data": self.data, **({"split": splits[0]} if splits else {})}
 
 
 class Runs:
@@ -60,7 +62,7 @@ class Runs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(folder)
         self._starting = Lock()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -80,7 +82,9 @@ class Runs:
         except (OSError, ValueError, TypeError):
             return None
 
-    def start(self, data: str, ledger: str, out: Path, arguments: Sequence[str]) -> Run:
+    def start(
+        self, data_set: dict[str, str], ledger: str, out: Path, arguments: Sequence[str]
+    ) -> Run:
         """Begin a run in a process of its own.
 
         Raises:
@@ -88,11 +92,12 @@ class Runs:
         """
         now = datetime.now(timezone.utc)
         id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
-        run = Run(id, now.isoformat(timespec="seconds"), data, ledger, str(out), list(arguments))
+        started = now.isoformat(timespec="seconds")
+        run = Run(id, started, data_set, ledger, str(out), list(arguments))
         with self._starting:
             self._check_alone(run)
             folder = self._folder / id
-            folder.mkdir(mode=0o700)
+            private_folder(folder)
             write_atomically(folder / "run.json", json.dumps(asdict(run)).encode())
             self._launch(run)
         return run

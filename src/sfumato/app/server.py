@@ -18,6 +18,7 @@ from sfumato.app.pages import Pages
 from sfumato.app.places import Places
 from sfumato.app.runs import Runs
 from sfumato.app.worker import Worker
+from sfumato.disk import private_folder
 from sfumato.errors import UsageError
 
 HOST = "127.0.0.1"
@@ -37,10 +38,8 @@ def make_app(
     Raises:
         UsageError: a root is no folder.
     """
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
     state = state.resolve()
-    folder = state / "app"
-    folder.mkdir(exist_ok=True, mode=0o700)
+    folder = private_folder(state / "app")
     worker = Worker(folder)
     pages = Pages(Places(roots, hidden=[state]), state, Runs(folder / "runs"), worker)
     application = pages.application()

@@ -66,7 +66,7 @@ class Worker:
         return printed
 
     def facts(self) -> dict[str, Any]:
-        """The methods, the known names of data, and the help texts of ``synthesize``'s options."""
+        """The methods, the known names of data, and three commands' options with their help."""
         return self._ask({"facts": True})
 
     def odds(self, plan: dict[str, Any]) -> dict[str, Any]:
@@ -90,6 +90,7 @@ class Worker:
                     env=environment(),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
                     encoding="utf-8",
                     start_new_session=True,  # Ctrl-C in the terminal is for the page alone
                 )
@@ -156,15 +157,14 @@ def _facts() -> dict[str, Any]:
 
     # By name: the page is below the command line, and runs it as a program does.
     program: Any = typer.main.get_command(import_module("sfumato.cli.app").app)
-    return {
-        "methods": method_names(),
-        "named": list(NAMED),
-        "options": {
+    helps = {
+        command: {
             option.opts[0].removeprefix("--"): getattr(option, "help", None) or ""
-            for option in program.commands["synthesize"].params
-        },
-        "plan": [option.opts[0].removeprefix("--") for option in program.commands["plan"].params],
+            for option in program.commands[command].params
+        }
+        for command in ("ledger", "plan", "synthesize")
     }
+    return {"methods": method_names(), "named": list(NAMED), "options": helps}
 
 
 def main() -> None:

@@ -47,12 +47,14 @@ def app(
         raise UsageError(
             f"the page needs {error.name}. Install it with: pip install 'sfumato[app]'"
         ) from None
-    from sfumato.privacy.run import default_state
+    if state is None:
+        from sfumato.privacy.run import default_state  # imports PyTorch
 
+        state = default_state()
     try:
         serve(
             root or [Path.cwd(), Path.home()],
-            state or default_state(),
+            state,
             port,
             not no_browser,
             show.line,

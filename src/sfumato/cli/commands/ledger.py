@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sfumato.cli import parameters as p
 from sfumato.cli import show
+from sfumato.data.options import DataOptions
 
 
 def ledger(
     data: p.Data,
+    declared: DataOptions,
     cap: p.Cap = None,
     delta: p.Delta = 1e-5,
     relation: p.Relation = "add-or-remove-one",
-    split: p.Split = None,
     state: p.State = None,
     json: p.Json = False,
 ) -> None:
@@ -34,7 +36,10 @@ def ledger(
     from sfumato.privacy import Budget
     from sfumato.privacy.spending import ledger_of, spending
 
-    source = open_images(data, classes=0, split=split)
+    # Labels have no part in it, so nobody need say how many classes there are.
+    source = open_images(
+        data, declared if declared.classes is not None else replace(declared, classes=0)
+    )
     book = ledger_of(source, state)
     if cap is not None:
         book.set_cap(Budget(cap, delta, p.parse_relation(relation)))
