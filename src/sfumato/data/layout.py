@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from sfumato.data import dicom
@@ -30,7 +30,8 @@ class Arrangement:
 
     ``folder`` is the folder of the chosen split, "" where there are no splits; ``names`` are the
     chosen paths below the folder of their class, or of the set where classes are not read.
-    ``inferred`` says that the class names were read from the paths of records.
+    ``inferred`` says that the class names were read from the paths of records, ``listed`` that the
+    container lists folders, so that which splits there are is a fact of the container.
     """
 
     folder: str
@@ -39,6 +40,7 @@ class Arrangement:
     labels: list[int | None]
     names: list[str]
     inferred: bool = False
+    listed: bool = True
 
 
 def is_image_name(name: str) -> bool:
@@ -172,9 +174,11 @@ def arrange(
             "State their names instead: classes=['cat', 'dog']."
         )
     if declared.class_names is not None:
-        return _by_paths(files, declared.class_names, declared.split)
-    found = {parent for file in files for parent in _parents(file) if _is_class_name(parent)}
-    return _by_folders(files, found, declared, where, strip_top, inferred=True)
+        found = _by_paths(files, declared.class_names, declared.split)
+        return replace(found, listed=False)
+    parents = {parent for file in files for parent in _parents(file) if _is_class_name(parent)}
+    found = _by_folders(files, parents, declared, where, strip_top, inferred=True)
+    return replace(found, listed=False)
 
 
 def _by_folders(

@@ -43,7 +43,8 @@ class ImageSource(ABC):
     ``location_key`` names the data set's ledger: the resolved path or ``named:...``, with the split
     where there are several. ``places`` say where its records lie, so that data sets that overlap
     are found; ``aliases`` are location keys that the same records have under other names.
-    ``options`` are what was stated when it was opened, and ``notes`` public sentences on how
+    ``knows_splits`` tells whether the container itself says which splits it has. ``options`` are
+    what was stated when it was opened, and ``notes`` public sentences on how
     the data set is read. Only public things are printed.
     """
 
@@ -56,6 +57,7 @@ class ImageSource(ABC):
         self.places = tuple(places) or (Place(location_key),)
         self.aliases: tuple[str, ...] = ()
         self.options = DataOptions()
+        self.knows_splits = True
         self.notes: tuple[str, ...] = ()
 
     @abstractmethod

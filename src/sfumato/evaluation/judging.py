@@ -118,7 +118,8 @@ def open_in_form(
 ) -> ImageSource:
     """Open images in the form of ``spec``: its size, channels and classes in its label order.
 
-    rule: what says which records are one privacy unit, as ``open_images`` takes it.
+    rule: fields of :class:`sfumato.DataOptions` that say how the images are read, and which
+    records are one privacy unit.
     """
     return open_images(
         location,
@@ -141,13 +142,16 @@ def open_real(
 
     The test split of ``against`` is the held-out set, or all of it if it has no splits. Training
     images are ``train`` if given, else the train split of ``against``, if it has one. ``rule`` says
-    which held-out records are one privacy unit, as :func:`open_in_form` takes it.
+    how both are read, and which held-out records are one privacy unit (:func:`open_in_form`).
 
     Raises:
         DataError: there is nothing that can be read.
         UsageError: ``against`` has training images and no test images.
     """
-    test, training = _split(against, "test", spec), _split(against, "train", spec)
+    units = ("unit", "unit_pattern", "records_per_unit")
+    reading = {name: value for name, value in (rule or {}).items() if name not in units}
+    test = _split(against, "test", spec, reading)
+    training = _split(against, "train", spec, reading)
     if test is None and training is not None:
         raise UsageError(
             f"--against {against}: has a split train and no split test. An evaluation needs images "
@@ -155,15 +159,19 @@ def open_real(
             f"{against}:validation."
         )
     if train is not None:
-        training = _split(train, "train", spec) or open_in_form(train, spec)
+        training = _split(train, "train", spec, reading)
+        training = training or open_in_form(train, spec, None, reading)
     if rule or test is None:
         test = open_in_form(against, spec, None if test is None else "test", rule)
     return Real(test, training)
 
 
-def _split(location: str, split: str, spec: PublicSpec) -> ImageSource | None:
+def _split(
+    location: str, split: str, spec: PublicSpec, reading: Mapping[str, Any]
+) -> ImageSource | None:
     try:
-        return open_in_form(location, spec, split)
+        found = open_in_form(location, spec, split, reading)
+        return found if found.knows_splits else None
     except (DataError, UsageError):
         return None  # No such split, or one is named already; other faults show when it is opened.
 

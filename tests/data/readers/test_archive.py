@@ -150,3 +150,11 @@ def test_damaged_archives_raise_nothing_but_data_errors(tmp_path_factory, data):
         list(open_images(path).batches(4))
     except DataError:
         pass
+
+
+def test_which_splits_there_are_is_known_where_folders_are_listed(tmp_path, write, cells):
+    stated = {"classes": ["a"], "split": "test"}
+    write.zip(tmp_path / "set.zip", {"test/a/1.png": cells[1]})
+    assert not open_images(tmp_path / "set.zip", **stated).knows_splits
+    write.zip(tmp_path / "set.zip", {"test/": b"", "test/a/": b"", "test/a/1.png": cells[1]})
+    assert open_images(tmp_path / "set.zip", **stated).knows_splits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from sfumato.data.options import DataOptions
 from sfumato.errors import UsageError
 from sfumato.options import EvaluationOptions, PaidMetrics, RunOptions
 
+UNITS = {"unit", "unit_pattern", "records_per_unit"}
 Against = Annotated[
     str,
     typer.Option(
@@ -26,7 +28,20 @@ def evaluate(
     against: Against,
     how: EvaluationOptions = EvaluationOptions(),
     bought: PaidMetrics = PaidMetrics(),
-    unit: Annotated[DataOptions, "unit", "unit_pattern", "records_per_unit"] = DataOptions(),
+    unit: Annotated[
+        DataOptions,
+        "unit",
+        "unit_pattern",
+        "records_per_unit",
+        "labels",
+        "name_column",
+        "label_key",
+        "image_key",
+        "value_range",
+        "dicom",
+        "frame",
+        "follow_links",
+    ] = DataOptions(),
     run: Annotated[
         RunOptions, "fresh", "same_data_as", "independent_data", "state", "quiet"
     ] = RunOptions(),
@@ -51,9 +66,9 @@ def evaluate(
     from sfumato.evaluation.table import render
     from sfumato.privacy.budget import Budget
 
-    stated = {name: getattr(unit, name) for name in ("unit", "unit_pattern", "records_per_unit")}
-    rule = {name: value for name, value in stated.items() if value is not None}
-    if rule and not bought.publish_metrics:
+    rule = {name: value for name, value in asdict(unit).items() if value not in (None, False)}
+    rule |= {} if unit.frame is None else {"frame": unit.frame}
+    if rule.keys() & UNITS and not bought.publish_metrics:
         raise UsageError("a privacy unit belongs to --publish-metrics: nothing else has a price.")
     real = open_real(against, open_release(release).spec, how.train, rule)
     if (bought.epsilon is None) == bought.publish_metrics:

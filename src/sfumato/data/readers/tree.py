@@ -143,6 +143,7 @@ class TreeSource(ImageSource):
         self._label_of = {name: label for label, name in enumerate(tree.spec.classes)}
         self._passed_over = tree.passed_over
         self.notes = tree.notes
+        self.knows_splits = tree.found.listed
 
     @abstractmethod
     def _contents(self) -> Iterator[bytes | None]:
