@@ -90,6 +90,12 @@ def test_a_torch_data_set_is_read_lazily(make: Callable[[np.ndarray], Any]) -> N
     assert np.array_equal(labels[usable], LABELS[usable]) and labels[4] == -1
 
 
+def test_as_many_units_as_records_and_no_number_is_told() -> None:
+    with pytest.raises(DataError, match="as many units as images") as caught:
+        sfumato.from_dataset(Torch(lambda image: image), name="t", classes=3, units=[1, 2])
+    assert not any(character.isdigit() for character in str(caught.value))
+
+
 def test_a_hugging_face_data_set_names_its_classes() -> None:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(

@@ -26,7 +26,9 @@ SOURCES = frozenset(
     "rows short_rows take contributions clipped_sum _label_rows _label _label_values _texts "
     "_values _contents read_at _rows _text tag_value pixels_of picture row_label".split()
 )
-ATTRIBUTES = frozenset("_files _members _entries _length _done _passed_over _names".split())
+ATTRIBUTES = frozenset(
+    "_files _members _entries _length _done _passed_over _names _items _dataset".split()
+)
 PARAMETERS = frozenset("error record records pixels content grid fingerprint losses norms".split())
 FORMATTERS = frozenset("repr format print ascii debug info warning warn error log echo".split())
 HARMLESS = frozenset({"strerror", "exit_code", "failure"})

@@ -168,6 +168,8 @@ def from_dataset(
         DataError: no column of images is found.
         UsageError: the name or an option is outside its rule.
     """
+    if units is not None and len(units) != len(dataset):
+        raise DataError(f"{name}: there must be as many units as images.")
     columns = getattr(dataset, "features", None)  # of a Hugging Face data set, what each one holds
     declared = _declared(objects, stated, units)
     classes: tuple[str, ...] | None = None
