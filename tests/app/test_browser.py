@@ -36,7 +36,8 @@ FLAGS = (
     "--disable-sync",
 )
 WIDTH = 360
-PATIENCE = 120
+PATIENCE = 300
+"""Seconds until a step counts as stuck: no verdict depends on the machine's speed."""
 
 pytestmark = pytest.mark.skipif(
     BROWSER is None or DRIVER is None,
@@ -73,6 +74,7 @@ def browser(tmp_path: Path) -> Iterator[Chrome]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = Chrome(options=options, service=ChromeService(DRIVER))
     size = {"width": WIDTH, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    driver.set_script_timeout(PATIENCE)
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     yield driver
     driver.quit()
@@ -90,18 +92,19 @@ def check(browser: Chrome) -> None:
     assert int(root.get_property("scrollWidth")) <= WIDTH
     axe = (files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")
     browser.execute_script(axe)
-    for scheme in ("light", "dark"):
+    everything, colours = {}, {"runOnly": ["color-contrast"]}
+    for scheme, what in (("light", everything), ("dark", colours)):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         found = browser.execute_async_script(
-            "const done = arguments[arguments.length - 1]; axe.run().then(done)"
+            "const done = arguments[arguments.length - 1]; axe.run(arguments[0]).then(done)", what
         )
         serious = [
             (rule["id"], [node["html"] for node in rule["nodes"]])
             for rule in found["violations"]
             if rule["impact"] in ("serious", "critical")
         ]
-        assert serious == [] and len(found["passes"]) > 10
+        assert serious == [] and found["passes"]
 
 
 def press(browser: Chrome, *keys: str) -> None:
@@ -188,7 +191,7 @@ def test_the_whole_road_by_keyboard_at_360_pixels(
     page = browser.current_window_handle
     tab_to(browser, "Open the report in a new tab")
     press(browser, Keys.ENTER)
-    WebDriverWait(browser, 10).until(lambda _: len(browser.window_handles) == 2)
+    WebDriverWait(browser, PATIENCE).until(lambda _: len(browser.window_handles) == 2)
     browser.switch_to.window(next(w for w in browser.window_handles if w != page))
     heading(browser, "80 synthetic images")
     assert browser.execute_script("return origin") == "null"  # its script can ask us for nothing
@@ -226,7 +229,7 @@ def test_another_site_gets_nothing_from_the_browser_that_is_let_in(
     assert fetched == "out"
     assert browser.execute_script("return document.querySelector('img').naturalWidth") == 0
     browser.execute_script("document.querySelector('form').submit()")
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + PATIENCE
     while "Another web page" not in browser.page_source and time.monotonic() < limit:
         time.sleep(0.1)
     assert "Another web page asked for this" in browser.page_source

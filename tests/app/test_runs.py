@@ -18,7 +18,7 @@ from sfumato.app.zipped import zipped
 from sfumato.errors import UsageError
 
 FORM = {"data": "digits", "epsilon": "10", "method": "moments", "samples": "60", "name": "first"}
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 def wait(browser: Any, run: str, state: str) -> None:
