@@ -1,4 +1,4 @@
-"""What does a private step of DPAF cost? At 128 pixels, beside a plain step of the same networks.
+"""What does a private step of DPAF cost? At 128 pixels, beside a step without noise or clipping.
 
 Question: a step with both parts (noisy class means, the pulled-back gradient of the layers below
 them, and a step each of upper layers, lower layers and generator) relative to a step of a plain GAN
@@ -21,10 +21,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfumato.methods.dpaf.asymmetric_training import BETAS, Contest, Play, fooled, judged
+from sfumato.methods.dpaf.asymmetric_training import (
+    BETAS,
+    AsymmetricSettings,
+    AsymmetricTraining,
+    discriminator_loss,
+    generator_loss,
+)
 from sfumato.methods.dpaf.class_means import ClassMaps
-from sfumato.methods.dpdm.diffusion import to_pixels
-from sfumato.networks import Average, Generator
+from sfumato.methods.training import Session
+from sfumato.networks import Average, Generator, to_pixels
 from sfumato.networks.aggregating import Lower, Upper
 from sfumato.privacy import AggregateQuery
 from sfumato.privacy.answering.aggregate import PulledBack, class_sums
@@ -63,7 +69,7 @@ class Arithmetic:
     def _loss(self, cotangent: Tensor) -> PulledBack:
         return PulledBack(self.maps, self.maps.clip_norm, cotangent)
 
-    def means(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def means(self, step: int) -> tuple[Tensor, Tensor]:
         """Noisy class means."""
         steps = class_sums(self.lower, self.maps, self.batch, self.query, IMAGES_AT_ONCE)
         noisy = noised(steps).float() * (self.maps.clip_norm / UNIT)
@@ -98,12 +104,12 @@ def plain(
             with torch.no_grad():
                 images = made()
             theirs.zero_grad()
-            judged("hinge", logits(to_pixels(batch.images)), logits(images)).backward()
+            discriminator_loss("hinge", logits(to_pixels(batch.images)), logits(images)).backward()
             theirs.step()
             ours.zero_grad()
             for parameter in judges:
                 parameter.requires_grad_(False)
-            fooled("hinge", logits(made())).backward()
+            generator_loss("hinge", logits(made())).backward()
             for parameter in judges:
                 parameter.requires_grad_(True)
             ours.step()
@@ -130,13 +136,14 @@ def main() -> None:
     batch = UnitBatch(images, torch.arange(count) % CLASSES, ())
     releases = Arithmetic(lower, maps, batch)
     assert releases.engine in ENGINES
-    # One generator step a release and a gradient at each: the dearest way to play.
-    play = Play("hinge", 0.0, 1, count // CLASSES, 1, 1, 1e-3, 1e-3, 1e-3, 0.99)
+    # One generator step a release and a gradient at each: the dearest settings.
+    settings = AsymmetricSettings("hinge", 0.0, 1, count // CLASSES, 1, 1, 1e-3, 1e-3, 1e-3, 0.99)
 
     def private() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            contest = Contest(lower, upper, generator, maps, play, 0, Path(folder), True)
-            contest.run("step", STEPS, releases, torch.zeros(0))
+            session = Session(Path(folder), True)
+            training = AsymmetricTraining(session, lower, upper, generator, maps, settings, 0)
+            training.run(STEPS, releases, torch.zeros(0))
 
     sides = {
         "private_s": private,

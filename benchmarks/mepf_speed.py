@@ -74,10 +74,9 @@ def main() -> None:
         embedding: Embedding | None = small.fit(curator).embedding
     assert embedding is not None
     matching = Matching(joint, joint_embedding(method, embedding.spec).targets(embedding), 0)
-    noise = torch.Generator().manual_seed(0)
 
     def bare_step() -> None:
-        images = matching.generator.draw(matching.labels, noise)
+        images, _ = matching.generator(matching.labels, matching.random)
         outputs = joint.features.activations(images)
         torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
         matching.generator.zero_grad(set_to_none=True)

@@ -86,7 +86,9 @@ def main() -> None:
     rows = []
     for seed in range(options.seeds):
         random = torch.Generator().manual_seed(seed)
-        network, loss = DPDM(**settings, multiplicity=1, seed_public=seed)._untrained(source.spec)
+        network, loss = DPDM(**settings, multiplicity=1, seed_public=seed)._untrained(
+            source.spec, torch.device("cpu")
+        )
         gradients = Gradients(
             network, torch.from_numpy(records.images), torch.from_numpy(records.labels)
         )

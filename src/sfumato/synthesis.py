@@ -21,6 +21,7 @@ from sfumato.data.writers import FORMATS
 from sfumato.errors import UsageError
 from sfumato.methods import find_method, load_model
 from sfumato.methods.base import Batch, Method, Model
+from sfumato.networks import resolve_device
 from sfumato.options import Location, MethodOptions, ReleaseOptions, RunOptions, gathered
 from sfumato.privacy import Budget, Curator
 from sfumato.privacy.budget import delta_problem
@@ -92,6 +93,7 @@ def open_curator(source: ImageSource, budget: Budget, run: RunOptions) -> Curato
         same_data_as=run.same_data_as,
         independent_data=run.independent_data,
         quiet=run.quiet,
+        device=resolve_device(),
         insecure_seed=run.insecure_seed,
     )
 
@@ -150,6 +152,7 @@ def fit_embedding(
         DataError: the file is no released embedding.
     """
     from sfumato.methods.mepf import method as mepf
+    from sfumato.methods.training import Session
 
     (to,) = gathered("fit_embedding", [ReleaseOptions], objects, stated)
     target = check_output(to)
@@ -161,8 +164,9 @@ def fit_embedding(
     core = trusted_core(path.parent, EMBEDDING)
     spec = spec_of(core)
     images = None if public is None else public_images(public, spec).images
+    session = Session(quiet=quiet, device=resolve_device())
     model = mepf.fit_embedding(
-        path, seed_public=seed_public, steps=steps, public=images, quiet=quiet
+        path, seed_public=seed_public, steps=steps, public=images, session=session
     )
     _Making(core, "fit-embedding", seed_public, quiet).write(model, to)
     return target

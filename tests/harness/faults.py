@@ -31,7 +31,7 @@ from fault_disk import Disk, Fault
 from sklearn.datasets import load_digits
 
 from sfumato.errors import SfumatoError, UsageError
-from sfumato.methods import DPDM, DataLens, Moments, checkpoint
+from sfumato.methods import DPDM, DataLens, Moments, training
 from sfumato.methods.base import Method
 from sfumato.privacy import Curator
 from sfumato.privacy.answering import sampled, vote
@@ -246,7 +246,7 @@ def killed(case: Case, kill: Callable[[], int]) -> dict[str, Any]:
 def prepare(*methods: str) -> None:
     """Import and warm up what all forks share; checkpoints every few steps."""
     torch.set_num_threads(1)
-    for module in (vote, checkpoint):
+    for module in (vote, training):
         module.SAVED_EVERY = SAVED_EVERY
     sampled.fastest_engine = lambda *_: "layers"  # so that the number of changes is always the same
     for method in methods:

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 
 from sfumato.data import PublicSpec
-from sfumato.methods.datalens.student import StudentModel, student_network
 from sfumato.methods.dpdm.diffusion import Denoiser, DiffusionModel, Shape
-from sfumato.methods.dpgan.method import GANModel, make_generator
 from sfumato.methods.gaussian import Gaussians
-from sfumato.methods.mepf.generator import Generator
-from sfumato.methods.mepf.method import MEPFModel
+from sfumato.methods.mepf.generator import StartedGenerator, refiner
+from sfumato.methods.mepf.model import MEPFModel
+from sfumato.methods.model import GeneratorModel, make_generator
 
 SPEC = PublicSpec(28, 28, 1, ("a", "b"))
 COUNTS = np.array([3.0, 4.0])
@@ -25,7 +24,7 @@ Tensors = dict[str, Any]
 def mepf() -> tuple[Facts, Tensors]:
     """A generator."""
     start = Gaussians(np.zeros((2, 5), np.float32), np.zeros((2, 5, 5), np.float32))
-    model = MEPFModel(SPEC, COUNTS, Generator(SPEC, start, 16), None)
+    model = MEPFModel(SPEC, COUNTS, StartedGenerator(SPEC, start, refiner(SPEC, 16)), None)
     return {"method": "mepf", "spec": asdict(SPEC), "config": model.config()}, model.tensors()
 
 
@@ -39,7 +38,7 @@ def dpdm() -> tuple[Facts, Tensors]:
 
 def gan(method: str) -> tuple[Facts, Tensors]:
     """A model of either adversarial method."""
-    model = GANModel(SPEC, make_generator(SPEC, 4, 8), 4, COUNTS)
+    model = GeneratorModel(SPEC, make_generator(SPEC, 4, 8), 4, COUNTS)
     return {"method": method, "spec": asdict(SPEC), "config": model.config()}, model.tensors()
 
 
@@ -55,8 +54,7 @@ def dpaf() -> tuple[Facts, Tensors]:
 
 def datalens() -> tuple[Facts, Tensors]:
     """A student of teachers."""
-    codes, labels = torch.randn(6, 16), torch.arange(6) % 2
-    model = StudentModel(SPEC, student_network(SPEC, 4, 16), codes, labels, 4, 0.5)
+    model = GeneratorModel(SPEC, make_generator(SPEC, 4, 16), 4, COUNTS, torch.randn(6, 16), 0.5)
     return {"method": "datalens", "spec": asdict(SPEC), "config": model.config()}, model.tensors()
 
 

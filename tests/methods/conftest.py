@@ -62,7 +62,6 @@ def small_dpgan():
             "discriminator_width": 4,
             "generator_width": 4,
             "latent": 8,
-            "warm_up_steps": 3,
         }
         return DPGAN(**{**options, **changes})
 
@@ -86,7 +85,6 @@ def small_dpaf():
             "generator_steps": 1,
             "generated": 2,
             "memory": 2,
-            "warm_up_steps": 3,
             "first_layer_steps": 2,
         }
         return DPAF(**{**options, **changes})

@@ -14,6 +14,7 @@ from sfumato.methods import DPMERF, DPNTK
 from sfumato.methods.feature_matching import Features, Matching
 from sfumato.methods.merf import FourierFeatures
 from sfumato.methods.ntk import GREY, TangentFeatures
+from sfumato.methods.training import Session
 from sfumato.privacy import Answer
 
 SPEC = PublicSpec(28, 28, 1, ("a", "b"))
@@ -67,7 +68,7 @@ def test_a_generator_comes_nearer_to_what_was_released(kind: type) -> None:
     means = method.features(SPEC).means(torch.cat([dark, light])).double().numpy()
     ones = np.full((2, 1), method.count_weight)
     answer = Answer(100 * np.concatenate([ones, means], axis=1), np.zeros(0), 0.1)
-    model = Matching(method, SPEC, answer).run(None, quiet=True)
+    model = Matching(method, SPEC, answer, Session(quiet=True)).run()
     drawn, labels = next(model.sample(40))
     assert drawn[labels == 0].mean() + 20 < drawn[labels == 1].mean()
 

@@ -48,10 +48,10 @@ def test_average_is_a_warmed_up_exponential_mean():
     assert float(average.network.weight) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_hasty_average_weighs_steps_in_proportion_to_their_age_from_the_start():
+def test_a_small_offset_weighs_steps_in_proportion_to_their_number():
     network = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(network.weight)
-    average = Average(network, decay=1.0, haste=3.0)
+    average = Average(network, decay=1.0, offset=3.0)
     for step in range(300):
         nn.init.constant_(network.weight, float(step))
         average.update(network, step)

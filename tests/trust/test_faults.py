@@ -23,8 +23,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from sfumato.errors import LedgerError
-from sfumato.methods import checkpoint
-from sfumato.methods.checkpoint import Training
+from sfumato.methods import training
+from sfumato.methods.training import Session, Training
 from sfumato.privacy import Curator, ledger
 from sfumato.privacy.answering import sampled, vote
 from sfumato.privacy.records.teacher_states import TeacherStates
@@ -49,7 +49,7 @@ def faults() -> Iterator[Any]:
 
         for module, name in (
             (vote, "SAVED_EVERY"),
-            (checkpoint, "SAVED_EVERY"),
+            (training, "SAVED_EVERY"),
             (sampled, "fastest_engine"),
         ):
             patch.setattr(module, name, getattr(module, name))  # put back at the end
@@ -385,13 +385,13 @@ def test_sealed_tensors_notice_every_changed_byte(tmp_path: Path) -> None:
 
 def test_checkpoints_and_memories_name_their_file(tmp_path: Path) -> None:
     network = torch.nn.Linear(2, 2)
-    training = Training({"n": network}, torch.optim.Adam(network.parameters()),
-                        torch.Generator(), {})  # fmt: skip
+    optimizer = torch.optim.Adam(network.parameters())
+    phase = Training(Session(), {"n": network}, optimizer, torch.Generator())
     path = tmp_path / "checkpoint.safetensors"
-    training.save(path, 3)
+    phase.save(path, 3)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(LedgerError, match=r"checkpoint\.safetensors is damaged.*--fresh"):
-        training.restore(path)
+        phase.restore(path)
     memory = TeacherStates(tmp_path, 2, 3, 4)
     memory.save()
     assert memory.restore(0)

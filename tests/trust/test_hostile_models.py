@@ -79,8 +79,8 @@ CLAIMS: dict[str, tuple[Callable[[], tuple[Facts, Tensors]], Change]] = {
     "blend beyond codes": (datalens, lambda facts, _: facts["config"].update(blend=1.5)),
     "blend is a text": (datalens, lambda facts, _: facts["config"].update(blend="half")),
     "no codes": (datalens, lambda _, tensors: tensors.pop("codes")),
-    "more codes than labels": (
-        datalens, lambda _, tensors: tensors.update(codes=np.zeros((8, 16), np.float32)),
+    "codes of half a turn": (
+        datalens, lambda _, tensors: tensors.update(codes=np.zeros((7, 16), np.float32)),
     ),
     "codes of another length": (
         datalens, lambda _, tensors: tensors.update(codes=np.zeros((6, 17), np.float32)),
@@ -97,7 +97,7 @@ CLAIMS: dict[str, tuple[Callable[[], tuple[Facts, Tensors]], Change]] = {
     "labels of many classes": (
         datalens, lambda _, tensors: tensors.update(code_labels=np.arange(6)),
     ),
-    "a student's tensor more": (
+    "a teacher's tensor more": (
         datalens, lambda _, tensors: tensors.update(teacher=np.zeros(3, np.float32)),
     ),
 }  # fmt: skip

@@ -25,7 +25,7 @@ from sfumato.errors import UsageError
 from sfumato.evaluation.cache import array_digest, key, write_atomically
 from sfumato.evaluation.inception import load_inception
 from sfumato.features.encoder import load_encoder
-from sfumato.networks import preferred_device
+from sfumato.networks import resolve_device
 from sfumato.progress import Report
 
 SHIPPED = "efficientnet-lite0"
@@ -44,16 +44,17 @@ class Extractor:
     device: torch.device
 
 
-def load_extractor(name: str = SHIPPED) -> Extractor:
+def load_extractor(name: str = SHIPPED, device: torch.device | None = None) -> Extractor:
     """Load ``efficientnet-lite0`` (shipped), ``inception:PATH``, ``torchvision:M`` or ``timm:M``.
 
-    The last two need the extra ``encoders`` and download the library's default weights.
+    The last two need the extra ``encoders`` and download the library's default weights. It computes
+    on ``device``, by default a GPU where there is one.
 
     Raises:
         UsageError: the name is not known, or its library or weights are missing.
         DataError: the Inception file cannot be used.
     """
-    device = preferred_device()
+    device = device or resolve_device()
     kind, _, rest = name.partition(":")
     if name == SHIPPED:
         encoder = deepcopy(load_encoder()).to(device)

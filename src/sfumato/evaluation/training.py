@@ -24,7 +24,7 @@ from sfumato.data.arrays import LabelledImages
 from sfumato.errors import DataError
 from sfumato.evaluation.cache import images_digest, key, write_atomically
 from sfumato.evaluation.classifiers import Recipe, recipe
-from sfumato.networks import fast_bfloat16, preferred_device
+from sfumato.networks import bfloat16_where, device_of, fast_bfloat16, resolve_device
 from sfumato.progress import Report
 
 CHECKED_IMAGES = 10_000
@@ -34,7 +34,7 @@ BLOCK = 2_000
 LBFGS_ITERATIONS = 300
 PENALTY = 1.0
 """Weight of ½‖W‖² beside the summed cross-entropy of logistic regression: scikit-learn's C=1."""
-VERSION = 1
+VERSION = 2
 """Part of every cache key: raise it when training changes in a way that no recipe shows."""
 
 
@@ -47,7 +47,7 @@ class FittedClassifier:
     classes: tuple[str, ...]
     seed: int
     epoch: int | None
-    """The epoch kept, counted from 1; None where training runs to the optimum."""
+    """The last epoch, counted from 1; None where training runs to the optimum."""
     precision: str
     training_count: int
     diverged: str | None
@@ -64,7 +64,7 @@ def probabilities(
 ) -> Float32[np.ndarray, "n classes"]:
     """Class probabilities of each image by itself, in float32; NaN where the network overflowed."""
     network = classifier.network.eval()
-    device = next(network.parameters()).device
+    device = device_of(network)
     with torch.no_grad():
         blocks = torch.from_numpy(images).split(BLOCK)
         parts = [network(scaled(block.to(device))).softmax(1).cpu() for block in blocks]
@@ -86,12 +86,13 @@ def fit(
     seed: int = 0,
     cache: Path | None = None,
     report: Report = lambda share: None,
+    device: torch.device | None = None,
 ) -> FittedClassifier:
     """Train ``classifier`` (a name in ``RECIPES``) on ``images``, or load it if ``cache`` has it.
 
-    The last epoch counts; logistic regression runs to its optimum. A classifier whose loss became
-    infinite or NaN, or that is no better than chance on its own training images, says so in
-    ``diverged``.
+    Logistic regression runs to its optimum, the others for the epochs of their recipe, on
+    ``device`` (a GPU where there is one by default). A classifier whose loss became infinite or
+    NaN, or that is no better than chance on its own training images, says so in ``diverged``.
 
     Raises:
         DataError: there are no labelled images.
@@ -100,7 +101,7 @@ def fit(
     how = recipe(classifier)
     if not images.classes or len(images.labels) == 0:
         raise DataError("A classifier needs labelled images: at least one, with class names.")
-    device = preferred_device()
+    device = device or resolve_device()
     dtype = torch.bfloat16 if how.epochs and fast_bfloat16(device) else torch.float32
     _, channels, height, width = images.images.shape
     with _seeded(seed):
@@ -150,7 +151,7 @@ def _train(
     dtype: torch.dtype,
     report: Report,
 ) -> tuple[int | None, str | None]:
-    """Train ``network`` in place; the epoch kept, and why it diverged if it did."""
+    """Train ``network`` in place; its last epoch, and why it diverged if it did."""
     pixels, labels = torch.from_numpy(images.images), torch.from_numpy(images.labels)
     epoch: int | None = None
     if how.epochs is None:
@@ -171,7 +172,7 @@ def _to_optimum(
     network: nn.Module, pixels: Tensor, labels: Tensor, how: Recipe, report: Report
 ) -> bool:
     """Minimise the penalised cross-entropy by L-BFGS over all images; whether it stayed finite."""
-    device = next(network.parameters()).device
+    device = device_of(network)
     evaluations = LBFGS_ITERATIONS * 5 // 4
     optimiser = torch.optim.LBFGS(
         network.parameters(),
@@ -214,19 +215,18 @@ def _by_adam(
     how: Recipe,
     dtype: torch.dtype,
     report: Report,
-) -> tuple[bool, int | None]:
+) -> tuple[bool, int]:
     """Train by Adam; whether the loss stayed finite, and the last epoch."""
     assert how.epochs is not None
-    device = next(network.parameters()).device
-    used = torch.randperm(len(labels))
+    device = device_of(network)
     optimiser = torch.optim.Adam(network.parameters(), how.learning_rate, fused=True)
     # uint8 in memory, scaled a batch at a time: that costs nothing beside the convolutions.
     pixels, labels = pixels.to(device), labels.to(device)
     for epoch in range(1, how.epochs + 1):
         network.train()
         total = torch.zeros((), device=device)
-        for batch in used[torch.randperm(len(used))].to(device).split(how.batch_size):
-            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        for batch in torch.randperm(len(labels)).to(device).split(how.batch_size):
+            with bfloat16_where(dtype == torch.bfloat16, device):
                 logits = network(scaled(pixels[batch]))
             loss = F.cross_entropy(logits.float(), labels[batch])
             optimiser.zero_grad(set_to_none=True)
@@ -243,7 +243,7 @@ def _by_adam(
 def _correct(network: nn.Module, pixels: Tensor, labels: Tensor) -> int:
     """How many of the images the network labels correctly."""
     network.eval()
-    device = next(network.parameters()).device
+    device = device_of(network)
     blocks = zip(pixels.split(BLOCK), labels.split(BLOCK), strict=True)
     return sum(
         int((network(scaled(block.to(device))).argmax(1) == wanted.to(device)).sum())

@@ -49,11 +49,7 @@ class SameConv(nn.Module):
         if low != high:
             x = F.pad(x, (low[1], high[1], low[0], high[0]))
             low = [0, 0]
-        # oneDNN's bfloat16 gradient of a strided depthwise convolution is 40 times slower.
-        half = not (self.groups > 1 and self.stride > 1) and torch.is_autocast_enabled("cpu")
-        with torch.autocast("cpu", enabled=half):
-            x = x if half else x.to(self.weight.dtype)
-            x = F.conv2d(x, self.weight, self.bias, self.stride, tuple(low), groups=self.groups)
+        x = F.conv2d(x, self.weight, self.bias, self.stride, tuple(low), groups=self.groups)
         return F.relu6(x, inplace=True) if self.activate else x
 
 

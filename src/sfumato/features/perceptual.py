@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.features.encoder import Encoder
@@ -23,8 +23,8 @@ STRIDE = 16
 CHUNK = 250
 
 
-class PerceptualFeatures:
-    """Bounded features of a public encoder's layers.
+class PerceptualFeatures(nn.Module):
+    """Bounded features of a public encoder's layers; a module, so that it can be moved.
 
     Args:
         encoder: the frozen public encoder.
@@ -39,6 +39,7 @@ class PerceptualFeatures:
     def __init__(
         self, encoder: Encoder, layers: Sequence[int], bound: Bound, scales: Sequence[float]
     ) -> None:
+        super().__init__()
         self.encoder, self.layers, self.bound = encoder, tuple(layers), bound
         self.scales = list(scales)
 
@@ -59,7 +60,7 @@ class PerceptualFeatures:
     def of(self, images: NDArray[np.uint8]) -> list[Tensor]:
         """Activations of many public or generated images, batch by batch."""
         chunks = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
-        parts = [self.activations(to_unit(chunk)) for chunk in chunks]
+        parts = [self.activations(to_unit(chunk).to(self.encoder.mean.device)) for chunk in chunks]
         return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
     def activations(self, images: Tensor) -> list[Tensor]:
@@ -108,7 +109,7 @@ def _shorten(rows: Tensor) -> Tensor:
     return rows / rows.norm(dim=1, keepdim=True).clamp(min=1)
 
 
-class PublicAxes:
+class PublicAxes(nn.Module):
     """Coordinates along principal axes that were fitted on public images.
 
     Args:
@@ -118,8 +119,14 @@ class PublicAxes:
             otherwise coordinates keep their length up to 1.
     """
 
+    mean: Tensor
+    axes: Tensor
+
     def __init__(self, mean: Tensor, axes: Tensor, whitened: bool) -> None:
-        self.mean, self.axes, self.whitened = mean, axes, whitened
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("axes", axes)
+        self.whitened = whitened
 
     @classmethod
     def fit(cls, features: Tensor, size: int, whiten: bool) -> PublicAxes:
@@ -143,7 +150,7 @@ class PublicAxes:
             axes = axes / (spread + spread[len(spread) // 2])
         return cls(mean, axes.to(torch.float32), whiten)
 
-    def __call__(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         """``[b, d]`` → ``[b, k]`` of L2 norm at most 1."""
         coordinates = (features - self.mean) @ self.axes
         return _unit(coordinates) if self.whitened else _shorten(coordinates)

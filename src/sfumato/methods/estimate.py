@@ -6,22 +6,47 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from sfumato.data.spec import PublicSpec
 from sfumato.features import public_patches
-from sfumato.privacy import SumQuery
+from sfumato.networks import device_of, random_on
+from sfumato.privacy import GradientQuery, SumQuery, UnitLoss
 
-PROBE = 128
+IMAGES, PROBE = 64, 128
+"""Images of a step, and of a pass, that are timed."""
+
 SUPPOSED_SIZE = 10_000
 LIBRARIES_GB = 0.6
 
 
 def seconds_of(work: Callable[[], object]) -> float:
     """Wall seconds of the second of two calls, in which nothing is set up any more."""
-    work()
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    for _ in range(2):
+        started = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # GPUs only note what is to be done
+        taken = time.perf_counter() - started
+    return taken
+
+
+def gradient_steps(
+    network: nn.Module, loss: UnitLoss, query: GradientQuery, spec: PublicSpec
+) -> dict[str, str]:
+    """Expected time of a gradient query's steps, at least, on the network's device."""
+    device, units = device_of(network), max(1, IMAGES // loss.multiplicity)
+    shape = (units, spec.channels, spec.height, spec.width)
+    images = torch.zeros(shape, dtype=torch.uint8, device=device)
+    labels = torch.zeros(units, dtype=torch.int64, device=device)
+    draws = loss.draws(units, random_on(device, 0))
+
+    def step() -> None:
+        loss(network, images, labels, *draws).sum().backward()
+
+    batch = query.sampling_rate * (spec.declared_size or SUPPOSED_SIZE)
+    hours = seconds_of(step) * query.steps * batch / units / 3600
+    return {"training_time": f"{hours:,.1f} hours or more for {query.steps:,} private steps"}
 
 
 def reading(query: SumQuery, spec: PublicSpec) -> dict[str, str]:

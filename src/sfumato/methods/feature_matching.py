@@ -1,8 +1,7 @@
 """Match a generator to a noisy mean of features of pixels: what DP-MERF and DP-NTK share.
 
 One noisy sum by class is released; the generator is trained on it alone, so its steps cost
-nothing. The gradient is that of −2⟨μ̃ − m, μ(G)⟩ with m a running average of generated means: the
-plain ‖μ̃ − μ(G)‖² of a batch is biased by the batch's variance and rewards collapse.
+nothing.
 """
 
 from __future__ import annotations
@@ -10,29 +9,28 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
 from sfumato.methods.base import Method, check_rules
-from sfumato.methods.checkpoint import Training
-from sfumato.methods.dpgan.method import GANModel, make_generator
 from sfumato.methods.estimate import reading, seconds_of
-from sfumato.networks import Average, Generator
+from sfumato.methods.mean_matching import BETAS, LARGEST_GRADIENT, MovingMean, warm_up_and_cosine
+from sfumato.methods.model import GeneratorModel, make_generator
+from sfumato.methods.training import Session, Training
+from sfumato.networks import Average, moved, random_on
 from sfumato.privacy import Answer, Curator, Query, SumQuery
 
-WARM_UP = 50
-LAST_RATE = 0.05
 MEMORY = 0.9
-LARGEST_GRADIENT = 1.0
+"""Decay of the running average of generated means."""
+
 AFTERWARDS = frozenset("steps batch learning_rate width latent average".split())
 """Settings of the generator's training, which may change after the sum was paid for."""
 
 
-class Features(ABC):
+class Features(nn.Module, ABC):
     """A public map from an image's pixels to ``dimension`` numbers of L2 norm at most 1."""
 
     dimension: int
@@ -62,7 +60,7 @@ class FeatureMatching(Method, ABC):
         seed_public: public seed of features and generator; privacy noise has none.
     """
 
-    model = GANModel
+    model = GeneratorModel
 
     steps: int = 1000
     batch: int = 200
@@ -94,8 +92,9 @@ class FeatureMatching(Method, ABC):
         features = self.features(spec)
 
         def contribution(images: Tensor, labels: Tensor) -> Tensor:
-            ones = torch.full((len(images), 1), self.count_weight)
-            return torch.cat([ones, features.rows(images.flatten(1).float() / 255)], dim=1)
+            rows = moved(features, images.device).rows(images.flatten(1).float() / 255)
+            ones = rows.new_full((len(images), 1), self.count_weight)
+            return torch.cat([ones, rows], dim=1)
 
         norm = math.hypot(self.count_weight, 1.0)
         asked = {key: value for key, value in self.config().items() if key not in AFTERWARDS}
@@ -121,56 +120,61 @@ class FeatureMatching(Method, ABC):
         training = f"{minutes:.0f} minutes for {self.steps:,} steps"
         return {**reading(query, spec), "training_time": training}
 
-    def fit(self, curator: Curator) -> GANModel:
+    def fit(self, curator: Curator) -> GeneratorModel:
         """Ask once, then train; a killed run goes on from its checkpoint with the same answer."""
         curator.open(self)
-        matching = Matching(self, curator.spec, curator.sum("embedding"))
-        return matching.run(curator.run_folder, curator.quiet)
+        answer = curator.sum("embedding")
+        return Matching(self, curator.spec, answer, Session.of(curator)).run()
 
 
 class Matching:
     """A generator in training against noisy class means of features: pure post-processing."""
 
-    def __init__(self, method: FeatureMatching, spec: PublicSpec, answer: Answer) -> None:
-        self.method, self.spec, self.features = method, spec, method.features(spec)
+    def __init__(
+        self,
+        method: FeatureMatching,
+        spec: PublicSpec,
+        answer: Answer,
+        session: Session | None = None,
+    ) -> None:
+        session = session or Session()
+        device = session.device
+        self.method, self.spec = method, spec
+        self.features = moved(method.features(spec), device)
         # Noisy sizes, kept at one or more so that they divide.
         self.counts = np.maximum(answer.total[:, 0] / method.count_weight, 1.0)
-        means = answer.total[:, 1:] / self.counts[:, None]
-        self.wanted = torch.from_numpy(means).to(torch.float32)
-        self.running = torch.zeros_like(self.wanted)
+        means = torch.from_numpy(answer.total[:, 1:] / self.counts[:, None])
+        self.mean = MovingMean(means.to(torch.float32).to(device), MEMORY)
         torch.manual_seed(method.seed_public)
-        self.noise = torch.Generator().manual_seed(method.seed_public)
-        self.generator: Generator = make_generator(spec, method.width, method.latent)
-        self.averaged = Average(self.generator, method.average)
-        rate, betas = method.learning_rate, (0.5, 0.999)
-        self.optimizer = torch.optim.Adam(self.generator.parameters(), rate, betas)
+        self.random = random_on(device, method.seed_public)
+        self.generator = make_generator(spec, method.width, method.latent).to(device)
+        self.average = Average(self.generator, method.average)
         classes = len(self.counts)
         per_class = max(2, method.batch // classes)
-        self.labels = torch.arange(classes).repeat_interleave(per_class)
+        self.labels = torch.arange(classes, device=device).repeat_interleave(per_class)
+        self.training = Training(
+            session,
+            {"generator": self.generator},
+            torch.optim.Adam(self.generator.parameters(), method.learning_rate, BETAS),
+            self.random,
+            self.average,
+            {"running": self.mean.running},
+            warm_up_and_cosine(method.steps),
+        )
 
-    def run(self, folder: Path | None, quiet: bool) -> GANModel:
-        """Train to the end; ``folder`` keeps the checkpoint that a stopped run goes on from."""
-        networks = {"generator": self.generator, "average": self.averaged.network}
-        training = Training(networks, self.optimizer, self.noise, {"running": self.running})
-        steps = self.method.steps
-        training.run("matching the generator", steps, self.advance, folder, quiet)
-        return GANModel(self.spec, self.averaged.network.eval(), self.method.width, self.counts)
+    def run(self) -> GeneratorModel:
+        """Train to the end."""
+        self.training.run("matching the generator", self.method.steps, self.advance)
+        released = self.average.network.eval()
+        return GeneratorModel(self.spec, released, self.method.width, self.counts)
 
     def advance(self, step: int) -> None:
         """One optimisation step."""
-        cosine = 0.5 * (1 + math.cos(math.pi * step / self.method.steps))
-        share = min(1.0, (step + 1) / WARM_UP) * (cosine * (1 - LAST_RATE) + LAST_RATE)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.method.learning_rate * share
-        z = torch.randn(len(self.labels), self.method.latent, generator=self.noise)
+        shape = (len(self.labels), self.method.latent)
+        z = torch.randn(shape, generator=self.random, device=self.random.device)
         pixels = (self.generator(z, self.labels).flatten(1) + 1) / 2
-        means = self.features.means(pixels.view(len(self.wanted), -1, pixels.shape[1]))
-        with torch.no_grad():
-            # A short memory at first, while the generator moves fast.
-            self.running.lerp_(means, 1 - min(MEMORY, step / (step + 9)))
-            gap = self.wanted - self.running
-        self.optimizer.zero_grad(set_to_none=True)
-        (-2 * (gap * means).sum()).backward()
-        torch.nn.utils.clip_grad_norm_(self.generator.parameters(), LARGEST_GRADIENT)
-        self.optimizer.step()
-        self.averaged.update(self.generator, step)
+        means = self.features.means(pixels.view(len(self.counts), -1, pixels.shape[1]))
+        parameters = list(self.generator.parameters())
+        gradients = torch.autograd.grad(self.mean.loss(means, step), parameters)
+        self.training.along(parameters, gradients, LARGEST_GRADIENT)
+        self.average.update(self.generator, step)

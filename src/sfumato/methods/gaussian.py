@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.methods.second_moments import SymmetricProducts
 
@@ -19,7 +19,7 @@ RADIUS_SHARE = 0.43
 FLOOR = 1e-7
 
 
-class MomentBlock:
+class MomentBlock(nn.Module):
     """The part of a contribution that holds z and zzᵀ, and its inverse from noisy sums.
 
     z is the image minus mid-grey in the basis, clipped to ``radius`` and divided by it, so that
@@ -30,8 +30,11 @@ class MomentBlock:
         mean_weight: weight of z relative to the products.
     """
 
+    basis: Tensor
+
     def __init__(self, basis: NDArray[np.float32], mean_weight: float) -> None:
-        self.basis = torch.from_numpy(basis)
+        super().__init__()
+        self.register_buffer("basis", torch.from_numpy(basis))
         self.mean_weight = mean_weight
         self.size = len(basis)
         self.radius = RADIUS_SHARE * math.sqrt(basis.shape[1])
@@ -39,7 +42,7 @@ class MomentBlock:
         self.dimension = self.size + self.products.pairs
         self.norm = math.sqrt(mean_weight**2 + 1)
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """uint8 ``[b, c, h, w]`` → float ``[b, dimension]`` of L2 norm at most ``norm``."""
         z = (images.flatten(1).to(torch.float32) / 255 - 0.5) @ self.basis.T / self.radius
         z = z / z.norm(dim=1, keepdim=True).clamp(min=1)
@@ -59,18 +62,30 @@ class MomentBlock:
         return Gaussians((means * scale).astype(np.float32), (roots * scale).astype(np.float32))
 
 
-class Gaussians:
+class Gaussians(nn.Module):
     """Means ``[classes, m]`` and covariance roots ``[classes, m, m]`` of basis coefficients."""
 
-    def __init__(self, means: NDArray[np.float32], roots: NDArray[np.float32]) -> None:
-        self.means, self.roots = means, roots
+    means: Tensor
+    roots: Tensor
 
-    def draw(self, labels: Tensor, basis: Tensor, generator: torch.Generator) -> Tensor:
+    def __init__(self, means: NDArray[np.float32], roots: NDArray[np.float32]) -> None:
+        super().__init__()
+        self.register_buffer("means", torch.from_numpy(means), persistent=False)
+        self.register_buffer("roots", torch.from_numpy(roots), persistent=False)
+
+    def draw(self, labels: Tensor, basis: Tensor, random: torch.Generator) -> Tensor:
         """Flat images float ``[b, pixels]`` in [0, 1], one for each label."""
-        normal = torch.randn(len(labels), self.means.shape[1], generator=generator)
-        means, roots = torch.from_numpy(self.means), torch.from_numpy(self.roots)
-        coefficients = means[labels] + torch.einsum("bij,bj->bi", roots[labels], normal)
+        shape = (len(labels), self.means.shape[1])
+        normal = torch.randn(shape, generator=random, device=random.device)
+        coefficients = self.means[labels] + torch.einsum("bij,bj->bi", self.roots[labels], normal)
         return (coefficients @ basis + 0.5).clamp(0, 1)
+
+    def tensors(self, prefix: str = "") -> dict[str, NDArray[Any]]:
+        """The arrays that :func:`loaded_gaussians` reads."""
+        return {
+            f"{prefix}means": self.means.cpu().numpy(),
+            f"{prefix}roots": self.roots.cpu().numpy(),
+        }
 
 
 def loaded_gaussians(tensors: Mapping[str, NDArray[Any]], prefix: str = "") -> Gaussians:

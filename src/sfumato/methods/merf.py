@@ -16,6 +16,7 @@ from torch import Tensor
 from sfumato.data.spec import PublicSpec
 from sfumato.methods.base import check_rules
 from sfumato.methods.feature_matching import FeatureMatching, Features
+from sfumato.networks import CPU, random_on
 
 LENGTH_SHARE = 0.3
 """Length scale relative to √pixels, for pixels in [0, 1]: about the median distance of images."""
@@ -31,10 +32,13 @@ class FourierFeatures(Features):
         seed: public seed of ω.
     """
 
+    frequencies: Tensor
+
     def __init__(self, pixels: int, dimension: int, length_scale: float, seed: int) -> None:
+        super().__init__()
         self.dimension = dimension
-        generator = torch.Generator().manual_seed(seed)
-        self.frequencies = torch.randn(pixels, dimension // 2, generator=generator) / length_scale
+        normal = torch.randn(pixels, dimension // 2, generator=random_on(CPU, seed))
+        self.register_buffer("frequencies", normal / length_scale)
 
     def rows(self, pixels: Tensor) -> Tensor:
         """Features float ``[b, dimension]`` of pixels float ``[b, d]`` in [0, 1]."""

@@ -1,69 +1,64 @@
 """Moments, the yardstick: a class-conditional Gaussian on cosine coefficients from one sum.
 
 Each image contributes its lowest DCT coefficients z, the products zzᵀ and a one; the noisy sums
-give every class a mean, a covariance and a size, from which images are drawn. It shows how small a
-method on an existing query is, and no method that loses to it in both accuracy and looks is worth
+give every class a mean, a covariance and a size, from which images are sampled. It shows how small
+a method on an existing query is, and no method that loses to it in both accuracy and looks is worth
 its complexity.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
 from sfumato.features.basis import dct_basis
-from sfumato.methods.base import Batch, Method, Model, labels_in_proportion
+from sfumato.methods.base import Method
 from sfumato.methods.estimate import reading
 from sfumato.methods.gaussian import Gaussians, MomentBlock, loaded_gaussians
+from sfumato.methods.model import ImageModel
 from sfumato.methods.saved_arrays import checked_counts
+from sfumato.networks import moved
 from sfumato.privacy import Answer, Curator, Query, SumQuery
-
-SAMPLE_BATCH = 1000
 
 
 @dataclass(frozen=True)
-class MomentModel(Model):
+class MomentModel(ImageModel):
     """The fitted Gaussians; ``counts`` are the noisy class sizes."""
+
+    at_once: ClassVar[int] = 1000
 
     spec: PublicSpec
     counts: NDArray[np.float64]
     gaussians: Gaussians
     coefficients: int
 
-    def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
-        """Draw ``count`` images in batches, classes in proportion to their noisy sizes."""
-        labels = labels_in_proportion(self.counts, count, np.random.default_rng(seed))
-        generator = torch.Generator().manual_seed(seed)
-        for start in range(0, count, SAMPLE_BATCH):
-            part = labels[start : start + SAMPLE_BATCH]
-            yield self.draw(torch.from_numpy(part), generator).numpy(), part
+    @property
+    def modules(self) -> Sequence[nn.Module]:
+        """The Gaussians."""
+        return (self.gaussians,)
 
     @cached_property
     def _basis(self) -> Tensor:
         return torch.from_numpy(dct_basis(self.spec, self.coefficients))
 
-    def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """One image for each label, uint8 ``[b, channels, height, width]``."""
-        flat = self.gaussians.draw(labels, self._basis, generator)
+    def draw(self, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images sampled from the Gaussians, and the labels as they are."""
+        flat = self.gaussians.draw(labels, self._basis.to(labels.device), random)
         shape = (self.spec.channels, self.spec.height, self.spec.width)
-        return (flat * 255).round().to(torch.uint8).view(-1, *shape)
+        return (flat * 255).round().to(torch.uint8).view(-1, *shape), labels
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The model's arrays by name."""
-        return {
-            "counts": self.counts,
-            "means": self.gaussians.means,
-            "roots": self.gaussians.roots,
-        }
+        return {"counts": self.counts, **self.gaussians.tensors()}
 
     def config(self) -> dict[str, Any]:
         """What :meth:`load` needs besides the arrays."""
@@ -83,7 +78,7 @@ class MomentModel(Model):
 
 @dataclass(frozen=True)
 class Moments(Method):
-    """Release per class the first two moments of DCT coefficients and draw from the Gaussian.
+    """Release per class the first two moments of DCT coefficients and sample from the Gaussian.
 
     Args:
         coefficients: DCT coefficients per image; None takes 100 for grey, 150 for colour.
@@ -110,8 +105,9 @@ class Moments(Method):
         block = self._block(spec)
 
         def contribution(images: Tensor, labels: Tensor) -> Tensor:
-            ones = torch.full((len(images), 1), self.count_weight)
-            return torch.cat([ones, block(images)], dim=1)
+            moments = moved(block, images.device)(images)
+            ones = moments.new_full((len(images), 1), self.count_weight)
+            return torch.cat([ones, moments], dim=1)
 
         norm = math.hypot(self.count_weight, block.norm)
         dimension, describes = 1 + block.dimension, {**self.config(), "coefficients": block.size}

@@ -15,6 +15,7 @@ from torch import Tensor
 from sfumato.data.spec import PublicSpec
 from sfumato.methods.base import check_rules
 from sfumato.methods.feature_matching import FeatureMatching, Features
+from sfumato.networks import CPU, random_on
 
 GREY = 0.5
 
@@ -31,12 +32,14 @@ class TangentFeatures(Features):
         seed: public seed of W.
     """
 
+    weights: Tensor
+
     def __init__(self, pixels: int, hidden: int, seed: int) -> None:
+        super().__init__()
         self.dimension = hidden * (pixels + 2)
-        generator = torch.Generator().manual_seed(seed)
-        weights = torch.randn(pixels, hidden, generator=generator)
+        weights = torch.randn(pixels, hidden, generator=random_on(CPU, seed))
         weights = weights - weights.mean(dim=0)
-        self.weights = weights / weights.norm(dim=0)
+        self.register_buffer("weights", weights / weights.norm(dim=0))
 
     def _parts(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """relu(Wx), which units are active and [x; 1], the latter two's product being of norm 1."""

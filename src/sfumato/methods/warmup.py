@@ -1,17 +1,16 @@
-"""Images drawn from one noisy sum, to warm a network up before any gradient is asked for.
+"""Images sampled from one noisy sum, to train a network on before any gradient is asked for.
 
 A model that has learned coarse images already spends its private steps on what they lack. Central
 images are DP-FETA's (arXiv 2504.07822): noisy means of groups of a class. Moments go further at the
-same cost: a Gaussian on cosine coefficients, from which any number of images can be drawn.
+same cost: a Gaussian on cosine coefficients, from which any number of images can be sampled.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import replace
-from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from sfumato.features.basis import dct_basis
 from sfumato.methods.mepf.embedding import Embedding
 from sfumato.methods.mepf.method import DPMEPF
 from sfumato.methods.moments import Moments
+from sfumato.methods.training import Session
 from sfumato.privacy import Answer, SumQuery
 
 WarmUp = Literal["none", "central", "moments", "mepf"]
@@ -30,36 +30,38 @@ WarmUp = Literal["none", "central", "moments", "mepf"]
 COUNT_WEIGHT = 0.1
 POOL = 20_000
 GROUP_BITS = 4
-"""A class has 2⁴ central images, told apart by the signs of four low cosine coefficients."""
+"""A class has 2⁴ central images, one for each combination of signs of four low coefficients."""
 
 
-@runtime_checkable
-class WarmImages(Protocol):
-    """A query whose noisy answer images can be drawn from.
+class WarmImages(ABC):
+    """A query whose noisy answer images can be sampled from."""
 
-    ``counts`` are noisy class sizes, known once the answer is learned.
-    """
+    name: ClassVar[str]
+    """The query's name."""
 
-    counts: NDArray[np.float64]
+    def __init__(self, spec: PublicSpec) -> None:
+        self.spec = spec
+        self.counts: NDArray[np.float64] = np.ones(max(len(spec.classes), 1))
+        """Noisy class sizes, known once the answer is learned."""
 
-    def __init__(self, spec: PublicSpec) -> None: ...
-
+    @abstractmethod
     def query(self, relative_noise: float) -> SumQuery:
         """The sum to ask for."""
 
-    def learn(self, answer: Answer, folder: Path, quiet: bool) -> None:
-        """Take the answer in; ``folder`` keeps the checkpoint where that takes long."""
+    @abstractmethod
+    def learn(self, answer: Answer, session: Session) -> None:
+        """Take the answer in, on the session's device."""
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Images uint8 ``[count, c, h, w]`` and labels int64 ``[count]``."""
+    @abstractmethod
+    def draw(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images uint8 ``[count, c, h, w]`` and labels int64 ``[count]``, on that device."""
 
 
-class MomentImages:
+class MomentImages(WarmImages):
     """Images of a Gaussian on the lowest cosine coefficients of each class, as in ``moments``."""
 
-    def __init__(self, spec: PublicSpec) -> None:
-        self.spec, self.method = spec, Moments()
-        self.counts = np.ones(max(len(spec.classes), 1))
+    name = "moments"
+    method = Moments()
 
     def query(self, relative_noise: float) -> SumQuery:
         """The sum of the method ``moments``."""
@@ -67,48 +69,51 @@ class MomentImages:
         assert isinstance(query, SumQuery)
         return replace(query, relative_noise=relative_noise)
 
-    def learn(self, answer: Answer, folder: Path, quiet: bool) -> None:
+    def learn(self, answer: Answer, session: Session) -> None:
         """Fit the Gaussians."""
         self.model = self.method.learn(answer, self.spec)
+        self.model.move(session.device)
         self.counts = self.model.counts
+        self.share = torch.from_numpy(self.counts / self.counts.sum()).to(session.device)
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw from the Gaussians, classes in proportion to their noisy sizes."""
-        share = torch.from_numpy(self.counts / self.counts.sum())
-        labels = torch.multinomial(share, count, replacement=True, generator=generator)
-        return self.model.draw(labels, generator), labels
+    def draw(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Sample from the Gaussians, classes in proportion to their noisy sizes."""
+        labels = torch.multinomial(self.share, count, replacement=True, generator=random)
+        return self.model.draw(labels, random)
 
 
-class CentralImages:
+class CentralImages(WarmImages):
     """Noisy mean images of groups of each class (DP-FETA's warm-up on central images).
 
     A unit's group is decided by the signs of its own low cosine coefficients, so it adds its pixels
     to one group of one class, and the sensitivity is that of one image.
     """
 
+    name = "central"
+
     def __init__(self, spec: PublicSpec) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self.pixels = spec.channels * spec.height * spec.width
         self.signs = torch.from_numpy(dct_basis(spec, 1 + GROUP_BITS)[1:])
-        self.counts = np.ones(max(len(spec.classes), 1))
 
     def query(self, relative_noise: float) -> SumQuery:
         """Σ [w; image] in the block of its group, by class."""
 
         def contribution(images: Tensor, labels: Tensor) -> Tensor:
             flat = images.flatten(1).to(torch.float32) / 255
-            bits = (flat @ self.signs.T > 0).to(torch.int64)
-            group = (bits * 2 ** torch.arange(GROUP_BITS)).sum(dim=1)
-            ones = torch.full((len(images), 1), COUNT_WEIGHT * math.sqrt(self.pixels))
+            bits = (flat @ self.signs.to(flat.device).T > 0).to(torch.int64)
+            places = torch.arange(GROUP_BITS, device=flat.device)
+            group = (bits * 2**places).sum(dim=1)
+            ones = flat.new_full((len(images), 1), COUNT_WEIGHT * math.sqrt(self.pixels))
             row = torch.cat([ones, flat], dim=1)
-            blocks = torch.zeros(len(images), 2**GROUP_BITS, row.shape[1])
-            blocks[torch.arange(len(images)), group] = row
+            blocks = row.new_zeros(len(images), 2**GROUP_BITS, row.shape[1])
+            blocks[torch.arange(len(images), device=flat.device), group] = row
             return blocks.flatten(1)
 
         dimension = 2**GROUP_BITS * (1 + self.pixels)
         norm = math.sqrt(self.pixels) * math.hypot(COUNT_WEIGHT, 0.5)
         return SumQuery(
-            "central",
+            self.name,
             contribution,
             dimension,
             norm,
@@ -118,35 +123,33 @@ class CentralImages:
             describes={"groups": 2**GROUP_BITS, "count_weight": COUNT_WEIGHT},
         )
 
-    def learn(self, answer: Answer, folder: Path, quiet: bool) -> None:
+    def learn(self, answer: Answer, session: Session) -> None:
         """Divide noisy sums by noisy sizes; a group that noise hides is weighted down by it."""
         blocks = answer.total.reshape(len(answer.total), 2**GROUP_BITS, 1 + self.pixels)
         sizes = np.maximum(blocks[:, :, 0] / (COUNT_WEIGHT * math.sqrt(self.pixels)), 0.0)
         noise = answer.noise_std / np.maximum(sizes, 1.0)
-        self.weights = np.where(noise < 0.25, sizes, 0.0) + 1e-9
+        weights = np.where(noise < 0.25, sizes, 0.0) + 1e-9
         self.counts = np.maximum(sizes.sum(axis=1), 1.0)
         means = blocks[:, :, 1:] / np.maximum(sizes, 1.0)[:, :, None]
-        self.images = torch.from_numpy((means.clip(0, 1) * 255).round().astype(np.uint8))
-
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw central images, classes and groups in proportion to their noisy sizes."""
-        flat = torch.from_numpy(self.weights.reshape(-1))
-        chosen = torch.multinomial(flat, count, replacement=True, generator=generator)
-        labels = chosen // 2**GROUP_BITS
+        images = torch.from_numpy((means.clip(0, 1) * 255).round().astype(np.uint8))
         shape = (self.spec.channels, self.spec.height, self.spec.width)
-        return self.images.flatten(0, 1)[chosen].view(-1, *shape), labels
+        self.images = images.view(-1, *shape).to(session.device)
+        self.weights = torch.from_numpy(weights.reshape(-1)).to(session.device)
+
+    def draw(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Sample central images, classes and groups in proportion to their noisy sizes."""
+        chosen = torch.multinomial(self.weights, count, replacement=True, generator=random)
+        return self.images[chosen], chosen // 2**GROUP_BITS
 
 
-class EmbeddedImages:
-    """Images of a generator that is matched to a noisy mean embedding, as DP-MEPF's.
+class EmbeddedImages(WarmImages):
+    """A pool of images of a generator that is matched to a noisy mean embedding, as DP-MEPF's."""
 
-    ``method`` is the configured DP-MEPF; a pool of its images is drawn once.
-    """
+    name = "embedding"
 
-    def __init__(self, spec: PublicSpec, method: DPMEPF | None = None) -> None:
-        self.spec = spec
-        self.method = method or DPMEPF(steps=1000)
-        self.counts = np.ones(max(len(spec.classes), 1))
+    def __init__(self, spec: PublicSpec) -> None:
+        super().__init__(spec)
+        self.method = DPMEPF(steps=1000)
 
     def query(self, relative_noise: float) -> SumQuery:
         """DP-MEPF's joint embedding."""
@@ -154,31 +157,30 @@ class EmbeddedImages:
         assert isinstance(query, SumQuery)
         return replace(query, relative_noise=relative_noise)
 
-    def learn(self, answer: Answer, folder: Path, quiet: bool) -> None:
-        """Match the generator and draw the pool."""
+    def learn(self, answer: Answer, session: Session) -> None:
+        """Match the generator and sample the pool."""
         embedding = Embedding(
             answer.total, answer.shared, answer.noise_std, self.spec, self.method.config()
         )
-        model = self.method.learn(embedding, folder, quiet)
+        model = self.method.learn(embedding, session)
         self.counts = model.counts
         batches = list(model.sample(POOL, self.method.seed_public))
         self.images, self.labels = (
-            torch.from_numpy(np.concatenate(part)) for part in zip(*batches, strict=True)
+            torch.from_numpy(np.concatenate(part)).to(session.device)
+            for part in zip(*batches, strict=True)
         )
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw from the pool."""
-        index = torch.randint(len(self.images), (count,), generator=generator)
+        index = torch.randint(len(self.images), (count,), generator=random, device=random.device)
         return self.images[index], self.labels[index]
 
 
 def warm_images(warm_up: WarmUp, spec: PublicSpec) -> WarmImages | None:
-    """The images that a kind of warm-up draws; None without a warm-up."""
-    if warm_up == "none":
-        return None
-    kinds: dict[str, Callable[[PublicSpec], WarmImages]] = {
+    """The images of a kind of warm-up; None without a warm-up."""
+    kinds: dict[str, type[WarmImages]] = {
         "central": CentralImages,
         "moments": MomentImages,
         "mepf": EmbeddedImages,
     }
-    return kinds[warm_up](spec)
+    return None if warm_up == "none" else kinds[warm_up](spec)

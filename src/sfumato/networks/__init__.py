@@ -1,17 +1,35 @@
-"""Networks and their averages; nothing here knows about privacy."""
+"""Networks, their averages and their devices; nothing here knows about privacy."""
 
-from sfumato.networks.device import fast_bfloat16, preferred_device
+from sfumato.networks.device import (
+    CPU,
+    bfloat16_where,
+    described,
+    device_of,
+    fast_bfloat16,
+    moved,
+    random_on,
+    resolve_device,
+)
 from sfumato.networks.ema import Average
 from sfumato.networks.gan import Discriminator, Generator
+from sfumato.networks.pixels import to_bytes, to_pixels
 from sfumato.networks.refiner import Refiner
 from sfumato.networks.unet import UNet
 
 __all__ = [
+    "CPU",
     "Average",
     "Discriminator",
     "Generator",
     "Refiner",
     "UNet",
+    "bfloat16_where",
+    "described",
+    "device_of",
     "fast_bfloat16",
-    "preferred_device",
+    "moved",
+    "random_on",
+    "resolve_device",
+    "to_bytes",
+    "to_pixels",
 ]

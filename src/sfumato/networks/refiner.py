@@ -47,7 +47,7 @@ class Refiner(nn.Module):
     def __init__(self, size: int, channels: int, classes: int, width: int = 48) -> None:
         super().__init__()
         self.fold = 2 * max(1, size // 32)
-        self.size = size
+        self.size, self.width = size, width
         self.missing = -size % (2 * self.fold)
         self.grid = (size + self.missing) // self.fold
         inputs = channels * self.fold**2 + self.noise_channels

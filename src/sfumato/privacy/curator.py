@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from sfumato.data.source import ImageSource
@@ -43,6 +44,8 @@ from sfumato.privacy.run import Run, insecure_folder
 
 Answers = TypeVar("Answers", bound=Answering[Any])
 
+CPU = torch.device("cpu")
+
 
 class Curator:
     """The trusted party: the only object that reads private images, and only to answer queries.
@@ -56,6 +59,7 @@ class Curator:
         same_data_as: the location of a ledger that was kept for the same images, by another name.
         independent_data: declare that no other ledger is about these images, and compare none.
         quiet: show no progress.
+        device: where the method's networks compute; it changes no answer's distribution.
         insecure_seed: draw noise from this seed, stamp everything NOT PRIVATE and keep a ledger
             apart; for tests.
 
@@ -77,11 +81,13 @@ class Curator:
         same_data_as: str | None = None,
         independent_data: bool = False,
         quiet: bool = False,
+        device: torch.device = CPU,
         insecure_seed: int | None = None,
     ) -> None:
         self._source = source
         self.budget = budget
         self.quiet = quiet
+        self.device = device
         self._declared = Declared(same_data_as, independent_data, fresh)
         self._insecure_seed = insecure_seed
         folder = None if state is None else Path(state)

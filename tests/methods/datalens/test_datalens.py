@@ -1,8 +1,9 @@
-"""DataLens: what its settings mean, what it leaves behind, and a run that goes on where it was."""
+"""DataLens: what its settings mean, and what it leaves behind."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.features.basis import dct_basis
 from sfumato.methods import DataLens, load_model
-from sfumato.methods.datalens.student import student_network
 from sfumato.methods.datalens.teachers import NearestTeachers, NetworkTeachers
+from sfumato.methods.model import GeneratorModel, make_generator
 from sfumato.privacy import Budget, Curator
 from sfumato.release import verify
 from sfumato.synthesis import make_method, synthesize
@@ -28,7 +29,7 @@ KINDS = [pytest.param({}, id="nearest"), pytest.param(NETWORK, id="network")]
 @pytest.fixture
 def save_often(monkeypatch):
     """Teachers' memories and the student are stored after every second step."""
-    monkeypatch.setattr("sfumato.methods.checkpoint.SAVED_EVERY", 2)
+    monkeypatch.setattr("sfumato.methods.training.SAVED_EVERY", 2)
     monkeypatch.setattr("sfumato.privacy.answering.vote.SAVED_EVERY", 2)
 
 
@@ -65,21 +66,6 @@ def test_classes_take_equal_parts_of_a_sample(small_datalens, digits, tmp_path, 
     assert (event["query"], event["count"]) == ("vote", 3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("stop", [0, 1, 2, 4])
-def test_a_killed_run_ends_as_an_unbroken_one(
-    small_datalens, digits, tmp_path, save_often, kind, stop
-):
-    method = small_datalens(steps=5, **kind)
-    whole, _ = fitted(method, digits, tmp_path / "whole")
-    assert fitted(method, digits, tmp_path / "killed", stop) is None
-    resumed, record = fitted(method, digits, tmp_path / "killed")
-    for name, value in whole.tensors().items():
-        assert np.array_equal(value, resumed.tensors()[name]), name
-    assert [entry["kind"] for entry in record["ledger"]] == ["plan", "answer"]
-    assert record["data_set_total"]["runs"] == 1
-
-
 def test_checkpoints_hold_the_student_and_nothing_else(
     small_datalens, digits, tmp_path, save_often
 ):
@@ -88,13 +74,13 @@ def test_checkpoints_hold_the_student_and_nothing_else(
     assert fitted(method, digits, tmp_path, stop=2) is None
     (path,) = tmp_path.rglob("checkpoint-training.safetensors")
     stored = {name: value.shape for name, value in load_file(path).items()}
-    student = student_network(digits.spec, method.width, 16)
+    student = make_generator(digits.spec, method.width, 16)
     expected = {f"student.{name}": value.shape for name, value in student.state_dict().items()}
     for index, parameter in enumerate(student.parameters()):
         for field in ("exp_avg", "exp_avg_sq"):
             expected[f"optimizer.{index}.{field}"] = parameter.shape
         expected[f"optimizer.{index}.step"] = torch.Size([])
-    expected |= {"step": torch.Size([]), "generator": torch.Generator().get_state().shape}
+    expected |= {"step": torch.Size([]), "random": torch.Generator().get_state().shape}
     assert stored == expected
 
 
@@ -114,24 +100,37 @@ def test_a_release_verifies_and_keeps_the_student_and_its_codes(small_datalens, 
     for relation, claimed in verdict.epsilon_by_relation.items():
         assert verdict.recomputed[relation] == pytest.approx(claimed, rel=1e-3)
     model = load_model(release / "model.safetensors")
-    weights = student_network(model.spec, 4, 16).state_dict()
-    assert set(model.tensors()) == {*weights, "codes", "code_labels"}
+    weights = {f"generator.{name}" for name in make_generator(model.spec, 4, 16).state_dict()}
+    assert set(model.tensors()) == {*weights, "codes", "counts"}
     left = {path.name for path in (tmp_path / "state").rglob("*") if path.is_file()}
     assert not [name for name in left if name.startswith("memory-") or name == "key"]
 
 
 def test_blended_codes_lie_between_two_of_their_class(small_datalens, digits, tmp_path):
     model, _ = fitted(small_datalens(blend=0.5), digits, tmp_path)
-    labels = torch.arange(200) % 10
-    codes = model.blended(labels, torch.Generator().manual_seed(0))
+    labels, code_labels = torch.arange(200) % 10, torch.arange(20) % 10
+    codes = model._blended(model.codes, labels, torch.Generator().manual_seed(0))
     for code, label in zip(codes, labels, strict=True):
-        first, second = model.codes[model.labels == label]
+        first, second = model.codes[code_labels == label]
         share = torch.dot(code - first, second - first) / (second - first).square().sum()
         assert -1e-5 <= share <= 1 + 1e-5
         torch.testing.assert_close(code, torch.lerp(first, second, share))
-    model.blend = 0.0
-    codes = model.blended(labels, torch.Generator().manual_seed(0))
+    fixed = replace(model, blend=0.0)
+    codes = fixed._blended(model.codes, labels, torch.Generator().manual_seed(0))
     assert all(bool((code == model.codes).all(dim=1).any()) for code in codes)
+
+
+def test_what_version_0_1_released_is_read(small_datalens, digits, tmp_path):
+    model, _ = fitted(small_datalens(), digits, tmp_path)
+    tensors = {name.removeprefix("generator."): value for name, value in model.tensors().items()}
+    tensors["code_labels"] = np.arange(len(tensors["codes"])) % 10
+    del tensors["counts"]
+    old = GeneratorModel.load(model.spec, {"width": 4, "blend": 0.5}, tensors)
+    for ours, theirs in zip(next(model.sample(12)), next(old.sample(12)), strict=True):
+        assert np.array_equal(ours, theirs)
+    tensors["code_labels"] = tensors["code_labels"][::-1].copy()
+    with pytest.raises(ValueError, match="take turns"):
+        GeneratorModel.load(model.spec, {"width": 4, "blend": 0.5}, tensors)
 
 
 def test_directions_follow_the_noisy_sums_within_one(small_datalens):
@@ -146,10 +145,10 @@ def test_directions_follow_the_noisy_sums_within_one(small_datalens):
 
 def test_a_threshold_leaves_signs_of_large_sums(small_datalens):
     total = torch.tensor([-31.0, -30.0, 0.0, 29.0, 30.0, 31.0]).repeat(10)
-    ways = small_datalens(teachers=60, threshold=0.5).direction(total, SPEC).flatten()
-    assert ways.tolist() == [-1.0, 0.0, 0.0, 0.0, 0.0, 1.0] * 10
-    ways = small_datalens(teachers=60, threshold=0.0).direction(total, SPEC).flatten()
-    assert torch.equal(ways, total.sign())
+    moves = small_datalens(teachers=60, threshold=0.5).direction(total, SPEC).flatten()
+    assert moves.tolist() == [-1.0, 0.0, 0.0, 0.0, 0.0, 1.0] * 10
+    moves = small_datalens(teachers=60, threshold=0.0).direction(total, SPEC).flatten()
+    assert torch.equal(moves, total.sign())
 
 
 def test_votes_move_the_student_to_the_records(small_datalens, digits, tmp_path):

@@ -1,19 +1,19 @@
-"""DPAF: what reaches the curator, who learns from what, and runs that go on where they were."""
+"""DPAF: what reaches the curator, and who learns from what."""
 
 from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.methods import DPAF
-from sfumato.methods.dpaf.asymmetric_training import Contest, Play
-from sfumato.methods.dpaf.class_means import ClassMaps, DrawnReleases, PrivateReleases
-from sfumato.networks import Generator
+from sfumato.methods.dpaf.asymmetric_training import AsymmetricSettings, AsymmetricTraining
+from sfumato.methods.dpaf.class_means import ClassMaps, NoisyClassMeans
+from sfumato.methods.training import Session
+from sfumato.networks import Generator, to_pixels
 from sfumato.networks.aggregating import Lower, Upper
 from sfumato.privacy import AggregateQuery, Budget, Curator
 from sfumato.synthesis import make_method
@@ -68,16 +68,16 @@ def test_features_are_bounded_maps_and_a_constant(reach):
 class Told(Curator):
     """A curator that has one answer, and remembers what it was asked."""
 
-    def __init__(self, total):
-        self.total, self.asked = total, []
+    def __init__(self, total, gradient_dimension):
+        self.total, self.gradient_dimension, self.asked = total, gradient_dimension, []
 
-    def aggregate(self, query, step, network, features):
-        self.asked.append((query.name, step))
+    def aggregate(self, name, step, network, features):
+        self.asked.append((name, step))
         return self.total
 
-    def pull_back(self, query, step, network, features, cotangent):
-        self.asked.append((query.name, step, cotangent))
-        return torch.zeros(query.gradient_dimension)
+    def pull_back(self, name, step, network, features, cotangent):
+        self.asked.append((name, step, cotangent))
+        return torch.zeros(self.gradient_dimension)
 
 
 def test_each_mu_th_step_asks_for_a_gradient_and_the_others_do_not():
@@ -87,11 +87,11 @@ def test_each_mu_th_step_asks_for_a_gradient_and_the_others_do_not():
     joint = AggregateQuery("j", 2, 257, 1.0, 0.5, 2, gradient_dimension=size)
     total = torch.full((2, 257), 6.0)
     total[:, -1] = torch.tensor([0.2 * 30, -1.0])  # thirty units, and a count that noise drowned
-    curator = Told(total)
+    curator = Told(total, size)
     tally = torch.zeros(3)
-    releases = PrivateReleases(curator, forward, joint, 3, 0.5, lower, maps, 20.0, tally)
+    releases = NoisyClassMeans(curator, forward, joint, 3, 0.5, lower, maps, 20.0, tally)
     for step in range(6):
-        means, noise = releases.means(step, torch.Generator())
+        means, noise = releases.means(step)
         assert means[:, 0].tolist() == pytest.approx(
             [6 / 30, 6 / 5]
         )  # a quarter of twenty at least
@@ -119,7 +119,24 @@ def shades(count, generator):
     return images, labels
 
 
-def contest(folder, **changes):
+class ShadedMeans:
+    """Class means of a batch of shades, without noise, and the gradient over the same batch."""
+
+    def __init__(self, lower, maps):
+        self.lower, self.maps, self.random = lower, maps, torch.Generator().manual_seed(0)
+
+    def means(self, step):
+        images, labels = shades(512, self.random)
+        values = self.maps.maps(self.lower, to_pixels(images))
+        sums = values.new_zeros(3, values.shape[1]).index_add(0, labels, values)
+        self.newest = sums / torch.bincount(labels, minlength=3)[:, None]
+        return self.newest.detach(), torch.zeros(3)
+
+    def pull_back(self, step, cotangent):
+        return torch.autograd.grad(self.newest, list(self.lower.parameters()), cotangent)
+
+
+def training(**changes):
     torch.manual_seed(0)
     values = {
         "loss": "hinge",
@@ -135,9 +152,8 @@ def contest(folder, **changes):
     }
     lower = Lower(28, 1, 4, 8)
     upper, generator = Upper(lower, 3, 8), Generator(28, 1, 3, 8, latent=8)
-    play = Play(**{**values, **changes})
-    maps = ClassMaps(lower.norm)
-    return Contest(lower, upper, generator, maps, play, 0, folder, True)
+    settings, maps = AsymmetricSettings(**{**values, **changes}), ClassMaps(lower.norm)
+    return AsymmetricTraining(Session(quiet=True), lower, upper, generator, maps, settings, 0)
 
 
 @pytest.mark.parametrize(
@@ -145,11 +161,10 @@ def contest(folder, **changes):
     [{}, {"loss": "non-saturating"}, {"matching": 1.0, "every": 0}],
     ids=["hinge", "non-saturating", "matching"],
 )
-def test_playing_teaches_the_generator_its_classes(tmp_path, changes):
-    players = contest(tmp_path, **changes)
-    below = [p.detach().clone() for p in players.lower.parameters()]
-    releases = DrawnReleases(shades, players.lower, players.maps, 3)
-    generator = players.run("warming up", 40, releases, torch.zeros(0))
+def test_training_teaches_the_generator_its_classes(changes):
+    networks = training(**changes)
+    below = [p.detach().clone() for p in networks.lower.parameters()]
+    generator = networks.run(40, ShadedMeans(networks.lower, networks.maps), torch.zeros(0))
     labels = torch.arange(3).repeat_interleave(20)
     with torch.no_grad():
         images = generator(torch.randn(60, 8), labels).view(3, 20, 28, 28).mean(dim=1)
@@ -157,46 +172,8 @@ def test_playing_teaches_the_generator_its_classes(tmp_path, changes):
     assert left[:, :14].mean() > left[:, 14:].mean() + 0.3
     assert right[:, 14:].mean() > right[:, :14].mean() + 0.3
     assert up[:14].mean() > up[14:].mean() + 0.3
-    moved = [not torch.equal(a, b) for a, b in zip(below, players.lower.parameters(), strict=True)]
+    moved = [not torch.equal(a, b) for a, b in zip(below, networks.lower.parameters(), strict=True)]
     assert moved == [changes.get("every") != 0] * len(below)
-
-
-def fitted(method, source, state, stop=None, part="aggregate"):
-    true, calls = getattr(Curator, part), []
-
-    def killed(self, *arguments):
-        calls.append(arguments)
-        if len(calls) - 1 == stop:
-            raise KeyboardInterrupt
-        return true(self, *arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Curator, part, killed)
-        # Another run may measure another way to be the fastest; its sums differ in their last bits.
-        patch.setattr("sfumato.privacy.answering.sampled.fastest_engine", lambda *_: "layers")
-        try:
-            with Curator(source, BUDGET, state=state, quiet=True, insecure_seed=1) as curator:
-                model = method.fit(curator)
-                record = curator.record()
-                curator.close()
-                return model, record
-        except KeyboardInterrupt:
-            return None
-
-
-@pytest.mark.parametrize(("part", "stop"), [("aggregate", 2), ("pull_back", 1), ("gradient", 1)])
-def test_a_killed_run_ends_as_an_unbroken_one(
-    small_dpaf, digits, tmp_path, monkeypatch, part, stop
-):
-    monkeypatch.setattr("sfumato.methods.checkpoint.SAVED_EVERY", 2)
-    method = small_dpaf(steps=5, first_layer="private", warm_up="moments")
-    whole, _ = fitted(method, digits, tmp_path / "whole")
-    assert fitted(method, digits, tmp_path / "killed", stop, part) is None
-    resumed, record = fitted(method, digits, tmp_path / "killed")
-    for name, value in whole.tensors().items():
-        assert np.array_equal(value, resumed.tensors()[name]), name
-    assert [entry["kind"] for entry in record["ledger"]] == ["plan"] + ["answer"] * 4
-    assert record["data_set_total"]["runs"] == 1
 
 
 def test_the_first_layer_that_was_learned_is_the_one_in_use(small_dpaf, digits, tmp_path):
@@ -225,20 +202,17 @@ def test_the_split_divides_the_squared_signal(small_dpaf):
         every=5,
         first_layer="private",
         split=(0.2, 0.3, 0.5),
-        warm_up="moments",
-        warm_up_share=0.4,
     )
-    warm, first, means, joint = method.queries(SPEC)
+    first, means, joint = method.queries(SPEC)
     assert [q.name for q in (first, means, joint)] == ["first-layer", "means", "means-and-gradient"]
     assert (means.steps, joint.steps) == (8, 2) and means.forward_noise == joint.forward_noise
     rate = 30 / 1000
     shares = [
-        1 / warm.relative_noise**2,
         rate**2 * first.steps / first.relative_noise**2,
         rate**2 * 2 / joint.backward_noise**2,
         rate**2 * 10 / means.forward_noise**2,
     ]
-    assert shares == pytest.approx([0.4, 0.2, 0.3, 0.5])
+    assert shares == pytest.approx([0.2, 0.3, 0.5])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""DPDM: what its loss averages, what its warm-ups draw, and training that goes on where it was."""
+"""DPDM: what its loss averages, what its warm-ups draw, and what it is trained on."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sfumato.errors import UsageError
 from sfumato.methods import DPDM, load_model
 from sfumato.methods.dpdm.diffusion import Denoiser, DenoisingLoss, Shape
 from sfumato.methods.dpdm.parameterisations import EDM
+from sfumato.methods.training import Session
 from sfumato.methods.warmup import CentralImages, MomentImages
 from sfumato.networks import UNet
 from sfumato.privacy import Answer, Budget, Curator
@@ -59,61 +60,6 @@ def test_draws_of_a_unit_are_independent_of_its_mates(network):
     assert abs(np.corrcoef(sigma.log()[:, 0], sigma.log()[:, 1])[0, 1]) < 0.15
     assert abs(np.corrcoef(noise[:-1].flatten(), noise[1:].flatten())[0, 1]) < 0.01
     assert 0.22 < dropped.float().mean() < 0.38
-
-
-def fitted(method, source, state, stop=None):
-    true = Curator.gradient
-
-    def killed(self, query, step, network, loss):
-        if step == stop:
-            raise KeyboardInterrupt
-        return true(self, query, step, network, loss)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Curator, "gradient", killed)
-        # Another run may measure another way to be the fastest; its sums differ in their last bits.
-        patch.setattr("sfumato.privacy.answering.sampled.fastest_engine", lambda *_: "layers")
-        try:
-            with Curator(source, BUDGET, state=state, quiet=True, insecure_seed=1) as curator:
-                model = method.fit(curator)
-                record = curator.record()
-                curator.close()
-                return model, record
-        except KeyboardInterrupt:
-            return None
-
-
-@pytest.mark.parametrize("stop", [0, 1, 4])
-def test_a_killed_run_ends_as_an_unbroken_one(small_dpdm, digits, tmp_path, monkeypatch, stop):
-    monkeypatch.setattr("sfumato.methods.checkpoint.SAVED_EVERY", 2)
-    method = small_dpdm(steps=5, warm_up="moments")
-    whole, _ = fitted(method, digits, tmp_path / "whole")
-    assert fitted(method, digits, tmp_path / "killed", stop) is None
-    resumed, record = fitted(method, digits, tmp_path / "killed")
-    for name, value in whole.tensors().items():
-        assert np.array_equal(value, resumed.tensors()[name]), name
-    assert [entry["kind"] for entry in record["ledger"]] == ["plan", "answer", "answer"]
-    assert record["data_set_total"]["runs"] == 1
-
-
-def test_a_killed_warm_up_ends_as_an_unbroken_one(small_dpdm, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("sfumato.methods.checkpoint.SAVED_EVERY", 1)
-    method = small_dpdm(steps=1, warm_up="moments", warm_up_steps=4)
-    whole, _ = fitted(method, digits, tmp_path / "whole")
-    true, calls = DenoisingLoss.draws, []
-
-    def killed(self, units, generator):
-        calls.append(units)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return true(self, units, generator)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DenoisingLoss, "draws", killed)
-        assert fitted(method, digits, tmp_path / "killed") is None
-    resumed, _ = fitted(method, digits, tmp_path / "killed")
-    for name, value in whole.tensors().items():
-        assert np.array_equal(value, resumed.tensors()[name]), name
 
 
 def test_a_released_model_changes_its_sampler_and_nothing_else(small_dpdm, digits, tmp_path):
@@ -216,7 +162,7 @@ def test_configuration_is_json_and_makes_the_same_method(small_dpdm):
 
 
 @pytest.mark.parametrize("kind", [MomentImages, CentralImages])
-def test_a_warm_up_image_mostly_keeps_its_length_and_draws_its_class(kind, tmp_path):
+def test_a_warm_up_image_mostly_keeps_its_length_and_draws_its_class(kind):
     source = open_images("digits", declared_size=1500)
     warm = kind(source.spec)
     query = warm.query(10.0)
@@ -227,7 +173,7 @@ def test_a_warm_up_image_mostly_keeps_its_length_and_draws_its_class(kind, tmp_p
     assert (norms <= query.clip_norm * (1 + 1e-5)).float().mean() > 0.6  # the others are shortened
     total = np.zeros((10, query.dimension))
     np.add.at(total, labels, rows.numpy())
-    warm.learn(Answer(total, np.zeros(0), 1e-6), tmp_path, True)
+    warm.learn(Answer(total, np.zeros(0), 1e-6), Session())
     np.testing.assert_allclose(warm.counts, np.bincount(labels), rtol=1e-3)
     drawn, names = warm.draw(3000, torch.Generator().manual_seed(0))
     assert drawn.dtype == torch.uint8 and drawn.shape == (3000, 1, 28, 28)
@@ -242,7 +188,9 @@ def test_a_warm_up_on_embedded_images_is_charged_as_one_sum(
 ):
     monkeypatch.setattr("sfumato.methods.warmup.DPMEPF", lambda **_: small_mepf())
     monkeypatch.setattr("sfumato.methods.warmup.POOL", 50)
-    _, record = fitted(small_dpdm(warm_up="mepf"), digits, tmp_path)
+    with Curator(digits, BUDGET, state=tmp_path, quiet=True, insecure_seed=1) as curator:
+        small_dpdm(warm_up="mepf").fit(curator)
+        record = curator.record()
     assert [event["query"] for event in record["events"]] == ["sum", "gradient"]
     assert record["events"][0]["noise_std"] > 0
 

@@ -1,4 +1,4 @@
-"""DP-GAN: what a pair's loss is, who moves when, and training that goes on where it was."""
+"""DP-GAN: what a pair's loss is, who moves when, and what the generator is paid for."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from torch.nn import functional as F
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.methods import DPGAN
-from sfumato.methods.dpgan.adversarial_training import Game, PairLoss, Rates
+from sfumato.methods.dpgan.adversarial_training import AdversarialTraining, PairLoss, Rates
+from sfumato.methods.training import Session
 from sfumato.networks import Discriminator, Generator
-from sfumato.privacy import Budget, Curator
 from sfumato.privacy.gradients.per_example import UnitBatch, unit_gradients
 from sfumato.synthesis import make_method
 
 SPEC = PublicSpec(28, 28, 1, ("a", "b", "c"), declared_size=1000)
-BUDGET = Budget(epsilon=10.0, delta=1e-5)
 
 
 @pytest.fixture
@@ -74,58 +73,62 @@ def test_draws_are_independent_from_unit_to_unit(players):
     assert abs(np.corrcoef(z[:-1].flatten(), z[1:].flatten())[0, 1]) < 0.03  # 4.6 deviations
 
 
-def game(players, folder, critic_steps=2, diversity=0.0, penalty=0.0):
+def training(players, critic_steps=2, diversity=0.0, penalty=0.0):
     loss, discriminator = players
     rates = Rates(5e-3, 5e-3, critic_steps, 0.9, diversity, penalty)
-    return Game(loss, discriminator, rates, 0, folder, True)
+    return AdversarialTraining(Session(quiet=True), loss, discriminator, rates, 0)
 
 
-def test_the_generator_moves_after_so_many_discriminator_steps(players, tmp_path):
+def test_the_generator_moves_after_so_many_discriminator_steps(players):
     loss, discriminator = players
     seen = []
 
     def state(network):
         return torch.cat([p.detach().flatten() for p in network.parameters()])
 
-    def gradient(step, _):
+    def gradient(step):
         seen.append((state(discriminator), state(loss.generator)))
         return [torch.ones_like(p) for p in discriminator.parameters()]
 
-    game(players, tmp_path, critic_steps=3).play("training", 7, gradient)
+    training(players, critic_steps=3).run(7, gradient)
     pairs = list(pairwise(seen))
     assert all(bool((a[0] != b[0]).all()) for a, b in pairs)
     assert [not torch.equal(a[1], b[1]) for a, b in pairs] == [False, False, True] * 2
 
 
-def test_playing_teaches_the_generator_its_classes(players, tmp_path):
-    def draw(count, generator):
-        labels = torch.randint(3, (count,), generator=generator)
-        shades = torch.tensor([20, 128, 235], dtype=torch.uint8)
-        return shades[labels][:, None, None, None].expand(-1, 1, 28, 28), labels
+def test_training_teaches_the_generator_its_classes(players):
+    loss, discriminator = players
+    generator = torch.Generator().manual_seed(0)
 
-    generator = game(players, tmp_path, 1).plainly("warming up", 30, draw)
+    def gradient(step):
+        labels = torch.randint(3, (64,), generator=generator)
+        shades = torch.tensor([20, 128, 235], dtype=torch.uint8)
+        images = shades[labels][:, None, None, None].expand(-1, 1, 28, 28)
+        losses = loss(discriminator, images, labels, *loss.draws(64, generator))
+        return torch.autograd.grad(losses.mean(), list(discriminator.parameters()))
+
+    made = training(players, 1).run(30, gradient)
     labels = torch.arange(3).repeat_interleave(20)
     with torch.no_grad():
-        images = generator(torch.randn(60, 8), labels)
+        images = made(torch.randn(60, 8), labels)
     dark, grey, bright = images.reshape(3, -1).mean(dim=1).tolist()
     assert dark < -0.25 and dark + 0.2 < grey < bright - 0.2 and bright > 0.25
 
 
-def test_diversity_keeps_images_of_a_class_apart(players, tmp_path):
+def test_diversity_keeps_images_of_a_class_apart(players):
     start = copy.deepcopy(players)
 
-    def nothing(step, _):
+    def nothing(step):
         return [torch.zeros_like(p) for p in players[1].parameters()]
 
-    def spread(name, weight):
+    def spread(weight):
         players[0].generator.load_state_dict(start[0].generator.state_dict())
-        (tmp_path / name).mkdir()
-        made = game(players, tmp_path / name, 1, weight).play("training", 15, nothing)
+        made = training(players, 1, weight).run(15, nothing)
         z = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             return float(made(z, torch.zeros(20, dtype=torch.int64)).std(dim=0).mean())
 
-    assert spread("with", 0.5) > 1.3 * spread("without", 0.0)
+    assert spread(0.5) > 1.3 * spread(0.0)
 
 
 def slopes(players):
@@ -140,11 +143,9 @@ def slopes(players):
     return float(slope.detach().square().sum(dim=(1, 2, 3)).mean())
 
 
-def test_the_penalty_is_the_slope_at_generated_images(players, tmp_path):
+def test_the_penalty_is_the_slope_at_generated_images(players):
     _, discriminator = players
-    gradient = game(players, tmp_path, penalty=2.0)._penalty_gradient(
-        torch.Generator().manual_seed(0)
-    )
+    gradient = training(players, penalty=2.0).penalty_gradient()
     assert [g.shape for g in gradient] == [p.shape for p in discriminator.parameters()]
     (largest,) = (g for g in gradient if g is max(gradient, key=lambda g: float(g.norm())))
     (parameter,) = (
@@ -159,79 +160,15 @@ def test_the_penalty_is_the_slope_at_generated_images(players, tmp_path):
     assert (values[0] - values[1]) / 2e-4 == pytest.approx(float(largest.norm()) / 2, rel=1e-2)
 
 
-def test_a_penalised_discriminator_grows_flat(players, tmp_path):
-    def nothing(step, _):
+def test_a_penalised_discriminator_grows_flat(players):
+    def nothing(step):
         return [torch.zeros_like(p) for p in players[1].parameters()]
 
     before = slopes(players)
-    game(players, tmp_path, 5, penalty=0.0).play("left alone", 4, nothing)
+    training(players, 5, penalty=0.0).run(4, nothing)
     assert slopes(players) == before
-    game(players, tmp_path, 5, penalty=1.0).play("penalised", 4, nothing)
+    training(players, 5, penalty=1.0).run(4, nothing)
     assert slopes(players) < 0.9 * before
-
-
-def fitted(method, source, state, stop=None):
-    true = Curator.gradient
-
-    def killed(self, query, step, network, loss):
-        if step == stop:
-            raise KeyboardInterrupt
-        return true(self, query, step, network, loss)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Curator, "gradient", killed)
-        # Another run may measure another way to be the fastest; its sums differ in their last bits.
-        patch.setattr("sfumato.privacy.answering.sampled.fastest_engine", lambda *_: "layers")
-        try:
-            with Curator(source, BUDGET, state=state, quiet=True, insecure_seed=1) as curator:
-                model = method.fit(curator)
-                record = curator.record()
-                curator.close()
-                return model, record
-        except KeyboardInterrupt:
-            return None
-
-
-@pytest.mark.parametrize("stop", [0, 1, 4])
-def test_a_killed_run_ends_as_an_unbroken_one(small_dpgan, digits, tmp_path, monkeypatch, stop):
-    monkeypatch.setattr("sfumato.methods.checkpoint.SAVED_EVERY", 2)
-    method = small_dpgan(steps=6, warm_up="moments")
-    whole, _ = fitted(method, digits, tmp_path / "whole")
-    assert fitted(method, digits, tmp_path / "killed", stop) is None
-    resumed, record = fitted(method, digits, tmp_path / "killed")
-    for name, value in whole.tensors().items():
-        assert np.array_equal(value, resumed.tensors()[name]), name
-    assert [entry["kind"] for entry in record["ledger"]] == ["plan", "answer", "answer"]
-    assert record["data_set_total"]["runs"] == 1
-
-
-def test_a_killed_warm_up_ends_as_an_unbroken_one(small_dpgan, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("sfumato.methods.checkpoint.SAVED_EVERY", 1)
-    method = small_dpgan(steps=2, warm_up="moments", warm_up_steps=5)
-    whole, _ = fitted(method, digits, tmp_path / "whole")
-    true, calls = PairLoss.draws, []
-
-    def killed(self, units, generator):
-        calls.append(units)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return true(self, units, generator)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PairLoss, "draws", killed)
-        assert fitted(method, digits, tmp_path / "killed") is None
-    resumed, _ = fitted(method, digits, tmp_path / "killed")
-    for name, value in whole.tensors().items():
-        assert np.array_equal(value, resumed.tensors()[name]), name
-
-
-def test_a_warm_up_is_charged_as_one_sum_and_gives_the_class_sizes(small_dpgan, digits, tmp_path):
-    plain, record = fitted(small_dpgan(), digits, tmp_path / "plain")
-    assert [event["query"] for event in record["events"]] == ["gradient"]
-    assert plain.counts.tolist() == [1.0] * 10
-    warm, record = fitted(small_dpgan(warm_up="moments"), digits, tmp_path / "warm")
-    assert [event["query"] for event in record["events"]] == ["sum", "gradient"]
-    assert len(set(warm.counts.tolist())) == 10
 
 
 @pytest.mark.parametrize(
@@ -252,7 +189,6 @@ def test_a_plan_without_a_public_rate_is_refused(small_dpgan, changes, spec, pro
         {"average": 1.0},
         {"diversity": -1.0},
         {"penalty": -1.0},
-        {"warm_up_steps": 1, "critic_steps": 2},
     ],
 )
 def test_a_value_outside_its_rule_is_refused(changes):

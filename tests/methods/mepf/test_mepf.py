@@ -1,4 +1,4 @@
-"""DP-MEPF: the joint release, its losses, and training that goes on where it stopped."""
+"""DP-MEPF: the joint release, its losses, and training on a released embedding."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sfumato.methods import DPMEPF
 from sfumato.methods.mepf.embedding import Embedding, JointEmbedding
 from sfumato.methods.mepf.matching import Matching
 from sfumato.methods.mepf.method import fit_embedding
+from sfumato.methods.training import Session
 from sfumato.privacy import Budget, Curator
 
 SPEC = PublicSpec(28, 28, 1, ("a", "b", "c"))
@@ -81,7 +82,7 @@ def test_parts_can_be_left_out_and_the_rest_still_fits(changes, digits, small_me
     assert images.shape == (10, 1, 28, 28)
 
 
-def test_the_two_batch_loss_is_unbiased_where_the_plain_one_is_not():
+def test_the_two_batch_loss_is_unbiased_where_one_batch_is_not():
     rng = np.random.default_rng(0)
     truth, wanted = rng.normal(size=20), rng.normal(size=20)
     exact = ((wanted - truth) ** 2).sum()
@@ -106,44 +107,18 @@ def test_training_moves_toward_the_embedding(loss, digits, small_mepf):
     targets = joint.targets(
         Embedding(total.numpy(), np.zeros(0), 1e-6, digits.spec, method.config())
     )
-    matching = Matching(joint, targets, seed=0)
+    matching = Matching(joint, targets, 0, Session(quiet=True))
 
     def gap():
         noise = torch.Generator().manual_seed(9)
         with torch.no_grad():
-            images = matching.generator.draw(torch.arange(10).repeat(20), noise)
+            images, _ = matching.generator(torch.arange(10).repeat(20), noise)
             first, _ = joint.moments(joint.features.activations(images))
         return float((targets.first - first.view(20, 10, -1).mean(0)).square().sum())
 
     before = gap()
-    matching.run(folder=None, quiet=True)
+    matching.run()
     assert gap() < 0.8 * before
-
-
-class KilledError(Exception):
-    """Stands for a kill in the middle of training."""
-
-
-def test_a_killed_training_goes_on_to_the_same_generator(joint, tmp_path, monkeypatch):
-    rng = np.random.default_rng(1)
-    images = rng.integers(0, 256, (30, 1, 28, 28), dtype=np.uint8)
-    targets = joint.targets(noiseless(joint, images, rng.integers(0, 3, 30)))
-    monkeypatch.setattr("sfumato.methods.checkpoint.SAVED_EVERY", 1)
-    unbroken = Matching(joint, targets, seed=5).run(None, quiet=True)
-    killed = Matching(joint, targets, seed=5)
-    advance = killed.advance
-
-    def until_two(step):
-        if step == 2:
-            raise KilledError
-        advance(step)
-
-    monkeypatch.setattr(killed, "advance", until_two)
-    with pytest.raises(KilledError):
-        killed.run(tmp_path, quiet=True)
-    resumed = Matching(joint, targets, seed=5).run(tmp_path, quiet=True)
-    for name, value in unbroken.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
 
 
 def test_a_released_embedding_retrains_without_a_curator(digits, small_mepf, tmp_path):
@@ -152,9 +127,9 @@ def test_a_released_embedding_retrains_without_a_curator(digits, small_mepf, tmp
     path = tmp_path / "embedding.safetensors"
     model.embedding.save(path)
     public = small_mepf().public
-    again = fit_embedding(path, public=public, quiet=True)
+    again = fit_embedding(path, public=public, session=Session(quiet=True))
     assert np.array_equal(next(model.sample(10))[0], next(again.sample(10))[0])
-    other = fit_embedding(path, seed_public=1, steps=2, public=public, quiet=True)
+    other = fit_embedding(path, seed_public=1, steps=2, public=public, session=Session(quiet=True))
     assert not np.array_equal(next(model.sample(10))[0], next(other.sample(10))[0])
 
 
@@ -165,8 +140,8 @@ def test_other_public_images_are_noticed(digits, small_mepf, tmp_path):
     path = tmp_path / "embedding.safetensors"
     model.embedding.save(path)
     with pytest.raises(UsageError, match="public"):
-        fit_embedding(path, quiet=True)
-    assert fit_embedding(path, public=public, steps=1, quiet=True)
+        fit_embedding(path, session=Session(quiet=True))
+    assert fit_embedding(path, public=public, steps=1, session=Session(quiet=True))
 
 
 def test_what_is_not_an_embedding_is_refused(tmp_path):

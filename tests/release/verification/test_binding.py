@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from sfumato.data.writers import encode_png
 from sfumato.errors import CertificateError, UsageError
 from sfumato.methods import DPGAN, Moments
-from sfumato.methods.dpgan.method import GANModel, make_generator
+from sfumato.methods.model import GeneratorModel, make_generator
 from sfumato.privacy.ledger import GENESIS, digest, seal
 from sfumato.release import read_certificate, verify
 from sfumato.release.files import CARD, EMBEDDING, MODEL, REPORT, SAMPLES
@@ -64,7 +64,7 @@ def refile(path: Path, facts: Callable[[Any], None] | None = None, **arrays: Any
 def test_a_model_of_another_method_is_accused(release: Path, rewrite: Rewrite) -> None:
     spec = verify_spec(release)
     width, latent = DPGAN.generator_width, DPGAN.latent
-    other = GANModel(spec, make_generator(spec, width, latent), width, np.ones(10))
+    other = GeneratorModel(spec, make_generator(spec, width, latent), width, np.ones(10))
     facts = {"method": "dpgan", "spec": spec.to_dict(), "config": other.config()}
     tensors = {name: np.ascontiguousarray(value) for name, value in other.tensors().items()}
     save_file(tensors, release / MODEL, metadata={"sfumato": json.dumps(facts)})

@@ -30,7 +30,7 @@ def doctor(state: p.State = None, json: p.Json = False) -> None:
       sfumato doctor
       sfumato doctor --json
     """
-    from sfumato.networks import preferred_device
+    from sfumato.networks import described, resolve_device
     from sfumato.privacy.run import default_state
 
     folder = state or default_state()
@@ -39,7 +39,7 @@ def doctor(state: p.State = None, json: p.Json = False) -> None:
         "python": platform.python_version(),
         "system": platform.platform(),
         "torch": version("torch"),
-        "device": str(preferred_device()),
+        "device": described(resolve_device()),
         "cores": os.cpu_count(),
         "state": str(folder),
         "state_writable": _is_writable(folder),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,10 +18,11 @@ from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.features.basis import dct_basis
 from sfumato.methods.base import Method, Settings, check_rules
-from sfumato.methods.checkpoint import Training
-from sfumato.methods.datalens.student import StudentModel, student_network
 from sfumato.methods.datalens.teachers import NearestTeachers, NetworkTeachers
 from sfumato.methods.estimate import seconds_of
+from sfumato.methods.model import GeneratorModel, make_generator
+from sfumato.methods.training import Session, Training
+from sfumato.networks import CPU, random_on
 from sfumato.privacy import (
     Curator,
     Query,
@@ -87,14 +89,14 @@ class DataLens(Method):
         dimension: number of coefficients or projections of an image.
         vote: take the k entries over the whole ``batch``, or equally many in each ``image``, which
             nearest teachers cannot, for they speak of a few images each.
-        stochastic: draw signs, the more surely the larger the entry.
+        stochastic: sample signs, the more surely the larger the entry.
         threshold: β; sums within β·N are taken as 0 and others as their sign (the paper's). None
             uses the noisy sums themselves.
         step_size: γ of the first step, in units of a coordinate; it falls to zero linearly.
         student_steps: the student's steps after each vote.
         student_rate: of Adam, of the student.
         width: channels of the student's finest level.
-        blend: how far between two taught codes of a class images are drawn, in [0, 1].
+        blend: how far a taught code may move towards another of its class, in [0, 1].
         seed_public: public seed of the student.
 
     Guarantee: one :class:`VoteQuery`; everything else is post-processing.
@@ -105,7 +107,7 @@ class DataLens(Method):
 
     name = "datalens"
     title = "DataLens: teachers vote on generated images with compressed gradients"
-    model = StudentModel
+    model = GeneratorModel
     presets: ClassVar = {"cpu": _cpu, "paper": _paper}
     short: ClassVar = {"steps": 5, "teachers": 50}
     citation = CITATION
@@ -149,7 +151,7 @@ class DataLens(Method):
 
     def model_config(self, spec: PublicSpec) -> dict[str, Any]:
         """What the method determines of its model's configuration."""
-        return {"width": self.width, "blend": self.blend}
+        return {"width": self.width, "latent": LATENT, "blend": self.blend}
 
     def queries(self, spec: PublicSpec) -> list[Query]:
         """The votes.
@@ -194,9 +196,9 @@ class DataLens(Method):
         if self.coordinates == "cosine":
             return torch.from_numpy(dct_basis(spec, self.dimension))
         pixels = spec.channels * spec.height * spec.width
-        generator = torch.Generator().manual_seed(self.seed_public)
-        drawn = torch.randn(pixels, min(self.dimension, pixels), generator=generator)
-        return torch.linalg.qr(drawn).Q.T.contiguous()
+        random = random_on(CPU, self.seed_public)
+        normal = torch.randn(pixels, min(self.dimension, pixels), generator=random)
+        return torch.linalg.qr(normal).Q.T.contiguous()
 
     def recipe(self, spec: PublicSpec) -> Teachers:
         """What a teacher does."""
@@ -209,74 +211,59 @@ class DataLens(Method):
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time on this machine, measured on public images."""
         teachers, count = self.recipe(spec), self._images(spec)
-        generator = torch.Generator().manual_seed(0)
+        random = random_on(CPU, 0)
         group = min(teachers.at_once, self._teachers(spec))
         shape = (group, teachers.batch, spec.channels, spec.height, spec.width)
         labels = torch.zeros(shape[:2], dtype=torch.int64)
         there = torch.ones(shape[:2], dtype=torch.bool)
         shard = ShardBatch(torch.zeros(shape, dtype=torch.uint8), labels, there)
-        memory = teachers.begin(group, generator)
+        memory = teachers.begin(group, random)
         asked = Question(torch.zeros(count, *shape[2:]), self._labels(spec), 0.0)
-        draws = teachers.draws(group, asked, generator)
+        draws = teachers.draws(group, asked, random)
         seconds = seconds_of(lambda: teachers.vote(memory, shard, asked, *draws))
         minutes = seconds * self._teachers(spec) / group * self.steps / 60
         return {"training_time": f"{minutes:,.0f} minutes or more for {self.steps:,} votes"}
 
-    def fit(self, curator: Curator) -> StudentModel:
+    def fit(self, curator: Curator) -> GeneratorModel:
         """Ask for votes and let the student follow them; a killed run goes on where it was."""
         curator.open(self)
-        spec, teachers, basis = curator.spec, self.recipe(curator.spec), self.basis(curator.spec)
+        spec, session = curator.spec, Session.of(curator)
+        device = session.device
+        teachers, basis = self.recipe(spec), self.basis(spec)
+        basis = None if basis is None else basis.to(device)
         torch.manual_seed(self.seed_public)
-        draws = torch.Generator().manual_seed(self.seed_public)
-        student = student_network(spec, self.width, LATENT)
-        labels = self._labels(spec)
-        codes = torch.randn(len(labels), LATENT, generator=draws)
+        student = make_generator(spec, self.width, LATENT).to(device)
+        random = random_on(device, self.seed_public)
+        labels = self._labels(spec).to(device)
+        codes = torch.randn(len(labels), LATENT, generator=random, device=device)
         optimizer = torch.optim.Adam(student.parameters(), self.student_rate, (0.9, 0.99))
-        training = Training({"student": student}, optimizer, draws, {})
+        training = Training(session, {"student": student}, optimizer, random)
+        parameters = list(student.parameters())
+        part = (min(STUDENT_BATCH, len(labels)),)
 
         def advance(step: int) -> None:
             with torch.no_grad():
                 images = (student(codes, labels) + 1) / 2
             question = Question(images, labels, step / self.steps)
             total = curator.vote("votes", step, teachers, question)
-            share = 1 - step / self.steps
-            ways = self.direction(total.to(torch.float32), spec) * (self.step_size * share)
-            moved = ways if basis is None else ways @ basis
-            target = (images + moved.view_as(images)).clamp(0, 1) * 2 - 1
-            self._learn(student, optimizer, codes, labels, target, draws)
+            size = self.step_size * (1 - step / self.steps)
+            moves = self.direction(total.to(device, torch.float32), spec) * size
+            moves = moves if basis is None else moves @ basis
+            target = (images + moves.view_as(images)).clamp(0, 1) * 2 - 1
+            for _ in range(self.student_steps):
+                some = torch.randint(len(labels), part, generator=random, device=device)
+                loss = (student(codes[some], labels[some]) - target[some]).square().mean()
+                training.along(parameters, torch.autograd.grad(loss, parameters))
 
-        training.run(
-            "training",
-            self.steps,
-            advance,
-            curator.run_folder,
-            curator.quiet,
-            lambda done: curator.forget("votes", done),
-        )
-        return StudentModel(spec, student.eval(), codes, labels, self.width, self.blend)
+        training.run("training", self.steps, advance, lambda done: curator.forget("votes", done))
+        counts = np.ones(max(len(spec.classes), 1))
+        return GeneratorModel(spec, student.eval(), self.width, counts, codes, self.blend)
 
     def direction(self, total: Tensor, spec: PublicSpec) -> Tensor:
         """Where each image should go, float32 ``[images, coordinates]`` within ±1."""
-        ways, teachers = total.view(self._images(spec), -1), self._teachers(spec)
+        sums, teachers = total.view(self._images(spec), -1), self._teachers(spec)
         if self.threshold is not None:
-            return ways.sign() * (ways.abs() > self.threshold * teachers)
+            return sums.sign() * (sums.abs() > self.threshold * teachers)
         # A nearest teacher speaks of few images only, a network speaks of all.
-        voters = teachers if self.kind == "network" else teachers / len(ways)
-        return (ways / voters).clamp(-1, 1)
-
-    def _learn(
-        self,
-        student: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        codes: Tensor,
-        labels: Tensor,
-        target: Tensor,
-        draws: torch.Generator,
-    ) -> None:
-        """‖x̂ - G(z)‖² over the images that were voted on."""
-        for _ in range(self.student_steps):
-            part = torch.randint(len(labels), (min(STUDENT_BATCH, len(labels)),), generator=draws)
-            loss = (student(codes[part], labels[part]) - target[part]).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        voters = teachers if self.kind == "network" else teachers / len(sums)
+        return (sums / voters).clamp(-1, 1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfumato.methods.dpdm.diffusion import to_pixels
+from sfumato.networks import to_pixels
 from sfumato.privacy import Opinions, Question, ShardBatch
 
 LEAK = 0.2
@@ -56,7 +56,7 @@ class NearestTeachers:
 
     def begin(self, count: int, generator: torch.Generator) -> Tensor:
         """Nothing to remember."""
-        return torch.zeros(count, 0)
+        return torch.zeros(count, 0, device=generator.device)
 
     def draws(
         self, count: int, question: Question, generator: torch.Generator
@@ -69,9 +69,11 @@ class NearestTeachers:
     ) -> tuple[Tensor, Opinions]:
         """Σ over the records r that picked image x of r - x, in the basis."""
         n, b = shard.labels.shape
-        d, m = len(self.basis), len(question.labels)
-        asked = question.images.flatten(1) @ self.basis.T
-        known = (shard.images.view(n * b, -1).to(torch.float32) / 255) @ self.basis.T
+        device = shard.images.device
+        basis = self.basis.to(device)
+        d, m = len(basis), len(question.labels)
+        asked = question.images.flatten(1) @ basis.T
+        known = (shard.images.view(n * b, -1).to(torch.float32) / 255) @ basis.T
         # ‖x - r‖² less ‖r‖², which is the same for all images.
         far = (asked.square().sum(dim=1) - 2 * known @ asked.T).view(n, b, m)
         other = shard.labels[:, :, None] != question.labels
@@ -81,12 +83,12 @@ class NearestTeachers:
         cost = far / (2 * spread * self.basis.shape[1]) + gumbel
         picked = cost.masked_fill(other, math.inf).argmin(dim=2)
         there = shard.there & ~other.all(dim=2)
-        chosen_by = torch.zeros(n, m).scatter_add_(1, picked, there.to(torch.float32))
+        chosen_by = far.new_zeros(n, m).scatter_add_(1, picked, there.to(torch.float32))
         images = chosen_by.topk(min(self.reach, m), dim=1).indices
         mine = ((picked[:, None] == images[:, :, None]) & there[:, None]).to(torch.float32)
-        ways = mine @ known.view(n, b, d) - mine.sum(dim=2, keepdim=True) * asked[images]
-        index = images[:, :, None] * d + torch.arange(d)
-        return memory, Opinions(ways.flatten(1), index.flatten(1))
+        moves = mine @ known.view(n, b, d) - mine.sum(dim=2, keepdim=True) * asked[images]
+        index = images[:, :, None] * d + torch.arange(d, device=device)
+        return memory, Opinions(moves.flatten(1), index.flatten(1))
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,13 @@ class NetworkTeachers:
 
     def begin(self, count: int, generator: torch.Generator) -> Tensor:
         """Weights drawn with He's scale; moments zero."""
-        first = []
+        first, device = [], generator.device
         for name, shape in self.shapes.items():
             fan = math.prod(shape[1:]) if name.startswith(("conv", "score")) else 0
-            values = torch.randn(count, math.prod(shape), generator=generator)
+            values = torch.randn(count, math.prod(shape), generator=generator, device=device)
             first.append(values * (math.sqrt(2 / fan) if fan else 0.0))
-        return torch.cat([*first, torch.zeros(count, 2 * self.weights + 1)], dim=1)
+        zeros = torch.zeros(count, 2 * self.weights + 1, device=device)
+        return torch.cat([*first, zeros], dim=1)
 
     def draws(
         self, count: int, question: Question, generator: torch.Generator
@@ -174,10 +177,10 @@ class NetworkTeachers:
         loss = F.softplus(-self.logits(weights, seen, labels)).sum()
         (gradient,) = torch.autograd.grad(loss, seen)
         # A teacher that has nothing to compare with has learned nothing to say.
-        ways = -gradient.flatten(2) * shard.there.any(dim=1)[:, None, None]
+        moves = -gradient.flatten(2) * shard.there.any(dim=1)[:, None, None]
         if self.basis is not None:
-            ways = ways @ self.basis.T
-        return memory, Opinions(ways.flatten(1))
+            moves = moves @ self.basis.to(moves.device).T
+        return memory, Opinions(moves.flatten(1))
 
     def logits(self, weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
         """How real each teacher finds each of its images ``[n, b, c, h, w]``: ``[n, b]``."""

@@ -1,18 +1,18 @@
-"""Class means of features, and the gradient of what is below them: private, or of drawn images.
+"""Noisy class means of features, and the noisy gradient of the layers below them.
 
-A generator of DPAF sees real images through these alone.
+DPAF's generator sees real images through these alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from sfumato.methods.dpdm.diffusion import to_pixels
+from sfumato.networks import to_pixels
 from sfumato.networks.aggregating import Lower
 from sfumato.privacy import AggregateQuery, Curator
 from sfumato.privacy.gradients.layers import unflatten
@@ -22,8 +22,6 @@ COUNT_WEIGHT = 0.1
 
 LEAST_SHARE = 0.25
 """A class is taken to have at least this share of an even one: what noise says is not believed."""
-
-PLAIN_BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -63,18 +61,18 @@ class ClassMaps:
 
 
 @runtime_checkable
-class Releases(Protocol):
+class ClassMeans(Protocol):
     """Where the class means of real images come from, step by step."""
 
-    def means(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def means(self, step: int) -> tuple[Tensor, Tensor]:
         """Class means ``[rows, d]`` and the deviation of their noise ``[rows]``."""
 
     def pull_back(self, step: int, cotangent: Tensor) -> Sequence[Tensor]:
         """Gradient of the lower layers' parameters for that of the means ``[rows, d]``."""
 
 
-class PrivateReleases:
-    """Noisy class means from a curator; both parts of a step where the lower layers are trained.
+class NoisyClassMeans:
+    """Class means from a curator; both parts of a step where the lower layers are trained.
 
     Args:
         curator: answers.
@@ -117,19 +115,20 @@ class PrivateReleases:
         mean = self.tally[:-1] / self.tally[-1].clamp(min=1)
         return mean.clamp(min=LEAST_SHARE * self.expected)
 
-    def means(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def means(self, step: int) -> tuple[Tensor, Tensor]:
         """Noisy sums over noisy counts; nothing here knows a true one."""
         total = self.curator.aggregate(*self._place(step), self.lower, self.maps).float()
-        self.tally[:-1] += total[:, -1].to(self.tally.device) / self.maps.unit_count
+        self.tally[:-1] += total[:, -1] / self.maps.unit_count
         self.tally[-1] += 1
-        counts = self.counts().to(total.device)
+        counts = self.counts()
         return total[:, :-1] / counts[:, None], self.noise_std / counts
 
     def pull_back(self, step: int, cotangent: Tensor) -> Sequence[Tensor]:
         """The noisy gradient over the sample of ``step``, whose means were the last released."""
         name, number = self._place(step)
-        counts = self.counts().to(cotangent.device)
-        whole = torch.cat([cotangent / counts[:, None], torch.zeros_like(cotangent[:, :1])], dim=1)
+        whole = torch.cat(
+            [cotangent / self.counts()[:, None], torch.zeros_like(cotangent[:, :1])], dim=1
+        )
         flat = self.curator.pull_back(name, number, self.lower, self.maps, whole)
         return unflatten(flat, list(self.lower.parameters()))
 
@@ -139,38 +138,3 @@ class PrivateReleases:
         for query, before in ((self.joint, joint), (self.forward, done - joint)):
             if query is not None:
                 self.curator.forget(query.name, before)
-
-
-class DrawnReleases:
-    """Class means of images that are drawn, and so public already.
-
-    Args:
-        draw: (count, generator) → uint8 images and labels.
-        lower, maps: as for :class:`PrivateReleases`.
-        rows: number of classes, at least 1.
-    """
-
-    def __init__(
-        self,
-        draw: Callable[[int, torch.Generator], tuple[Tensor, Tensor]],
-        lower: Lower,
-        maps: ClassMaps,
-        rows: int,
-    ) -> None:
-        self.draw, self.lower, self.maps, self.rows = draw, lower, maps, rows
-        self._means: Tensor | None = None
-
-    def means(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Means of a batch, without noise; zeros for a class that is not in it."""
-        device = self.lower.device
-        images, labels = (part.to(device) for part in self.draw(PLAIN_BATCH, generator))
-        values = self.maps.maps(self.lower, to_pixels(images))
-        counts = torch.bincount(labels, minlength=self.rows).clamp(min=1)
-        sums = values.new_zeros(self.rows, values.shape[1]).index_add(0, labels, values)
-        self._means = sums / counts[:, None]
-        return self._means.detach(), self._means.new_zeros(self.rows)
-
-    def pull_back(self, step: int, cotangent: Tensor) -> Sequence[Tensor]:
-        """The gradient over the last batch."""
-        assert self._means is not None
-        return torch.autograd.grad(self._means, list(self.lower.parameters()), cotangent)

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.methods.checkpoint import Training
-from sfumato.methods.dpdm.diffusion import device_of, to_pixels
+from sfumato.methods.training import Session, Training, noisy_mean_gradient
+from sfumato.networks import random_on, to_pixels
 from sfumato.networks.gan import LEAK
 from sfumato.privacy import Curator, GradientQuery
-from sfumato.privacy.gradients.layers import unflatten
 
 POOLED = 4
 
@@ -51,30 +50,23 @@ class CrossEntropy:
 
 
 def learn_first_layer(
-    classifier: Classifier,
-    query: GradientQuery,
-    batch: int,
-    rate: float,
-    curator: Curator,
+    classifier: Classifier, query: GradientQuery, batch: int, rate: float, curator: Curator
 ) -> nn.Conv2d:
     """Train ``classifier`` by the query's steps of DP-SGD; returns its convolution."""
-    optimizer = torch.optim.Adam(classifier.parameters(), lr=rate)
-    training = Training({"classifier": classifier}, optimizer, torch.Generator(), {})
-    parameters, loss = list(classifier.parameters()), CrossEntropy()
+    session, loss = Session.of(curator), CrossEntropy()
+    parameters = list(classifier.parameters())
+    optimizer = torch.optim.Adam(parameters, rate)
+    random = random_on(session.device, 0)
+    training = Training(session, {"classifier": classifier}, optimizer, random)
 
     def advance(step: int) -> None:
-        mean = unflatten(curator.gradient(query.name, step, classifier, loss) / batch, parameters)
-        optimizer.zero_grad(set_to_none=True)
-        for parameter, value in zip(parameters, mean, strict=True):
-            parameter.grad = value.clone()
-        optimizer.step()
+        mean = noisy_mean_gradient(curator, query.name, step, classifier, loss, batch)
+        training.along(parameters, mean)
 
     training.run(
         "learning the first layer",
         query.steps,
         advance,
-        curator.run_folder,
-        curator.quiet,
         lambda done: curator.forget(query.name, done),
     )
-    return classifier.first.to(device_of(classifier))
+    return classifier.first

@@ -12,22 +12,21 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
-import numpy as np
 import torch
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.methods.base import Method, Settings, check_rules, poisson_rate
-from sfumato.methods.dpaf.asymmetric_training import Contest, Loss, Play
-from sfumato.methods.dpaf.class_means import ClassMaps, DrawnReleases, PrivateReleases
+from sfumato.methods.dpaf.asymmetric_training import AsymmetricSettings, AsymmetricTraining, Loss
+from sfumato.methods.dpaf.class_means import ClassMaps, NoisyClassMeans
 from sfumato.methods.dpaf.first_layer import Classifier, learn_first_layer
-from sfumato.methods.dpgan.method import GANModel, make_generator
 from sfumato.methods.estimate import seconds_of
-from sfumato.methods.warmup import WarmUp, warm_images
-from sfumato.networks import Generator, preferred_device
+from sfumato.methods.model import GeneratorModel, make_generator
+from sfumato.methods.training import Session
+from sfumato.networks import Generator, resolve_device
 from sfumato.networks.aggregating import FixedConvolution, Lower, Upper
 from sfumato.networks.gan import COARSEST, levels
-from sfumato.privacy import AggregateQuery, Curator, GradientQuery, Query, SumQuery
+from sfumato.privacy import AggregateQuery, Curator, GradientQuery, Query
 
 FirstLayer = Literal["random", "private"]
 
@@ -79,14 +78,10 @@ class DPAF(Method):
         memory: how many releases are remembered.
         generator_rate, upper_rate, lower_rate: of Adam.
         average: decay of the running average of the generator that is released.
-        warm_up: first train on images drawn from one noisy sum: ``central`` images of each class,
-            its ``moments``, or those of a generator matched to a ``mepf`` embedding.
-        warm_up_steps: steps on such images; they cost nothing.
-        warm_up_share: share of that sum beside those of ``split``.
-        seed_public: public seed of weights, of generated images and of the warm-up.
+        seed_public: public seed of weights and of generated images.
 
-    Guarantee: one or two :class:`AggregateQuery`, and a :class:`GradientQuery` or :class:`SumQuery`
-    where the first layer or the warm-up asks for one; everything else is post-processing.
+    Guarantee: one or two :class:`AggregateQuery`, and a :class:`GradientQuery` where the first
+    layer is learned; everything else is post-processing.
 
     Raises:
         UsageError: a value is outside its rule.
@@ -94,7 +89,7 @@ class DPAF(Method):
 
     name = "dpaf"
     title = "DPAF: a generator trained against noisy class means of features"
-    model = GANModel
+    model = GeneratorModel
     presets: ClassVar = {"cpu": _cpu}
     short: ClassVar = {"steps": 10, "batch": 64}
     citation = CITATION
@@ -123,9 +118,6 @@ class DPAF(Method):
     upper_rate: float = 1e-3
     lower_rate: float = 5e-4
     average: float = 0.999
-    warm_up: WarmUp = "none"
-    warm_up_steps: int = 1000
-    warm_up_share: float = 0.3
     seed_public: int = 0
 
     def __post_init__(self) -> None:
@@ -140,17 +132,10 @@ class DPAF(Method):
             "generator_steps": 1,
             "generated": 1,
             "memory": 1,
-            "warm_up_steps": 1,
             "every": 0,
             "matching": 0,
         }
-        above_zero = (
-            "gradient_clip_norm",
-            "generator_rate",
-            "upper_rate",
-            "lower_rate",
-            "warm_up_share",
-        )
+        above_zero = ("gradient_clip_norm", "generator_rate", "upper_rate", "lower_rate")
         rules = {
             **{name: getattr(self, name) >= least for name, least in positive.items()},
             **{name: 0 < getattr(self, name) < math.inf for name in above_zero},
@@ -161,7 +146,6 @@ class DPAF(Method):
             "generator_width": self.generator_width >= 4 and self.generator_width % 4 == 0,
             "loss": self.loss in get_args(Loss),
             "average": 0 <= self.average < 1,
-            "warm_up": self.warm_up in get_args(WarmUp),
         }
         check_rules(self, rules)
 
@@ -170,11 +154,11 @@ class DPAF(Method):
         return {"width": self.generator_width, "latent": self.latent}
 
     def queries(self, spec: PublicSpec) -> list[Query]:
-        """Steps without and with a gradient, after what the first layer and the warm-up ask.
+        """Steps without and with a gradient, after what the first layer asks.
 
         Raises:
             UsageError: the number of records is not declared, or is smaller than the batch; or the
-                position does not fit the image; or a private first layer has no classes to tell.
+                position does not fit the image; or a private first layer has no classes to learn.
         """
         rate, rows = poisson_rate(self.name, self.batch, spec), max(len(spec.classes), 1)
         deepest = len(levels(spec.height, self.width))
@@ -202,9 +186,6 @@ class DPAF(Method):
             "forward_noise": noise(self.steps, means),
         }
         queries: list[Query] = []
-        warm = warm_images(self.warm_up, spec)
-        if warm is not None:
-            queries.append(warm.query(1 / math.sqrt(self.warm_up_share)))
         if self.first_layer == "private":
             if rows < 2:
                 raise UsageError("dpaf: first_layer=private needs classes. Use random.")
@@ -230,9 +211,10 @@ class DPAF(Method):
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time on this machine, measured on public images."""
-        _, _, generator = self._untrained(spec)
-        labels = torch.arange(generator.classes).repeat_interleave(self.generated)
-        z = torch.zeros(len(labels), self.latent)
+        device = resolve_device()
+        _, _, generator = self._untrained(spec, device)
+        labels = torch.arange(generator.classes, device=device).repeat_interleave(self.generated)
+        z = torch.zeros(len(labels), self.latent, device=device)
 
         def step() -> None:
             generator(z, labels).square().sum().backward()
@@ -240,40 +222,22 @@ class DPAF(Method):
         hours = seconds_of(step) * self.steps * self.generator_steps * 1.5 / 3600
         return {"training_time": f"{hours:,.1f} hours or more for {self.steps:,} private steps"}
 
-    def fit(self, curator: Curator) -> GANModel:
-        """Learn a first layer, train on drawn images, then on private class means."""
+    def fit(self, curator: Curator) -> GeneratorModel:
+        """Learn a first layer where wanted, then train on noisy class means."""
         plan = curator.open(self)
-        spec = curator.spec
+        spec, session = curator.spec, Session.of(curator)
         asked = {query.name: query for query in plan.queries}
-        lower, upper, generator = self._untrained(spec)
+        lower, upper, generator = self._untrained(spec, session.device)
         maps, rows = self._maps(lower), generator.classes
-        contest = Contest(
-            lower,
-            upper,
-            generator,
-            maps,
-            self._play(lower),
-            self.seed_public,
-            curator.run_folder,
-            curator.quiet,
-        )
-        counts = np.ones(rows)
-        warm = warm_images(self.warm_up, spec)
         if "first-layer" in asked:
             self._transfer(lower, asked["first-layer"], curator)
-        if warm is not None:
-            (query,) = (query for query in plan.queries if isinstance(query, SumQuery))
-            warm.learn(curator.sum(query.name), curator.run_folder, curator.quiet)
-            drawn = DrawnReleases(warm.draw, lower, maps, rows)
-            ready = contest.run("warming up", self.warm_up_steps, drawn, torch.zeros(0))
-            generator.load_state_dict(ready.state_dict())
         forward, joint = (asked.get(name) for name in ("means", "means-and-gradient"))
         assert forward is None or isinstance(forward, AggregateQuery)
         assert joint is None or isinstance(joint, AggregateQuery)
         some = forward or joint
         assert some is not None
-        tally = torch.zeros(rows + 1)
-        releases = PrivateReleases(
+        tally = torch.zeros(rows + 1, device=session.device)
+        means = NoisyClassMeans(
             curator,
             forward,
             joint,
@@ -284,9 +248,12 @@ class DPAF(Method):
             self.batch / rows,
             tally,
         )
-        released = contest.run("training", self.steps, releases, tally, releases.forget)
-        counts = releases.counts().double().numpy()
-        return GANModel(spec, released.eval(), self.generator_width, counts)
+        training = AsymmetricTraining(
+            session, lower, upper, generator, maps, self._settings(lower), self.seed_public
+        )
+        released = training.run(self.steps, means, tally, means.forget)
+        counts = means.counts().double().cpu().numpy()
+        return GeneratorModel(spec, released, self.generator_width, counts)
 
     def _transfer(self, lower: Lower, query: Query, curator: Curator) -> None:
         """Learn the first layer and put it in its place."""
@@ -302,10 +269,10 @@ class DPAF(Method):
         """μ, or 0 where no layer below the sum is trained."""
         return self.every if any(True for _ in lower.parameters()) else 0
 
-    def _play(self, lower: Lower) -> Play:
-        names = {f.name for f in fields(Play)} - {"every"}
+    def _settings(self, lower: Lower) -> AsymmetricSettings:
+        names = {f.name for f in fields(AsymmetricSettings)} - {"every"}
         values = {name: getattr(self, name) for name in names}
-        return Play(**values, every=self._every(lower))
+        return AsymmetricSettings(**values, every=self._every(lower))
 
     def _lower(self, spec: PublicSpec) -> Lower:
         return Lower(
@@ -315,9 +282,8 @@ class DPAF(Method):
     def _maps(self, lower: Lower) -> ClassMaps:
         return ClassMaps(lower.norm if self.clip_norm is None else self.clip_norm)
 
-    def _untrained(self, spec: PublicSpec) -> tuple[Lower, Upper, Generator]:
+    def _untrained(self, spec: PublicSpec, device: torch.device) -> tuple[Lower, Upper, Generator]:
         torch.manual_seed(self.seed_public)
-        device = preferred_device()
         lower = self._lower(spec)
         upper = Upper(lower, max(len(spec.classes), 1), self.upper_width)
         generator = make_generator(spec, self.generator_width, self.latent)

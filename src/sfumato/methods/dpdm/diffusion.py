@@ -1,8 +1,8 @@
-"""A denoiser as a generator of labelled images: what DPDM trains and what a release holds."""
+"""A denoiser, its loss, and the model that DPDM releases."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,13 +14,20 @@ from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.methods.base import Batch, Model, labels_in_proportion
 from sfumato.methods.dpdm.parameterisations import PARAMETERISATIONS, Parameterisation
 from sfumato.methods.dpdm.samplers import DDIM, PRESETS, Preset, guided
-from sfumato.methods.saved_arrays import check_tensors, checked_counts
-from sfumato.networks import UNet, fast_bfloat16
+from sfumato.methods.model import ImageModel
+from sfumato.methods.saved_arrays import arrays_of, checked_counts, loaded, tensors_below
+from sfumato.networks import (
+    UNet,
+    bfloat16_where,
+    device_of,
+    fast_bfloat16,
+    random_on,
+    to_bytes,
+    to_pixels,
+)
 
-SAMPLE_BATCH = 250
 LOSS_BATCH = 128
 LOSS_LEVELS = 16
 """Noise levels over which an image's loss is averaged."""
@@ -33,7 +40,7 @@ SAMPLERS = {
     "ddim": Preset(DDIM(), guidance=0.0),
     "ddim-stochastic": Preset(DDIM(stochastic=True), guidance=0.0),
 }
-"""Ways to draw from a trained denoiser; ``quick`` is DDIM with 18 evaluations."""
+"""How a trained denoiser can be sampled from; ``quick`` is DDIM with 18 evaluations."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +57,6 @@ class Shape:
         """An untrained U-Net for images of ``spec``."""
         network = UNet(spec.height, spec.channels, len(spec.classes), **asdict(self))
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def device_of(network: nn.Module) -> torch.device:
-    """The device that a network's weights are on."""
-    return next(network.parameters()).device
-
-
-def to_pixels(images: Tensor) -> Tensor:
-    """uint8 images as float32 in [-1, 1]."""
-    return images.to(torch.float32) / 127.5 - 1
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """Images in [-1, 1] as uint8, on their device."""
-    return ((images + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,7 @@ class Denoiser:
     def fast(self, network: nn.Module, x: Tensor, level: Tensor, labels: Tensor | None) -> Tensor:
         """The output of ``network`` for scaled images."""
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with bfloat16_where(self.bfloat16, x.device):
             output: Tensor = network(x, level, labels)
         return output
 
@@ -138,8 +130,8 @@ class DenoisingLoss:
 
 
 @dataclass(frozen=True)
-class DiffusionModel(Model):
-    """A trained denoiser, noisy class sizes (or none), and the sampler that draws from it."""
+class DiffusionModel(ImageModel):
+    """A trained denoiser, noisy class sizes (or none), and its sampler."""
 
     spec: PublicSpec
     denoiser: Denoiser
@@ -164,9 +156,8 @@ class DiffusionModel(Model):
         """Mean denoising loss of each image over the same noise levels and noises for all."""
         network = self.denoiser.network
         device = device_of(network)
-        generator = torch.Generator(device).manual_seed(0)
         sigma, noise = self.denoiser.parameterisation.draws(
-            LOSS_LEVELS, images.shape[1:], generator
+            LOSS_LEVELS, images.shape[1:], random_on(device, 0)
         )
         losses = np.zeros(len(images))
         for start in range(0, len(images), LOSS_BATCH):
@@ -180,31 +171,27 @@ class DiffusionModel(Model):
                 losses[part] += found.double().cpu().numpy() / LOSS_LEVELS
         return losses
 
-    def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
-        """Draw ``count`` images in batches, classes in proportion to their noisy sizes."""
+    @property
+    def modules(self) -> Sequence[nn.Module]:
+        """The denoiser's network."""
+        return (self.denoiser.network,)
+
+    def draw(self, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images of the sampler, and the labels as they are."""
         preset = SAMPLERS[self.sampler]
         sampler = preset.sampler
         if self.sampling_steps is not None:
             sampler = replace(sampler, steps=self.sampling_steps)
-        drawn = labels_in_proportion(self.counts, count, np.random.default_rng(seed))
-        device = device_of(self.denoiser.network)
-        generator = torch.Generator(device).manual_seed(seed)
-        shape = (self.spec.channels, self.spec.height, self.spec.width)
-        for start in range(0, count, SAMPLE_BATCH):
-            part = drawn[start : start + SAMPLE_BATCH]
-            labels = torch.from_numpy(part).to(device) if self.spec.classes else None
-            noise = torch.randn(len(part), *shape, generator=generator, device=device)
-            images = sampler.sample(
-                guided(self.denoiser, labels, preset.guidance), noise, generator
-            )
-            pixels = to_bytes(images)
-            yield pixels.cpu().numpy(), part
+        shape = (len(labels), self.spec.channels, self.spec.height, self.spec.width)
+        noise = torch.randn(shape, generator=random, device=random.device)
+        known = labels if self.spec.classes else None
+        denoiser = Denoiser.of(self.denoiser.network, self.parameterisation)
+        images = sampler.sample(guided(denoiser, known, preset.guidance), noise, random)
+        return to_bytes(images), labels
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The model's arrays by name."""
-        weights = self.denoiser.network.state_dict()
-        arrays = {f"network.{k}": v.cpu().contiguous().numpy() for k, v in weights.items()}
-        return {**arrays, "counts": self.counts}
+        return {**arrays_of(self.denoiser.network, "network"), "counts": self.counts}
 
     def config(self) -> dict[str, Any]:
         """What :meth:`load` needs besides the arrays."""
@@ -222,25 +209,17 @@ class DiffusionModel(Model):
         """Rebuild a model from what was saved."""
         values = config["shape"]
         shape = Shape(**{**values, "multipliers": tuple(values["multipliers"])})
-        prefix = "network."
-        weights = {k[len(prefix) :]: torch.from_numpy(v) for k, v in tensors.items() if prefix in k}
+        weights = tensors_below(tensors, "network")
         # Each block and each level has tensors of its own.
         if shape.blocks * len(shape.multipliers) > len(weights):
             raise ValueError("the tensors are not those of the stated network")
-        check_tensors(lambda: shape.network(spec), weights)
-        network = shape.network(spec)
-        network.load_state_dict(weights)
-        check_sampler(config["sampler"], config["sampling_steps"])
-        denoiser = Denoiser.of(network.eval(), config["parameterisation"])
-        return cls(
-            spec,
-            denoiser,
-            shape,
-            config["parameterisation"],
-            checked_counts(tensors["counts"], spec),
-            config["sampler"],
-            config["sampling_steps"],
+        network = loaded(lambda: shape.network(spec), weights)
+        sampler, steps, kind = (
+            config[name] for name in ("sampler", "sampling_steps", "parameterisation")
         )
+        check_sampler(sampler, steps)
+        counts = checked_counts(tensors["counts"], spec)
+        return cls(spec, Denoiser.of(network, kind), shape, kind, counts, sampler, steps)
 
 
 def check_sampler(sampler: str, steps: int | None) -> None:

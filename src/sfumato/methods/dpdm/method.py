@@ -2,13 +2,14 @@
 
 Dockhorn, Cao, Vahdat, Kreis, arXiv 2210.09929. Each step asks for one noisy sum of clipped
 gradients; a unit's gradient is the mean over K noise levels, inside the clip. Before that the model
-may be pre-trained on public images (PDP-Diffusion, arXiv 2305.10655) and warmed up on images drawn
-from one noisy ``sum`` (with central images: DP-FETA, arXiv 2504.07822).
+may be pre-trained on public images (PDP-Diffusion, arXiv 2305.10655) and warmed up on images
+sampled from one noisy ``sum`` (with central images: DP-FETA, arXiv 2504.07822).
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, get_args
 
@@ -28,12 +29,12 @@ from sfumato.methods.dpdm.diffusion import (
     check_sampler,
 )
 from sfumato.methods.dpdm.parameterisations import PARAMETERISATIONS
-from sfumato.methods.dpdm.phases import PLAIN_BATCH, Phases
-from sfumato.methods.estimate import seconds_of
+from sfumato.methods.dpdm.phases import Phases
+from sfumato.methods.estimate import gradient_steps
+from sfumato.methods.training import Session, noisy_mean_gradient
 from sfumato.methods.warmup import WarmUp, warm_images
-from sfumato.networks import UNet, preferred_device
-from sfumato.privacy import Curator, GradientQuery, Query, SumQuery
-from sfumato.privacy.gradients.layers import unflatten
+from sfumato.networks import UNet, resolve_device
+from sfumato.privacy import Curator, GradientQuery, Query
 
 
 def _cpu(spec: PublicSpec) -> Settings:
@@ -79,7 +80,7 @@ class DPDM(Method):
     Args:
         steps: DP-SGD steps.
         batch: expected number of images in a step's Poisson sample.
-        multiplicity: K, noise levels drawn for each image; averaged inside the clip.
+        multiplicity: K, noise levels sampled for each image; averaged inside the clip.
         clip_norm: C, the L2 bound of one image's gradient.
         learning_rate: of Adam, in the private steps.
         parameterisation: ``edm``, ``v``, ``vp`` or ``ve``.
@@ -88,14 +89,14 @@ class DPDM(Method):
         label_dropout: share of units whose label is dropped, for guidance.
         sampler: ``quick``, ``accuracy``, ``fid``, ``ddim`` or ``ddim-stochastic``.
         sampling_steps: the sampler's steps; its own by default.
-        warm_up: first train on images drawn from one noisy sum: ``central`` images of each class,
+        warm_up: first train on images sampled from one noisy sum: ``central`` images of each class,
             its ``moments``, or those of a generator matched to a ``mepf`` embedding.
         warm_up_steps: steps on such images; they cost nothing.
         warm_up_noise: noise multiplier of that sum relative to that of a gradient step.
         public_steps: steps on public images, before everything else.
         public_conditional: whether these use the public images' own labels.
-        plain_learning_rate: of Adam, on public and drawn images.
-        seed_public: public seed of weights and of training on public and drawn images.
+        public_learning_rate: of Adam, without noise: on public images and those of the warm-up.
+        seed_public: public seed of weights and of training without noise.
         public: uint8 ``[n, c, h, w]`` public images; ``public_labels``: int64 ``[n]``.
 
     Guarantee: one :class:`GradientQuery` and, with a warm-up, one :class:`SumQuery`; everything
@@ -139,7 +140,7 @@ class DPDM(Method):
     warm_up_noise: float = 5.0
     public_steps: int = 0
     public_conditional: bool = False
-    plain_learning_rate: float = 1e-3
+    public_learning_rate: float = 1e-3
     seed_public: int = 0
     public: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
     public_labels: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
@@ -163,7 +164,7 @@ class DPDM(Method):
             "warm_up_steps": self.warm_up_steps >= 1,
             "warm_up_noise": self.warm_up_noise > 0,
             "public_steps": self.public_steps >= 0,
-            "plain_learning_rate": self.plain_learning_rate > 0,
+            "public_learning_rate": self.public_learning_rate > 0,
         }
         check_rules(self, rules)
         check_sampler(self.sampler, self.sampling_steps)
@@ -191,9 +192,13 @@ class DPDM(Method):
         Raises:
             UsageError: the number of records is not declared, or is smaller than the batch.
         """
+        warm, gradient = warm_images(self.warm_up, spec), self._gradient(spec)
+        return [gradient] if warm is None else [warm.query(self.warm_up_noise), gradient]
+
+    def _gradient(self, spec: PublicSpec) -> GradientQuery:
         with torch.device("meta"):
             network = self.shape.network(spec)
-        gradient = GradientQuery(
+        return GradientQuery(
             "gradient",
             sum(parameter.numel() for parameter in network.parameters()),
             self.clip_norm,
@@ -201,62 +206,43 @@ class DPDM(Method):
             self.steps,
             describes={"multiplicity": self.multiplicity},
         )
-        warm = warm_images(self.warm_up, spec)
-        return [gradient] if warm is None else [warm.query(self.warm_up_noise), gradient]
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time on this machine, measured on public images."""
-        network, loss = self._untrained(spec)
-        generator = torch.Generator().manual_seed(0)
-        units = max(1, PLAIN_BATCH // self.multiplicity)
-        images = torch.zeros(units, spec.channels, spec.height, spec.width, dtype=torch.uint8)
-        labels, draws = torch.zeros(units, dtype=torch.int64), loss.draws(units, generator)
+        query = self._gradient(spec)
+        return gradient_steps(*self._untrained(spec, resolve_device()), query, spec)
 
-        def step() -> None:
-            loss(network, images, labels, *draws).sum().backward()
-
-        hours = seconds_of(step) * self.steps * self.batch / units / 3600
-        return {"training_time": f"{hours:,.1f} hours or more for {self.steps:,} private steps"}
-
-    def _untrained(self, spec: PublicSpec) -> tuple[UNet, DenoisingLoss]:
+    def _untrained(self, spec: PublicSpec, device: torch.device) -> tuple[UNet, DenoisingLoss]:
         torch.manual_seed(self.seed_public)
-        device = preferred_device()
         network = self.shape.network(spec).to(device)
         denoiser = Denoiser.of(network, self.parameterisation)
         return network, DenoisingLoss(denoiser, self.multiplicity, self.label_dropout)
 
     def fit(self, curator: Curator) -> DiffusionModel:
-        """Train on public, then drawn, then private images; a killed run goes on where it was."""
-        plan = curator.open(self)
-        spec = curator.spec
-        network, loss = self._untrained(spec)
+        """Train on public, then sampled, then private images; a killed run goes on where it was."""
+        curator.open(self)
+        spec, session = curator.spec, Session.of(curator)
+        network, loss = self._untrained(spec, session.device)
         counts = np.ones(max(len(spec.classes), 1))
-        phases = Phases(
-            network, loss, self.average, self.seed_public, curator.run_folder, curator.quiet
-        )
-        plain = self.plain_learning_rate
+        phases = Phases(session, network, loss, self.average, self.seed_public)
+        rate = self.public_learning_rate
         if self.public_steps:
-            phases.plainly("pre-training", self.public_steps, plain, self._public_batch)
+            phases.on_public_images("pre-training", self.public_steps, rate, self._public_batch)
         warm = warm_images(self.warm_up, spec)
         if warm is not None:
-            (query,) = (query for query in plan.queries if isinstance(query, SumQuery))
-            warm.learn(curator.sum(query.name), curator.run_folder, curator.quiet)
+            warm.learn(curator.sum(warm.name), session)
             counts = warm.counts
-            phases.plainly("warming up", self.warm_up_steps, plain, warm.draw)
+            phases.on_public_images("warming up", self.warm_up_steps, rate, warm.draw)
 
-        def private_step(step: int) -> None:
-            total = curator.gradient("gradient", step, network, loss)
-            parameters = list(network.parameters())
-            mean = unflatten(total / self.batch, parameters)
-            for parameter, value in zip(parameters, mean, strict=True):
-                parameter.grad = value.clone()
+        def noisy_mean(step: int) -> Sequence[Tensor]:
+            return noisy_mean_gradient(curator, "gradient", step, network, loss, self.batch)
 
         phases.run(
             "training",
             self.steps,
             self.learning_rate,
-            private_step,
-            lambda done: curator.forget("gradient", done),
+            noisy_mean,
+            saved=lambda done: curator.forget("gradient", done),
         )
         return DiffusionModel(
             spec,
@@ -268,10 +254,12 @@ class DPDM(Method):
             self.sampling_steps,
         )
 
-    def _public_batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _public_batch(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         assert self.public is not None
-        index = torch.randint(len(self.public), (count,), generator=generator).numpy()
-        images = torch.from_numpy(self.public[index])
+        device = random.device
+        places = torch.randint(len(self.public), (count,), generator=random, device=device)
+        index = places.cpu().numpy()
+        images = torch.from_numpy(self.public[index]).to(device)
         if not self.public_conditional or self.public_labels is None:
-            return images, torch.full((count,), -1)
-        return images, torch.from_numpy(self.public_labels[index])
+            return images, torch.full((count,), -1, device=device)
+        return images, torch.from_numpy(self.public_labels[index]).to(device)

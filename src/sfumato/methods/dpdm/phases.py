@@ -1,91 +1,87 @@
-"""Training in phases over one network: each resumable, each with its own optimiser."""
+"""DPDM's phases of training: each over the same network, with an optimiser and an average anew."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from sfumato.methods.checkpoint import Training
-from sfumato.methods.dpdm.diffusion import DenoisingLoss, device_of
-from sfumato.networks import Average, UNet
+from sfumato.methods.dpdm.diffusion import DenoisingLoss
+from sfumato.methods.training import Session, Training, linear_warm_up
+from sfumato.networks import Average, UNet, random_on
 
 WARM_UP = 20
-PLAIN_BATCH = 64
-HASTE = 3.0
+"""Steps over which a phase's learning rate grows to its full size."""
+
+PUBLIC_BATCH = 64
+AVERAGE_OFFSET = 3.0
 """Private steps are few and noisy: the average of the last half is wanted, not of a few."""
 
 
+@dataclass(frozen=True)
 class Phases:
     """The phases of one training run.
 
     Args:
+        session: where they run; the network is on its device.
         network: what is trained; each phase leaves it as its running average.
         loss: the denoising loss.
         average: decay of the running average.
         seed: public seed of training on public images.
-        folder: where checkpoints are kept.
-        quiet: show no progress.
     """
 
-    def __init__(
-        self,
-        network: UNet,
-        loss: DenoisingLoss,
-        average: float,
-        seed: int,
-        folder: Path,
-        quiet: bool,
-    ) -> None:
-        self.network, self.loss, self.average, self.seed = network, loss, average, seed
-        self.folder, self.quiet = folder, quiet
+    session: Session
+    network: UNet
+    loss: DenoisingLoss
+    average: float
+    seed: int
 
-    def plainly(
+    def on_public_images(
         self,
         what: str,
         steps: int,
         rate: float,
         draw: Callable[[int, torch.Generator], tuple[Tensor, Tensor]],
     ) -> None:
-        """Train without privacy on images that are public already; labels below 0 are none."""
+        """Train on images that are public already, without noise; labels below 0 are none."""
         loss = replace(self.loss, multiplicity=1)
-        device = device_of(self.network)
-        generator = torch.Generator().manual_seed(self.seed)
+        random = random_on(self.session.device, self.seed)
+        parameters = list(self.network.parameters())
 
-        def step(_: int) -> None:
-            images, labels = draw(PLAIN_BATCH, generator)
-            known = torch.where(labels < 0, self.network.no_label, labels).to(device)
-            # From the generator that checkpoints hold: a killed phase goes on with the same draws.
-            draws = (part.to(device) for part in loss.draws(len(images), generator))
-            loss(self.network, images.to(device), known, *draws).mean().backward()
+        def gradient(_: int) -> Sequence[Tensor]:
+            images, labels = draw(PUBLIC_BATCH, random)
+            known = torch.where(labels < 0, self.network.no_label, labels)
+            draws = loss.draws(len(images), random)
+            return torch.autograd.grad(loss(self.network, images, known, *draws).mean(), parameters)
 
-        self.run(what, steps, rate, step, None, generator)
+        self.run(what, steps, rate, gradient, random)
 
     def run(
         self,
         what: str,
         steps: int,
         rate: float,
-        advance: Callable[[int], None],
+        gradient: Callable[[int], Sequence[Tensor]],
+        random: torch.Generator | None = None,
         saved: Callable[[int], None] | None = None,
-        generator: torch.Generator | None = None,
     ) -> None:
-        """Let ``advance`` fill the gradients ``steps`` times; the network ends as its average."""
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=rate)
-        average = Average(self.network, self.average, HASTE)
-        networks = {"network": self.network, "average": average.network}
-        training = Training(networks, optimizer, generator or torch.Generator(), {})
+        """Take ``steps`` along ``gradient``, by parameter; the network ends as its average."""
+        parameters = list(self.network.parameters())
+        average = Average(self.network, self.average, AVERAGE_OFFSET)
+        training = Training(
+            self.session,
+            {"network": self.network},
+            torch.optim.Adam(parameters, rate),
+            random or random_on(self.session.device, self.seed),
+            average,
+            rate=linear_warm_up(WARM_UP),
+        )
 
-        def whole(step: int) -> None:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * min(1.0, (step + 1) / WARM_UP)
-            optimizer.zero_grad(set_to_none=True)
-            advance(step)
-            optimizer.step()
+        def advance(step: int) -> None:
+            training.along(parameters, gradient(step))
             average.update(self.network, step)
 
-        training.run(what, steps, whole, self.folder, self.quiet, saved)
+        training.run(what, steps, advance, saved)
         self.network.load_state_dict(average.network.state_dict())

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError
@@ -35,9 +35,8 @@ from sfumato.features import (
 )
 from sfumato.methods.gaussian import Gaussians, MomentBlock
 from sfumato.methods.mepf.labeller import Labeller, SecondMoments, labelled_layers
-
-if TYPE_CHECKING:
-    from sfumato.methods.mepf.method import DPMEPF
+from sfumato.methods.mepf.settings import MEPFSettings
+from sfumato.networks import moved
 
 FORMAT = "sfumato-embedding/1"
 START_MEAN_WEIGHT = 0.4
@@ -110,13 +109,14 @@ class Targets:
     labeller: Labeller | None
 
 
-class JointEmbedding:
+class JointEmbedding(nn.Module):
     """Builds contributions from images, and targets from the noisy answer.
 
     Everything in it is public: configuration, encoder, scales and axes fitted on public images.
     """
 
-    def __init__(self, method: DPMEPF, spec: PublicSpec) -> None:
+    def __init__(self, method: MEPFSettings, spec: PublicSpec) -> None:
+        super().__init__()
         self.method, self.spec = method, spec
         public = method.public if method.public is not None else public_patches(spec)
         self.features = PerceptualFeatures.fit(
@@ -124,11 +124,14 @@ class JointEmbedding:
         )
         activations = self.features.of(public)
         moments = self.features.moments(activations)
-        self.compressors: list[PublicAxes] = []
-        if method.compress is not None:
-            self.compressors = [PublicAxes.fit(m, method.compress, False) for m in moments]
+        compressed = [] if method.compress is None else moments
+        self.compressors = nn.ModuleList(
+            PublicAxes.fit(moment, method.compress or 0, False) for moment in compressed
+        )
         self.width = method.compress or moments[0].shape[1]
-        self.start, self.axes, self.second = None, None, None
+        self.start: MomentBlock | None = None
+        self.axes: PublicAxes | None = None
+        self.second: SecondMoments | None = None
         if method.start_coefficients:
             basis = dct_basis(spec, method.start_coefficients)
             self.start = MomentBlock(basis, START_MEAN_WEIGHT)
@@ -181,9 +184,9 @@ class JointEmbedding:
     def contribution(self, images: Tensor, labels: Tensor) -> Tensor:
         """uint8 images → float ``[b, dimension]``, each row from its own image."""
         method = self.method
-        activations = self.features.activations(to_unit(images))
+        activations = moved(self, images.device).features.activations(to_unit(images))
         first, second = self.moments(activations)
-        parts = [torch.full((len(images), 1), method.count_weight), first]
+        parts = [first.new_full((len(images), 1), method.count_weight), first]
         if method.second_weight:
             parts.append(second * method.second_weight)
         if self.start:
@@ -220,6 +223,6 @@ class JointEmbedding:
 
 
 @lru_cache(maxsize=1)
-def joint_embedding(method: DPMEPF, spec: PublicSpec) -> JointEmbedding:
+def joint_embedding(method: MEPFSettings, spec: PublicSpec) -> JointEmbedding:
     """The joint embedding of a configuration, built once for plan, answer and training."""
     return JointEmbedding(method, spec)

@@ -10,51 +10,58 @@ from torch import Tensor, nn
 from sfumato.data.spec import PublicSpec
 from sfumato.features import dct_basis
 from sfumato.methods.gaussian import Gaussians
-from sfumato.networks import Refiner, fast_bfloat16
+from sfumato.networks import Refiner, bfloat16_where, fast_bfloat16
 
 GREY = 0.5
 
 
 def refiner(spec: PublicSpec, width: int) -> Refiner:
     """An untrained refining network for images of ``spec``."""
-    return Refiner(spec.height, spec.channels, max(len(spec.classes), 1), width)
+    network = Refiner(spec.height, spec.channels, max(len(spec.classes), 1), width)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-class Generator(nn.Module):
+class StartedGenerator(nn.Module):
     """G(y): start images from class Gaussians (grey without), then the refining network.
 
     Args:
         spec: shape and classes of the images.
         start: released class Gaussians, or None to start from mid-grey and noise alone.
-        width: channels of the network.
+        network: turns start images into images.
     """
 
     basis: Tensor
 
-    def __init__(self, spec: PublicSpec, start: Gaussians | None, width: int) -> None:
+    def __init__(self, spec: PublicSpec, start: Gaussians | None, network: Refiner) -> None:
         super().__init__()
-        self.spec, self.width = spec, width
-        self.refiner = refiner(spec, width)
-        self.refiner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.start = start
+        self.spec, self.refiner, self.start = spec, network, start
         size = start.means.shape[1] if start else 0
         basis: NDArray[np.float32] = dct_basis(spec, size)
         self.register_buffer("basis", torch.from_numpy(basis), persistent=False)
 
-    def draw(self, labels: Tensor, noise: torch.Generator) -> Tensor:
-        """Images float32 ``[b, c, h, w]`` in [0, 1] for int64 labels ``[b]``; differentiable."""
-        return self.draw_with_change(labels, noise)[0]
+    @property
+    def width(self) -> int:
+        """Channels of the network's widest resolution."""
+        return self.refiner.width
 
-    def draw_with_change(self, labels: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Images, and how far the network moved the logits of their start images."""
-        spec, count = self.spec, len(labels)
+    def forward(self, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images, and how far the network moved the logits of their start images.
+
+        Args:
+            labels: int64 ``[b]``.
+            random: where the start images and the network's noise come from.
+
+        Returns:
+            images float32 ``[b, c, h, w]`` in [0, 1], and the change of their logits.
+        """
+        spec, count, device = self.spec, len(labels), random.device
         shape = (count, spec.channels, spec.height, spec.width)
-        if self.start:
-            start = self.start.draw(labels, self.basis, noise).view(shape)
+        if self.start is None:
+            start = torch.full(shape, GREY, device=device)
         else:
-            start = torch.full(shape, GREY)
+            start = self.start.draw(labels, self.basis, random).view(shape)
         grid = (count, self.refiner.noise_channels, self.refiner.grid, self.refiner.grid)
-        extra = torch.randn(grid, generator=noise)
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
-            images, change = self.refiner(start, extra, labels)
+        noise = torch.randn(grid, generator=random, device=device)
+        with bfloat16_where(fast_bfloat16(device), device):
+            images, change = self.refiner(start, noise, labels)
         return images, change

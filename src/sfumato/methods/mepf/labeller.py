@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.features import PerceptualFeatures, PublicAxes, load_encoder, to_unit
 from sfumato.methods.second_moments import SymmetricProducts
@@ -69,16 +68,18 @@ def labelled_layers(activations: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(activations[:-1] or activations), dim=1)
 
 
-@dataclass(frozen=True)
-class Labeller:
+class Labeller(nn.Module):
     """Names the class of generated images by the released least-squares classifier.
 
     ``weights`` float32 ``[k + 1, classes]`` act on the public coordinates of public features.
     """
 
-    features: PerceptualFeatures
-    axes: PublicAxes
     weights: Tensor
+
+    def __init__(self, features: PerceptualFeatures, axes: PublicAxes, weights: Tensor) -> None:
+        super().__init__()
+        self.features, self.axes = features, axes
+        self.register_buffer("weights", weights)
 
     def scores(self, activations: Sequence[Tensor]) -> Tensor:
         """Class scores ``[b, classes]``; differentiable."""
@@ -86,17 +87,14 @@ class Labeller:
         return block.extend(self.axes(labelled_layers(activations))) @ self.weights
 
     @torch.no_grad()
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def forward(self, images: Tensor) -> Tensor:
         """Labels int64 ``[b]`` of images uint8 ``[b, c, h, w]``."""
-        labels: NDArray[np.int64] = (
-            self.scores(self.features.activations(to_unit(images))).argmax(dim=1).numpy()
-        )
-        return labels
+        return self.scores(self.features.activations(to_unit(images))).argmax(dim=1)
 
-    def tensors(self) -> dict[str, NDArray[Any]]:
+    def tensors(self, prefix: str = "") -> dict[str, NDArray[Any]]:
         """The labeller's arrays by name."""
         arrays = {"mean": self.axes.mean, "axes": self.axes.axes, "weights": self.weights}
-        return {name: array.contiguous().numpy() for name, array in arrays.items()}
+        return {f"{prefix}{k}": array.cpu().contiguous().numpy() for k, array in arrays.items()}
 
     def config(self) -> dict[str, Any]:
         """What :meth:`load` needs besides the arrays."""

@@ -8,96 +8,29 @@ published code, and why, is written in ``docs/methods/mepf.md``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.features.perceptual import Bound
-from sfumato.methods.base import Batch, Method, Model, check_rules, labels_in_proportion
+from sfumato.methods.base import Method, check_rules
 from sfumato.methods.estimate import reading, seconds_of
-from sfumato.methods.gaussian import loaded_gaussians
 from sfumato.methods.mepf.embedding import Embedding, joint_embedding
-from sfumato.methods.mepf.generator import Generator, refiner
-from sfumato.methods.mepf.labeller import Labeller
+from sfumato.methods.mepf.generator import StartedGenerator, refiner
 from sfumato.methods.mepf.matching import Matching
-from sfumato.methods.saved_arrays import check_tensors, checked_counts
+from sfumato.methods.mepf.model import MEPFModel
+from sfumato.methods.mepf.settings import MEPFSettings
+from sfumato.methods.training import Session
+from sfumato.networks import CPU, moved, random_on
 from sfumato.privacy import Curator, Query, SumQuery
 
-SAMPLE_BATCH = 500
 _AFTERWARDS = frozenset("steps batch learning_rate loss moving_average width seed_public".split())
 """Settings of the generator's training, which may change after the embedding was paid for."""
-
-
-@dataclass(frozen=True)
-class MEPFModel(Model):
-    """A trained generator, its noisy class sizes, and the embedding it was matched to."""
-
-    spec: PublicSpec
-    counts: NDArray[np.float64]
-    generator: Generator
-    labeller: Labeller | None
-    embedding: Embedding | None = None
-
-    @torch.no_grad()
-    def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
-        """Draw ``count`` images in batches, classes in proportion to their noisy sizes.
-
-        With a labeller an image carries the class that the released classifier gives it, which
-        need not be the one it was drawn for.
-        """
-        labels = labels_in_proportion(self.counts, count, np.random.default_rng(seed))
-        noise = torch.Generator().manual_seed(seed)
-        for start in range(0, count, SAMPLE_BATCH):
-            drawn = labels[start : start + SAMPLE_BATCH]
-            pixels = self.generator.draw(torch.from_numpy(drawn), noise)
-            images = (pixels * 255).round().to(torch.uint8).numpy()
-            yield images, drawn if self.labeller is None else self.labeller(images)
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """The model's arrays by name."""
-        network = self.generator.refiner.state_dict()
-        arrays = {f"refiner.{name}": value.contiguous().numpy() for name, value in network.items()}
-        arrays["counts"] = self.counts
-        if self.generator.start:
-            arrays["start.means"] = self.generator.start.means
-            arrays["start.roots"] = self.generator.start.roots
-        if self.labeller:
-            arrays |= {f"labeller.{k}": value for k, value in self.labeller.tensors().items()}
-        return arrays
-
-    def config(self) -> dict[str, Any]:
-        """What :meth:`load` needs besides the arrays."""
-        labeller = None if self.labeller is None else self.labeller.config()
-        return {"width": self.generator.width, "labeller": labeller}
-
-    @classmethod
-    def load(
-        cls, spec: PublicSpec, config: dict[str, Any], tensors: dict[str, NDArray[Any]]
-    ) -> MEPFModel:
-        """Rebuild a model from what was saved (without its embedding)."""
-        start = None
-        if "start.means" in tensors:
-            start = loaded_gaussians(tensors, "start.")
-        weights = _tensors_below(tensors, "refiner.")
-        counts = checked_counts(tensors["counts"], spec)
-        if start is not None and len(start.means) != len(counts):
-            raise ValueError("there must be one Gaussian for each class")
-        check_tensors(lambda: refiner(spec, config["width"]), weights)
-        generator = Generator(spec, start, config["width"]).eval()
-        generator.refiner.load_state_dict(weights)
-        labeller = None
-        if config["labeller"] is not None:
-            labeller = Labeller.load(config["labeller"], _tensors_below(tensors, "labeller."))
-        return cls(spec, counts, generator, labeller)
-
 
 CITATION = """\
 @article{harder2023pretrained,
@@ -111,7 +44,7 @@ CITATION = """\
 
 
 @dataclass(frozen=True)
-class DPMEPF(Method):
+class DPMEPF(MEPFSettings, Method):
     """Match a generator to a noisy mean embedding of public perceptual features.
 
     Args:
@@ -129,7 +62,7 @@ class DPMEPF(Method):
             0 starts from noise alone, as in the paper.
         start_weight: weight of the start's moments in the release.
         labeller_size: public axes of the least-squares labeller that names generated images; 0
-            keeps the class they were drawn with, as in the paper.
+            keeps the class they were made for, as in the paper.
         labeller_weight: weight of the labeller's sums in the release.
         count_weight: weight of the one that gives noisy class sizes.
         width: channels of the generator.
@@ -148,26 +81,6 @@ class DPMEPF(Method):
     model = MEPFModel
     short: ClassVar = {"steps": 20, "batch": 50}
     citation = CITATION
-
-    steps: int = 1500
-    batch: int = 200
-    learning_rate: float = 5e-4
-    loss: Literal["moving-average", "two-batch"] = "moving-average"
-    moving_average: float = 0.9
-    encoder: str = "efficientnet-lite0"
-    layers: tuple[int, ...] = (3, 5, 8, 11)
-    bound: Bound = "norm"
-    compress: int | None = None
-    second_weight: float = 0.5
-    start_coefficients: int = 80
-    start_weight: float = 1.4
-    labeller_size: int = 300
-    labeller_weight: float = 0.85
-    count_weight: float = 0.15
-    width: int = 48
-    seed_public: int = 0
-    public: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
-    public_digest: str = ""
 
     def __post_init__(self) -> None:
         rules = {
@@ -232,13 +145,13 @@ class DPMEPF(Method):
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time and memory on this machine, measured on public images."""
-        joint = joint_embedding(self, spec)
-        generator = Generator(spec, None, self.width)
+        joint = moved(joint_embedding(self, spec), CPU)
+        generator = StartedGenerator(spec, None, refiner(spec, self.width))
         labels = torch.zeros(self.batch, dtype=torch.int64)
-        noise = torch.Generator().manual_seed(self.seed_public)
+        random = random_on(CPU, self.seed_public)
 
         def step() -> None:
-            images = generator.draw(labels, noise)
+            images, _ = generator(labels, random)
             torch.stack(
                 [layer.sum() for layer in joint.features.activations(images)]
             ).sum().backward()
@@ -255,27 +168,15 @@ class DPMEPF(Method):
         embedding = Embedding(
             answer.total, answer.shared, answer.noise_std, curator.spec, self.config()
         )
-        return self.learn(embedding, curator.run_folder, curator.quiet)
+        return self.learn(embedding, Session.of(curator))
 
-    def learn(
-        self, embedding: Embedding, folder: Path | None = None, quiet: bool = False
-    ) -> MEPFModel:
-        """Train a generator on a released embedding: post-processing, at no privacy cost.
-
-        ``folder`` keeps the checkpoint that an interrupted training goes on from.
-        """
+    def learn(self, embedding: Embedding, session: Session | None = None) -> MEPFModel:
+        """Train a generator on a released embedding: post-processing, at no privacy cost."""
+        session = session or Session()
         joint = joint_embedding(self, embedding.spec)
         targets = joint.targets(embedding)
-        generator = Matching(joint, targets, self.seed_public).run(folder, quiet)
+        generator = Matching(joint, targets, self.seed_public, session).run()
         return MEPFModel(embedding.spec, targets.counts, generator, targets.labeller, embedding)
-
-
-def _tensors_below(tensors: dict[str, NDArray[Any]], prefix: str) -> dict[str, Tensor]:
-    return {
-        key[len(prefix) :]: torch.from_numpy(np.array(value))
-        for key, value in tensors.items()
-        if key.startswith(prefix)
-    }
 
 
 def fit_embedding(
@@ -284,8 +185,7 @@ def fit_embedding(
     seed_public: int | None = None,
     steps: int | None = None,
     public: NDArray[np.uint8] | None = None,
-    folder: Path | None = None,
-    quiet: bool = False,
+    session: Session | None = None,
 ) -> MEPFModel:
     """Train a new generator on a released ``embedding.safetensors``, at no privacy cost.
 
@@ -294,8 +194,7 @@ def fit_embedding(
         seed_public: another public seed than the embedding's own.
         steps: another number of generator steps.
         public: the public images the embedding was made with, where they were not the default.
-        folder: where the checkpoint of an interrupted training is kept.
-        quiet: show no progress.
+        session: where the training runs; without checkpoints and on the CPU by default.
 
     Raises:
         DataError: the file is not a released embedding.
@@ -305,4 +204,4 @@ def fit_embedding(
     changes = {"seed_public": seed_public, "steps": steps}
     changed = {key: value for key, value in changes.items() if value is not None}
     method = DPMEPF.from_config({**embedding.config, **changed}, public)
-    return method.learn(embedding, folder, quiet)
+    return method.learn(embedding, session)

@@ -1,0 +1,53 @@
+"""Match the mean embedding of generated images to a released one, without the bias of a batch.
+
+The squared distance ‖μ̃ − μ̂‖² to the mean μ̂ of one batch is biased by the batch's variance and
+rewards collapse. The gradient taken here is that of −2⟨μ̃ − m, μ̂⟩ with m a running average of batch
+means, as in GFMN (arXiv 1904.02762) without its second optimiser.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+BETAS = (0.5, 0.999)
+"""Adam's, for all generators that are matched to means."""
+
+LARGEST_GRADIENT = 1.0
+"""Norm of a generator's gradient: one wild batch must not push it to where all images are alike."""
+
+WARM_UP = 50
+LAST_RATE = 0.05
+
+
+class MovingMean:
+    """A released mean and the running average of the means of generated images.
+
+    Args:
+        wanted: μ̃, float32 ``[classes, d]``.
+        memory: decay of the running average; it is shorter at first, while the generator moves
+            fast.
+    """
+
+    def __init__(self, wanted: Tensor, memory: float) -> None:
+        self.wanted, self.running, self.memory = wanted, torch.zeros_like(wanted), memory
+
+    def loss(self, mean: Tensor, step: int) -> Tensor:
+        """−2⟨μ̃ − m, μ̂⟩ for a batch's mean μ̂ ``[classes, d]``, after m has moved towards it."""
+        with torch.no_grad():
+            self.running.lerp_(mean, 1 - min(self.memory, step / (step + 9)))
+            gap = self.wanted - self.running
+        return -2 * (gap * mean).sum()
+
+
+def warm_up_and_cosine(steps: int) -> Callable[[int], float]:
+    """Factor of the learning rate: linear over the first 50 steps, then a cosine down to 5 %."""
+
+    def rate(step: int) -> float:
+        cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+        return min(1.0, (step + 1) / WARM_UP) * (cosine * (1 - LAST_RATE) + LAST_RATE)
+
+    return rate

@@ -1,0 +1,152 @@
+"""What the released models share, and the released generator of the adversarial methods."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sfumato.data.spec import PublicSpec
+from sfumato.methods.base import Batch, Model, labels_in_proportion
+from sfumato.methods.saved_arrays import arrays_of, checked_counts, loaded, tensors_below
+from sfumato.networks import Generator, device_of, moved, random_on, to_bytes
+
+
+class ImageModel(Model):
+    """A model whose labels follow noisy class sizes, and whose images are made label by label.
+
+    ``counts`` float64 ``[classes]`` are the sizes, ones where none were asked for.
+    """
+
+    at_once: ClassVar[int] = 250
+    """Images of a batch."""
+
+    spec: PublicSpec
+    counts: NDArray[np.float64]
+
+    @property
+    @abstractmethod
+    def modules(self) -> Sequence[nn.Module]:
+        """What computes the images."""
+
+    @abstractmethod
+    def draw(self, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images uint8 ``[b, c, h, w]`` for labels int64 ``[b]``, and the labels they get."""
+
+    def move(self, device: torch.device) -> None:
+        """Compute on ``device`` from now on."""
+        for module in self.modules:
+            moved(module, device)
+
+    @torch.no_grad()
+    def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
+        """Sample ``count`` images in batches, classes in proportion to their noisy sizes."""
+        device = device_of(self.modules[0])
+        random = random_on(device, seed)
+        labels = labels_in_proportion(self.counts, count, np.random.default_rng(seed))
+        for part in torch.from_numpy(labels).split(self.at_once):
+            images, named = self.draw(part.to(device), random)
+            yield images.cpu().numpy(), named.cpu().numpy()
+
+
+@dataclass(frozen=True)
+class GeneratorModel(ImageModel):
+    """A trained generator G(z, y), its width, and noisy class sizes.
+
+    z is standard normal, or lies between two of the ``codes`` of its class that the generator was
+    taught on: float32 ``[m, latent]``, classes in turns (0, 1, …, 0, 1, …). A code moves by up to
+    the share ``blend`` of the way to the other.
+    """
+
+    spec: PublicSpec
+    generator: Generator
+    width: int
+    counts: NDArray[np.float64]
+    codes: Tensor | None = None
+    blend: float = 0.0
+
+    @property
+    def modules(self) -> Sequence[nn.Module]:
+        """The generator."""
+        return (self.generator,)
+
+    def draw(self, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images of the generator, and the labels as they are."""
+        if self.codes is None:
+            shape = (len(labels), self.generator.latent)
+            z = torch.randn(shape, generator=random, device=random.device)
+        else:
+            z = self._blended(self.codes.to(labels.device), labels, random)
+        return to_bytes(self.generator(z, labels)), labels
+
+    def _blended(self, codes: Tensor, labels: Tensor, random: torch.Generator) -> Tensor:
+        by_class = codes.view(-1, self.generator.classes, codes.shape[1])
+        count, device = len(labels), random.device
+        places = torch.randint(len(by_class), (2, count), generator=random, device=device)
+        first, second = by_class[places, labels]
+        share = torch.rand(count, 1, generator=random, device=device)
+        return torch.lerp(first, second, self.blend * share)
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """The model's arrays by name."""
+        codes = {} if self.codes is None else {"codes": self.codes.cpu().numpy()}
+        return {**arrays_of(self.generator, "generator"), **codes, "counts": self.counts}
+
+    def config(self) -> dict[str, Any]:
+        """What :meth:`load` needs besides the arrays."""
+        blend = {} if self.codes is None else {"blend": self.blend}
+        return {"width": self.width, "latent": self.generator.latent, **blend}
+
+    @classmethod
+    def load(
+        cls, spec: PublicSpec, config: dict[str, Any], tensors: dict[str, NDArray[Any]]
+    ) -> GeneratorModel:
+        """Rebuild a model from what was saved."""
+        if "code_labels" in tensors:
+            config, tensors = _of_version_0(spec, config, tensors)
+        width, latent = config["width"], config["latent"]
+        generator = loaded(
+            lambda: make_generator(spec, width, latent), tensors_below(tensors, "generator")
+        )
+        counts = checked_counts(tensors["counts"], spec)
+        others = {"counts", "codes"} if "blend" in config else {"counts"}
+        if {name for name in tensors if not name.startswith("generator.")} != others:
+            raise ValueError("the tensors are not those of a generator")
+        if "blend" not in config:
+            return cls(spec, generator, width, counts)
+        codes, blend = torch.from_numpy(tensors["codes"]), config["blend"]
+        fits = codes.ndim == 2 and codes.shape[1] == latent and 0 <= blend <= 1
+        if not fits or len(codes) == 0 or len(codes) % generator.classes:
+            raise ValueError("the codes are not those of a generator")
+        if codes.dtype != torch.float32 or not bool(codes.isfinite().all()):
+            raise ValueError("the codes must be finite float32 numbers")
+        return cls(spec, generator, width, counts, codes, blend)
+
+
+def _of_version_0(
+    spec: PublicSpec, config: dict[str, Any], tensors: dict[str, NDArray[Any]]
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What version 0.1 released of DataLens, in the form of today."""
+    classes = max(len(spec.classes), 1)
+    weights = {k: v for k, v in tensors.items() if k not in ("codes", "code_labels")}
+    codes, labels = tensors["codes"], tensors["code_labels"]
+    if codes.ndim != 2 or not np.array_equal(labels, np.arange(len(codes)) % classes):
+        raise ValueError("the classes of the codes must take turns")
+    return {**config, "latent": codes.shape[1]}, {
+        **{f"generator.{name}": value for name, value in weights.items()},
+        "codes": codes,
+        "counts": np.ones(classes),
+    }
+
+
+def make_generator(spec: PublicSpec, width: int, latent: int) -> Generator:
+    """An untrained generator for images of ``spec``."""
+    classes = max(len(spec.classes), 1)
+    generator = Generator(spec.height, spec.channels, classes, width, latent)
+    return generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
