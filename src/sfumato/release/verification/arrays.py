@@ -76,7 +76,9 @@ def _model_problems(path: Path, certificate: Mapping[str, Any]) -> Iterator[str]
         return  # see remarks()
     try:
         model = load_model(path)
-        whole = model.config() == facts["config"] and _forms(model.tensors()) == _stored(path)
+        # Tuples become the lists that a file holds.
+        same = json.loads(json.dumps(model.config())) == facts["config"]
+        whole = same and _forms(model.tensors()) == _stored(path)
     except SfumatoError:
         whole = False
     if not whole:
