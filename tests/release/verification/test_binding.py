@@ -254,11 +254,11 @@ def test_a_release_does_not_pass_as_one_of_an_earlier_version(
     release: Path, rewrite: Rewrite
 ) -> None:
     rewrite(release, lambda certificate: certificate.update(sfumato="0.1.0"))
-    accuse(release, CARD)  # it names the version
+    accuse(release, "noise")  # which that version drew in another way
     rewrite(release, lambda certificate: certificate.update(format="sfumato-certificate/1"))
     accuse(release, "does not belong there")
     rewrite(release, lambda certificate: certificate["release"].pop("sfumato"))
-    accuse(release, CARD)
+    accuse(release, "noise")
 
 
 def test_a_release_of_the_version_before_verifies(tmp_path: Path, rewrite: Rewrite) -> None:

@@ -34,6 +34,14 @@ NOISE = """\
   year      = {2020},
   note      = {arXiv:2004.00010}
 }"""
+OPENDP = """\
+@inproceedings{gaboardi2020opendp,
+  title     = {A Programming Framework for {OpenDP}},
+  author    = {Gaboardi, Marco and Hay, Michael and Vadhan, Salil},
+  booktitle = {6th Workshop on the Theory and Practice of Differential Privacy},
+  year      = {2020}
+}"""
+"""Drew the noise of version 0.1.0."""
 SOFTWARE = """\
 @software{sfumato,
   title   = {sfumato: Synthetic Images with a Proven Differential-Privacy Guarantee},
@@ -50,8 +58,10 @@ def citations(certificate: Mapping[str, Any]) -> list[str]:
         _of_method(certificate["method"]["name"]),
         ENCODERS.get(encoder.get("name", "")),
     ]
-    noise = [NOISE] if "discrete Gaussian" in certificate["noise"] else []
-    return [entry for entry in entries if entry] + [ACCOUNTANT, *noise]
+    drawn = certificate["noise"]
+    noise = [NOISE] if "discrete Gaussian" in drawn else []
+    library = [OPENDP] if "OpenDP" in drawn else []
+    return [entry for entry in entries if entry] + [ACCOUNTANT, *noise, *library]
 
 
 def _of_method(name: str) -> str:
