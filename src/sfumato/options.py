@@ -53,6 +53,8 @@ class RunOptions:
             then on the costs of both add up.
         independent_data: declare that the images are no other ledger's; none is compared.
         quiet: show no progress.
+        device: where networks are trained, cpu, cuda, cuda:N or mps; auto takes a CUDA GPU if there
+            is one.
         insecure_seed: for tests, the seed of all noise; the release is stamped NOT PRIVATE.
     """
 
@@ -63,6 +65,7 @@ class RunOptions:
     same_data_as: str | None = None
     independent_data: bool = False
     quiet: bool = False
+    device: str = "auto"
     insecure_seed: int | None = None
 
     @property

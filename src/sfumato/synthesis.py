@@ -93,7 +93,7 @@ def open_curator(source: ImageSource, budget: Budget, run: RunOptions) -> Curato
         same_data_as=run.same_data_as,
         independent_data=run.independent_data,
         quiet=run.quiet,
-        device=resolve_device(),
+        device=resolve_device(run.device),
         insecure_seed=run.insecure_seed,
     )
 

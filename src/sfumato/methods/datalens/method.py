@@ -244,7 +244,8 @@ class DataLens(Method):
         def advance(step: int) -> None:
             with torch.no_grad():
                 images = (student(codes, labels) + 1) / 2
-            question = Question(images, labels, step / self.steps)
+            # Teachers vote on the CPU, where their shards are.
+            question = Question(images.cpu(), labels.cpu(), step / self.steps)
             total = curator.vote("votes", step, teachers, question)
             size = self.step_size * (1 - step / self.steps)
             moves = self.direction(total.to(device, torch.float32), spec) * size
