@@ -1,4 +1,4 @@
-"""docs/proofs.md, "Ledger and resume": what a query says of itself determines what it asks."""
+"""docs/proofs/ledger.md: what a query says of itself determines what it asks."""
 
 from __future__ import annotations
 

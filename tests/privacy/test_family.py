@@ -1,4 +1,4 @@
-"""docs/proofs.md, "One data set, one ledger": a cap holds however a data set is named or copied."""
+"""docs/proofs/ledger.md, "One data set": a cap holds however a data set is named or copied."""
 
 from __future__ import annotations
 

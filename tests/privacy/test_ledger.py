@@ -1,4 +1,4 @@
-"""docs/proofs.md, "Ledger and resume": charged before answered, never refunded, never rewritten."""
+"""docs/proofs/ledger.md: charged before answered, never refunded, never rewritten."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class PrivacyUnit:
         column: the column, array or JSON field whose value is a record's key, or None.
         pattern: the regular expression that finds the key in a record's name, or None: its group 1,
             or the whole match if it has no group.
-        records_per_unit: the most records of a unit that are used; ``docs/proofs.md``, "Units".
+        records_per_unit: the most records of a unit that are used; ``docs/proofs/units.md``.
 
     A record without a key (empty value, no match) is a unit of its own.
 

@@ -66,7 +66,7 @@ class Curator:
     The order is fixed: :meth:`open` writes the calibrated plan to the ledger; :meth:`sum`,
     :meth:`histogram`, :meth:`gradient`, :meth:`aggregate` and :meth:`vote` answer the plan's
     queries, once or once a step; :meth:`close` ends the run. The answers together are
-    (ε, δ)-differentially private under the budget's relation; ``docs/proofs.md``. As a context
+    (ε, δ)-differentially private under the budget's relation; ``docs/proofs``. As a context
     manager it lets go of the run at the end, closed or not.
     """
 
@@ -194,7 +194,7 @@ class Curator:
         self._run = None
 
     def sum(self, name: str) -> Answer:
-        """Answer Σ clip(f(x, y)) + Gaussian noise, exactly; ``docs/proofs.md``, "sum".
+        """Answer Σ clip(f(x, y)) + Gaussian noise, exactly; ``docs/proofs/sum.md``.
 
         ``name`` is that of a sum query in the open plan. A query that was answered before the run
         was interrupted gets the same answer again.
@@ -206,7 +206,7 @@ class Curator:
         return self._for(name, SumQuery, SumAnswering).answer()
 
     def histogram(self, name: str) -> Answer:
-        """Answer the noisy number of votes in each bin; ``docs/proofs.md``, "histogram".
+        """Answer the noisy number of votes in each bin; ``docs/proofs/histogram.md``.
 
         Raises:
             BudgetExceededError: the open plan has no such query.
@@ -215,7 +215,7 @@ class Curator:
         return self._for(name, HistogramQuery, SumAnswering).answer()
 
     def gradient(self, name: str, step: int, network: nn.Module, loss: UnitLoss) -> Tensor:
-        """Answer Σ clip(∇ loss) + Gaussian noise over a Poisson sample; ``docs/proofs.md``.
+        """Answer Σ clip(∇ loss) + Gaussian noise over a Poisson sample; ``docs/proofs``.
 
         Args:
             name: of a gradient query in the open plan.
@@ -237,7 +237,7 @@ class Curator:
     def aggregate(self, name: str, step: int, network: nn.Module, features: UnitFeatures) -> Tensor:
         """Answer Σ clip(features) + Gaussian noise by class over a Poisson sample.
 
-        Arguments and errors are those of :meth:`gradient`; ``docs/proofs.md``, "aggregate".
+        Arguments and errors are those of :meth:`gradient`; ``docs/proofs/aggregate.md``.
 
         Returns:
             float64 ``[rows, dimension]`` on the network's device; sums, not means.
@@ -266,7 +266,7 @@ class Curator:
         return answering.pull_back(step, network, features, cotangent)
 
     def vote(self, name: str, step: int, teachers: Teachers, question: Question) -> Tensor:
-        """Answer Σ of the teachers' votes + Gaussian noise; ``docs/proofs.md``, "vote".
+        """Answer Σ of the teachers' votes + Gaussian noise; ``docs/proofs/vote.md``.
 
         Args:
             name, step: as for :meth:`gradient`.

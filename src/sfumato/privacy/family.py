@@ -3,7 +3,7 @@
 A *family* is a connected component of ledgers: two belong together where the places of their
 records overlap, where one is another name of the other, or where the custodian said that they hold
 the same data. All charges of a family add up, and every cap set in it binds every run of it;
-``docs/proofs.md``, "One data set, one ledger".
+``docs/proofs``, "One data set, one ledger".
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class DataSetLedger(Ledger):
     def repeated(self) -> str | None:
         """The location of a ledger outside of the family whose records these are, if there is one.
 
-        PRIVATE: it depends on the records; ``docs/proofs.md``, "One data set, one ledger". Nothing
+        PRIVATE: it depends on the records; ``docs/proofs``, "One data set, one ledger". Nothing
         is read where there is nothing to compare with. Call while :meth:`locked`.
         """
         if strangers := self.strangers():

@@ -261,7 +261,7 @@ def units_of_runs(entries: Sequence[Entry]) -> list[str]:
     """The privacy units, in words, that a ledger's runs were charged for.
 
     Where there are several, a total holds for whoever is one unit in each of the runs;
-    ``docs/proofs.md``, "Units".
+    ``docs/proofs/units.md``.
     """
     return sorted({entry.get("unit", "record") for entry in entries if entry["kind"] == "plan"})
 

@@ -1,4 +1,4 @@
-"""docs/proofs.md, "Composition and calibration": three accountants, and numbers of others."""
+"""docs/proofs/accountants.md: three accountants, and numbers of others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/proofs.md, "gradient": ε from dominating pairs, against a library, a formula and a grid."""
+"""docs/proofs/gradient.md: ε from dominating pairs, against a library, a formula and a grid."""
 
 from __future__ import annotations
 
@@ -372,7 +372,7 @@ def hockey_stick(first: np.ndarray, second: np.ndarray, alpha: float, cell: floa
 
 @pytest.mark.parametrize("seed", range(5))
 def test_no_pair_of_units_in_the_plane_beats_the_dominating_pair(seed: int) -> None:
-    """The theorem of ``docs/proofs.md``, "gradient": the worst centres lie on one line."""
+    """The theorem of ``docs/proofs/gradient.md``: the worst centres lie on one line."""
     rng = np.random.default_rng(seed)
     z, q, alpha = rng.uniform(0.4, 2), rng.uniform(0.05, 0.9), np.exp(rng.uniform(0, 2))
     line = np.linspace(-8 * z - 1, 8 * z + 1, 400)
@@ -401,3 +401,26 @@ def test_no_pair_of_units_in_the_plane_beats_the_dominating_pair(seed: int) -> N
     ours = compose([Pair(z, q, -1)])
     at = float(np.interp(np.log(alpha), ours.losses, ours.deltas()))
     assert at == pytest.approx(worst_replaced, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("z", "q", "steps", "delta", "wanted"),
+    # dp_accounting's PLD at a discretisation of 1e-3, which takes ten seconds each.
+    [
+        (0.05, 0.01, 10, 1e-12, 1331.43),
+        (0.05, 0.01, 10, 1e-5, 635.87),
+        (0.1, 0.01, 100, 1e-12, 665.78),
+    ],
+)
+def test_rare_large_losses_stay_on_the_grid(
+    z: float, q: float, steps: int, delta: float, wanted: float
+) -> None:
+    pair = pairs_module.Pair(z, q, 0, count=steps)
+    assert pairs_module.epsilon_by_convolution([pair], delta) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_a_delta_that_float64_cannot_resolve_is_refused() -> None:
+    pair = pairs_module.Pair(1.0, 0.01, 0, count=1000)
+    assert 3 < pairs_module.epsilon_by_convolution([pair], 1e-12) < 5
+    with pytest.raises(SfumatoError, match=r"delta=1e-17 is below .*1e-12 or more"):
+        pairs_module.epsilon_by_convolution([pair], 1e-17)

@@ -1,4 +1,4 @@
-"""docs/proofs.md, "aggregate": the pair that is claimed dominates two adaptive parts on one sample.
+"""docs/proofs/aggregate.md: the pair that is claimed dominates two adaptive parts on one sample.
 
 Both parts are put on a grid, one axis each, with a second drift that is any function of the first
 answer; H_α is a sum over the grid. No bound and no accountant takes part in it.

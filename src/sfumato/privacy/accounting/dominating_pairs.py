@@ -1,7 +1,7 @@
 """A second accountant: ε from dominating pairs, by quadrature and convolution, without a library.
 
 Every event here, a Gaussian release on a Poisson sample or on all units, is dominated by a pair of
-one-dimensional mixtures of Gaussians (``docs/proofs.md``, "gradient"). Their privacy loss has a
+one-dimensional mixtures of Gaussians (``docs/proofs/gradient.md``). Their privacy loss has a
 closed form and an inverse, so its distribution can be put on a grid exactly; composition is
 convolution (arXiv 2106.02848), or, under adaptive choice of later runs, a sum of Rényi divergences.
 It shares no code with ``dp_accounting``, whose figure is the one that is claimed.
@@ -18,12 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_ndtr, logsumexp, ndtr
 
+from sfumato.errors import SfumatoError
+
 GRID = 2**18
 TAILS = 10.0
 """Standard deviations of the composed loss that the grid covers; a budget's δ is at least 1e-12."""
 
 NEGLIGIBLE = 1e-20
 """Probability of a single step's loss beyond what is looked at."""
+
+WRAPPED = 1e-16
+"""Probability of a composed loss beyond the grid, which would come back at its other end."""
 
 ORDERS = tuple(1 + 0.125 * 2 ** (0.5 * k) for k in range(26))
 """From 1.1 to 725, each order less 1 larger than the last by √2."""
@@ -168,7 +173,7 @@ def compose(pairs: Sequence[Pair]) -> LossDistribution:
     facts = [pair.moments() for pair in pairs]
     mean = sum(p.count * f[0] for p, f in zip(pairs, facts, strict=True))
     spread = math.sqrt(sum(p.count * f[1] ** 2 for p, f in zip(pairs, facts, strict=True)))
-    reach = abs(mean) + TAILS * spread + max(f[2] for f in facts)
+    reach = max(abs(mean) + TAILS * spread + max(f[2] for f in facts), _far(pairs))
     step = 2 * reach / GRID
     losses = (np.arange(GRID, dtype=np.float64) - GRID // 2) * step
     spectrum, drift = np.ones(GRID // 2 + 1, dtype=np.complex128), 0.0
@@ -182,14 +187,47 @@ def compose(pairs: Sequence[Pair]) -> LossDistribution:
     return LossDistribution(losses + drift, composed)
 
 
+def _far(pairs: Sequence[Pair]) -> float:
+    """What the size of all events' loss exceeds with probability 2 · :data:`WRAPPED` at most.
+
+    Where few units are sampled and noise is weak, the loss is rare and large: no number of standard
+    deviations covers it, and what lies beyond the grid would come back at its other end. Chernoff
+    bounds cover it: P[loss > t] ≤ exp((α − 1)(D_α(P‖Q) − t)) and
+    P[loss < −t] ≤ exp((α − 1) D_α(Q‖P) − α t), for any order α > 1.
+    """
+    # Quadrature is sure where its points lie closer than a bell is wide.
+    sure = [i for i, order in enumerate(ORDERS) if order < 1000 * min(p.z for p in pairs)]
+    rare = -math.log(WRAPPED)
+    turned = [Pair(p.z, p.q, p.other, not p.swapped, p.count) for p in pairs]
+    above = [_divergence(pairs, i) + rare / (ORDERS[i] - 1) for i in sure]
+    below = [(_divergence(turned, i) * (ORDERS[i] - 1) + rare) / ORDERS[i] for i in sure]
+    return max(min(above, default=0.0), min(below, default=0.0))
+
+
+def _divergence(pairs: Sequence[Pair], order: int) -> float:
+    return sum(pair.count * float(renyi(pair)[order]) for pair in pairs)
+
+
 def epsilon_by_convolution(pairs: Sequence[Pair], delta: float) -> float:
-    """ε at ``delta`` of all events together, to about a thousandth, neither bound."""
+    """ε at ``delta`` of all events together, to about a thousandth, neither bound.
+
+    Raises:
+        SfumatoError: ``delta`` is below what float64 resolves here.
+    """
     return _by_convolution(tuple(pairs), delta)
 
 
 @lru_cache(maxsize=256)
 def _by_convolution(pairs: tuple[Pair, ...], delta: float) -> float:
-    return max(compose(side).epsilon(delta) for side in directions(pairs))
+    sides = [compose(side) for side in directions(pairs)]
+    # Negative probabilities are rounding errors; those of either sign mostly cancel in sums.
+    rounding = max(float(-np.minimum(side.mass, 0.0).sum()) for side in sides) / 16
+    if delta < rounding:
+        raise SfumatoError(
+            f"delta={delta} is below {rounding:.1g}, what the second accountant resolves for these "
+            "events in float64. Choose a delta of 1e-12 or more."
+        )
+    return max(side.epsilon(delta) for side in sides)
 
 
 def epsilon_by_renyi(pairs: Sequence[Pair], delta: float) -> float:

@@ -18,7 +18,7 @@ class Event:
     """One Gaussian release, as the ledger and the certificate record it.
 
     Args:
-        query: the mechanism's name, a heading of ``docs/proofs.md``.
+        query: the mechanism's name, a heading of ``docs/proofs``.
         name: what the method calls this release.
         clip_norm: L2 bound of one unit's contribution, in the answer's units.
         sensitivity: L2 sensitivity under each relation, in the answer's units.

@@ -1,7 +1,7 @@
 """The query ``aggregate``: features summed in the forward pass, then their pulled-back gradient.
 
 Private aggregation in the forward pass (DPAF, arXiv 2304.12185), in a form that has a proof:
-``docs/proofs.md``, section "aggregate".
+``docs/proofs/aggregate.md``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class AggregateQuery(Query):
 
     Guarantee: a step is one Poisson-sampled Gaussian with 1/z² = 1/z_a² + 1/z_g², z_a and z_g being
     noise over clip norm of the two parts, so its event has clip norm 1 and sensitivity 1 under
-    add-or-remove-one, 2 under replace-one; ``docs/proofs.md``, section "aggregate".
+    add-or-remove-one, 2 under replace-one; ``docs/proofs/aggregate.md``.
 
     Raises:
         UsageError: a value is outside its rule.

@@ -1,4 +1,4 @@
-"""The query ``gradient``: noisy sums of clipped gradients; ``docs/proofs.md``, "gradient"."""
+"""The query ``gradient``: noisy sums of clipped gradients; ``docs/proofs/gradient.md``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class GradientQuery(Query):
             2103.11109): the k largest entries of each unit's gradient as signs, so that C = √k.
 
     Guarantee: each step is a Poisson-sampled Gaussian of sensitivity C under add-or-remove-one and
-    2C under replace-one; ``docs/proofs.md``, section "gradient".
+    2C under replace-one; ``docs/proofs/gradient.md``.
 
     Raises:
         UsageError: a value is outside its rule.

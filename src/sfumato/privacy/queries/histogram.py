@@ -1,4 +1,4 @@
-"""The query ``histogram``: noisy counts; ``docs/proofs.md``, "histogram"."""
+"""The query ``histogram``: noisy counts; ``docs/proofs/histogram.md``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class HistogramQuery(TotalQuery):
         describes: public JSON values that say what the vote is.
 
     Guarantee: sensitivity 1 under add-or-remove-one and √2 under replace-one;
-    ``docs/proofs.md``, section "histogram".
+    ``docs/proofs/histogram.md``.
 
     Raises:
         UsageError: a value is outside its rule.

@@ -1,4 +1,4 @@
-"""The query ``sum``: one noisy total over all units; ``docs/proofs.md``, "sum"."""
+"""The query ``sum``: one noisy total over all units; ``docs/proofs/sum.md``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SumQuery(TotalQuery):
         describes: public JSON values that say what f is, for the plan and the certificate.
 
     Guarantee: sensitivity C under add-or-remove-one and 2C (√2·C if ``nonnegative``) under
-    replace-one; ``docs/proofs.md``, section "sum".
+    replace-one; ``docs/proofs/sum.md``.
 
     Raises:
         UsageError: a value is outside its rule.

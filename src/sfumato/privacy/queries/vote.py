@@ -29,7 +29,7 @@ class VoteQuery(Query):
         describes: public JSON values that say what the teachers are.
 
     Guarantee: each step is a Gaussian of sensitivity 2√k under both relations;
-    ``docs/proofs.md``, section "vote".
+    ``docs/proofs/vote.md``.
 
     Raises:
         UsageError: a value is outside its rule.

@@ -1,7 +1,7 @@
 """Which unit each record belongs to, and how much of its unit each record is.
 
 Only units' keys are read here, no image. What a unit keeps is a function of that unit alone;
-``docs/proofs.md``, "Units".
+``docs/proofs/units.md``.
 """
 
 from __future__ import annotations
