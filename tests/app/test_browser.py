@@ -53,9 +53,13 @@ def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     environment = {**os.environ, "PYTHONPATH": str(Path(sfumato.__file__).parents[1])}
     command = [sys.executable, "-m", "sfumato.cli", "app", "--no-browser"]
     options = ["--root", str(root), "--state", str(tmp_path / "state")]
-    with subprocess.Popen(
+    # A shell in the background may have told its children to ignore Ctrl-C; ours is to hear it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    started = subprocess.Popen(
         [*command, *options], stdout=subprocess.PIPE, text=True, env=environment
-    ) as program:
+    )
+    signal.signal(signal.SIGINT, before)
+    with started as program:
         assert program.stdout is not None
         link = re.search(r"http://127\.0\.0\.1:\S+", program.stdout.readline())
         assert link is not None

@@ -21,7 +21,7 @@ from sfumato.errors import CertificateError, UsageError
 from sfumato.release import verify
 from sfumato.release.files import SIGNATURE
 from sfumato.release.signature import make_keys, sign
-from sfumato.report import write_report
+from sfumato.reporting import write_report
 
 
 @pytest.fixture

@@ -127,9 +127,9 @@ def test_public_images_are_learned_before_private_ones(small_dpdm, digits, tmp_p
     assert method.public is not None and method.config()["public_digest"]
     assert bool(method.public_labels.any()) is conditional
     plain = small_dpdm()
-    with Curator(digits, BUDGET, state=tmp_path, quiet=True, insecure_seed=1) as curator:
+    with Curator(digits, BUDGET, state=tmp_path / "1", quiet=True, insecure_seed=1) as curator:
         ours = method.fit(curator).tensors()
-    with Curator(digits, BUDGET, state=tmp_path, quiet=True, insecure_seed=1) as curator:
+    with Curator(digits, BUDGET, state=tmp_path / "2", quiet=True, insecure_seed=1) as curator:
         theirs = plain.fit(curator).tensors()
     assert any(not np.array_equal(ours[name], theirs[name]) for name in ours)
 
