@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sfumato.audit import Attacked, judge, play
 from sfumato.audit.attacks import image_scores
@@ -15,7 +18,7 @@ from sfumato.audit.method import audit, run
 from sfumato.data import ImageSource, LabelledImages, open_images
 from sfumato.errors import UsageError
 from sfumato.methods import DPDM, Moments
-from sfumato.privacy import RELATIONS, Budget, Relation
+from sfumato.privacy import RELATIONS, Budget, Curator, Relation
 from sfumato.privacy.answering import base
 from sfumato.privacy.records.units import group
 from sfumato.privacy.run import default_state
@@ -48,6 +51,25 @@ def test_a_method_without_noise_is_refuted_by_every_look_at_its_answers(
     assert verdict.refuted and bounds["queries"] > 3 and bounds["answers"] > 3
 
 
+@pytest.mark.parametrize("name", ["moments", "dpdm"])
+def test_floating_point_noise_is_found_by_its_bits(
+    digits: ImageSource, attackable: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def blurred(true: Callable[..., Any]) -> Callable[..., Any]:
+        def answer(self: Curator, *arguments: Any) -> Any:
+            given = true(self, *arguments)
+            if isinstance(given, torch.Tensor):
+                return given + 1e-9 * torch.randn(given.shape, dtype=torch.float64)
+            return replace(given, total=given.total + 1e-9 * np.random.normal(size=(10, 1)))
+
+        return answer
+
+    for query in ("sum", "gradient"):
+        monkeypatch.setattr(Curator, query, blurred(getattr(Curator, query)))
+    _, off_grid = run(attackable[name], digits, Budget(8.0, 1e-5), 40, quiet=True)
+    assert off_grid
+
+
 def test_images_that_are_the_canaries_are_refuted(digits: ImageSource) -> None:
     budget, canaries = Budget(1.0, 1e-5), CanaryImages.draw(digits.spec, 1000)
     present = np.random.default_rng(0).random(1000) < 0.5
@@ -66,7 +88,8 @@ def test_answers_model_and_images_are_attacked(
     digits: ImageSource, attackable: dict[str, Any]
 ) -> None:
     for name, method in attackable.items():
-        attacks = run(method, digits, Budget(8.0, 1e-5), 40, quiet=True)
+        attacks, off_grid = run(method, digits, Budget(8.0, 1e-5), 40, quiet=True)
+        assert not off_grid, name
         names = [attack.name for attack in attacks]
         assert names[-1] == "images", name
         assert ("model" in names) == (name == "dpdm")
@@ -119,7 +142,8 @@ def test_canaries_are_units_where_data_have_units(
     assert len(found.owner) == mixed._private_length() == 75 + RECORDS * canaries
     # An attacker who knows what a unit adds reads all coins from sums without noise.
     monkeypatch.setattr(base, "add_noise", lambda total, std, stream: total)
-    answers, _ = run(Moments(coefficients=60), patients, Budget(1e4, 1e-5, relation), 60, True)
+    method, budget = Moments(coefficients=60), Budget(1e4, 1e-5, relation)
+    (answers, _), _ = run(method, patients, budget, 60, True)
     assert answers.name == "answers"
     assert ((answers.scores > 0) == answers.present).all()
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sfumato.audit.attacks import answer_scores, image_scores, model_scores
 from sfumato.audit.canaries import CanaryImages, WithCanaries, toss
+from sfumato.audit.grid import grid_step, is_on_grid
 from sfumato.audit.play import Attacked, play
 from sfumato.audit.verdict import Verdict, judge
 from sfumato.data import ImageSource, LabelledImages
@@ -26,23 +30,54 @@ RELEASED = 1000
 
 
 class OverheardCurator(Curator):
-    """A curator whose answers are noted as they leave; they are public."""
+    """A curator whose answers are noted and looked at as they leave; they are public.
+
+    ``off_grid`` names the queries with an answer that is no whole number of grid steps.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.answers: list[tuple[TotalQuery, Answer]] = []
+        self.off_grid: set[str] = set()
 
     def sum(self, name: str) -> Answer:
         """Answer, and note it."""
         answer = super().sum(name)
         self.answers.append((self.plan.query(name, SumQuery), answer))
-        return answer
+        return self._totals(name, answer)
 
     def histogram(self, name: str) -> Answer:
         """Answer, and note it."""
         answer = super().histogram(name)
         self.answers.append((self.plan.query(name, HistogramQuery), answer))
+        return self._totals(name, answer)
+
+    def gradient(self, name: str, *arguments: Any) -> Tensor:
+        """Answer, and look at its bits."""
+        return self._looked_at(name, super().gradient(name, *arguments))
+
+    def aggregate(self, name: str, *arguments: Any) -> Tensor:
+        """Answer, and look at its bits."""
+        return self._looked_at(name, super().aggregate(name, *arguments))
+
+    def pull_back(self, name: str, *arguments: Any) -> Tensor:
+        """Answer, and look at its bits."""
+        return self._looked_at(name, super().pull_back(name, *arguments), pulled_back=True)
+
+    def vote(self, name: str, *arguments: Any) -> Tensor:
+        """Answer, and look at its bits."""
+        return self._looked_at(name, super().vote(name, *arguments))
+
+    def _totals(self, name: str, answer: Answer) -> Answer:
+        for values in (answer.total, answer.shared):
+            self._looked_at(name, torch.from_numpy(values))
         return answer
+
+    def _looked_at(self, name: str, values: Tensor, pulled_back: bool = False) -> Tensor:
+        (query,) = (query for query in self.plan.queries if query.name == name)
+        if not is_on_grid(values, grid_step(query, pulled_back)):
+            self.off_grid.add(name)
+        return values
 
 
 def audit(
@@ -76,13 +111,19 @@ def audit(
     game, plan = play(
         method.queries(spec), budget, GAME_FACTOR * canaries, spec.classes, unit=spec.unit
     )
-    return judge(plan, [game, *run(method, source, budget, canaries, quiet)], confidence)
+    attacks, off_grid = run(method, source, budget, canaries, quiet)
+    verdict = judge(plan, [game, *attacks], confidence)
+    return replace(verdict, off_grid=tuple(sorted(off_grid)))
 
 
 def run(
     method: Method, source: ImageSource, budget: Budget, canaries: int, quiet: bool = False
-) -> list[Attacked]:
-    """Run the method once over DATA with canaries, in a folder that is thrown away, and attack."""
+) -> tuple[list[Attacked], set[str]]:
+    """Run the method once over DATA with canaries, in a folder that is thrown away, and attack.
+
+    Returns:
+        The attacks, and the names of queries with an answer off its grid.
+    """
     relation = budget.relation
     images, present = CanaryImages.draw(source.spec, canaries), toss(canaries)
     mixed = WithCanaries(source, images, present, relation)
@@ -101,7 +142,7 @@ def run(
         attacks.append(Attacked("model", "denoising losses of the model", losses, present))
     nearness = image_scores(_drawn(model), images, relation)
     attacks.append(Attacked("images", f"{RELEASED:,} synthetic images", nearness, present))
-    return attacks
+    return attacks, curator.off_grid
 
 
 def _drawn(model: Model) -> LabelledImages:

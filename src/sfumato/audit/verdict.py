@@ -52,6 +52,8 @@ class Verdict:
         claimed: the ε that the plan claims under ``relation`` at ``delta``.
         confidence: probability that no finding's bound exceeds the truth.
         findings: one for each attack.
+        off_grid: queries with an answer that is no whole number of grid steps, which the theorem
+            of the noise rests on.
     """
 
     claimed: float
@@ -59,11 +61,12 @@ class Verdict:
     relation: str
     confidence: float
     findings: tuple[Finding, ...]
+    off_grid: tuple[str, ...] = ()
 
     @property
     def refuted(self) -> bool:
-        """Whether some lower bound exceeds the claim."""
-        return any(finding.bound > self.claimed for finding in self.findings)
+        """Whether some lower bound exceeds the claim, or an answer lies off its grid."""
+        return bool(self.off_grid) or any(f.bound > self.claimed for f in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as plain JSON values."""
@@ -73,6 +76,7 @@ class Verdict:
             "relation": self.relation,
             "confidence": self.confidence,
             "refuted": self.refuted,
+            "off_grid": list(self.off_grid),
             "findings": [asdict(finding) for finding in self.findings],
         }
 

@@ -50,8 +50,8 @@ def audit(
     Plays the worst case of the method's queries through the real curator, then runs the method
     once over DATA with canaries and attacks its answers, its model and its images. No ledger is
     charged and nothing is released. The method's training is kept short unless --set says
-    otherwise; what costs privacy is asked all the same. Exit code 6 where a bound is above the
-    claim.
+    otherwise; what costs privacy is asked all the same. The bits of every answer must lie on
+    the grid that the proof is about. Exit code 6 where a bound is above the claim or they do not.
 
     \b
     Examples:
@@ -97,7 +97,13 @@ def audit(
         show.line(f"all bounds hold together with confidence {verdict.confidence:g}")
         show.line(BOUNDS)
         show.line(MEANING)
-        show.line("REFUTED: a bound is above the claim." if verdict.refuted else "not refuted")
+        if verdict.off_grid:
+            show.line(
+                f"REFUTED: answers of {', '.join(verdict.off_grid)} do not lie on their grid."
+            )
+        else:
+            show.line("every answer lies on its integer grid")
+            show.line("REFUTED: a bound is above the claim." if verdict.refuted else "not refuted")
     if verdict.refuted:
         raise typer.Exit(REFUTED)
 
