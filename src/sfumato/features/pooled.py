@@ -137,7 +137,7 @@ def fitted_axes(encoder: Encoder, features: Tensor, count: int) -> PublicAxes:
 
 @cache
 def photograph_axes() -> tuple[Tensor, Tensor, str]:
-    """Axes fitted on Tiny ImageNet by ``benchmarks/photograph_axes.py``; the file holds its card.
+    """Axes fitted on Tiny ImageNet; the file holds its card (``docs/methods/least-squares.md``).
 
     Returns:
         Mean ``[width]`` and axes ``[width, 600]``, float32, and the SHA-256 of the file.
