@@ -176,7 +176,7 @@ def test_only_the_command_check_looks_at_findings(findings: str) -> None:
     importers = [
         module for module in modules(".") if f"sfumato.{imported}" in (ROOT / module).read_text()
     ]
-    assert importers == ["cli/commands/check.py"]
+    assert importers == ["cli/commands/data/check.py"]
 
 
 PLANTED = {

@@ -8,22 +8,22 @@ import typer
 
 import sfumato
 from sfumato.cli.commands.app import app as local_page
-from sfumato.cli.commands.audit import audit
-from sfumato.cli.commands.bench import bench
-from sfumato.cli.commands.check import check
-from sfumato.cli.commands.compare import compare
+from sfumato.cli.commands.data.check import check
+from sfumato.cli.commands.data.ledger import ledger
 from sfumato.cli.commands.demo import demo
 from sfumato.cli.commands.doctor import doctor
-from sfumato.cli.commands.evaluate import evaluate
-from sfumato.cli.commands.fit_embedding import fit_embedding
-from sfumato.cli.commands.ledger import ledger
-from sfumato.cli.commands.methods import methods
-from sfumato.cli.commands.plan import plan
-from sfumato.cli.commands.report import report
-from sfumato.cli.commands.sample import sample
-from sfumato.cli.commands.sign import keygen, sign
-from sfumato.cli.commands.synthesize import synthesize
-from sfumato.cli.commands.verify import verify
+from sfumato.cli.commands.release.plan import plan
+from sfumato.cli.commands.release.report import report
+from sfumato.cli.commands.release.sample import sample
+from sfumato.cli.commands.release.sign import keygen, sign
+from sfumato.cli.commands.release.synthesize import synthesize
+from sfumato.cli.commands.release.verify import verify
+from sfumato.cli.commands.research.audit import audit
+from sfumato.cli.commands.research.bench import bench
+from sfumato.cli.commands.research.compare import compare
+from sfumato.cli.commands.research.evaluate import evaluate
+from sfumato.cli.commands.research.fit_embedding import fit_embedding
+from sfumato.cli.commands.research.methods import methods
 from sfumato.cli.guard import Commands, guarded
 from sfumato.cli.parameters import grouped
 

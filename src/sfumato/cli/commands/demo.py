@@ -9,7 +9,7 @@ import typer
 
 from sfumato.cli import parameters as p
 from sfumato.cli import show
-from sfumato.cli.commands.synthesize import describe, show_total
+from sfumato.cli.commands.release.synthesize import describe, show_total
 from sfumato.data.options import DataOptions
 from sfumato.options import ReleaseOptions, RunOptions
 

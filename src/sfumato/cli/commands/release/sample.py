@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sfumato.cli import parameters as p
-from sfumato.cli.commands.synthesize import describe
+from sfumato.cli.commands.release.synthesize import describe
 from sfumato.options import ReleaseOptions
 
 

@@ -10,7 +10,7 @@ import typer
 
 from sfumato.cli import parameters as p
 from sfumato.cli import show
-from sfumato.cli.commands import evaluate as e
+from sfumato.cli.commands.research import evaluate as e
 from sfumato.disk import private_folder, write_private
 from sfumato.errors import UsageError
 from sfumato.options import EvaluationOptions, RunOptions

@@ -1,0 +1,1 @@
+"""Commands from data to a release, and for whoever is given one."""

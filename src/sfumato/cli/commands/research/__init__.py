@@ -1,0 +1,1 @@
+"""Commands for research: methods, their public preparation, measurements and attacks."""
