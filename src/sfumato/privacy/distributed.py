@@ -6,6 +6,7 @@ noise; the others give it their part of each sum.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,13 @@ def join() -> None:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         with _together():
             dist.init_process_group(backend, timeout=LONGEST_WAIT)
+        # A group left to the interpreter's end can abort the process: its threads still run then.
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def rank() -> int:

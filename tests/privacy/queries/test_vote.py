@@ -18,7 +18,7 @@ from scipy import stats
 from torch import Tensor
 
 from sfumato.data.source import ImageSource
-from sfumato.errors import LedgerError, SfumatoError, UsageError
+from sfumato.errors import DataError, LedgerError, SfumatoError, UsageError
 from sfumato.privacy import (
     RELATIONS,
     Budget,
@@ -386,21 +386,48 @@ def test_nothing_of_the_teachers_outlives_the_run(
     assert not list(folder.rglob("memory-*")) and not (folder / "key").exists()
 
 
-def test_what_teachers_say_about_records_is_withheld(
-    make_source: Callable, make_curator: Callable[..., Curator], plan: Plan
-) -> None:
-    class Loud(Adders):
-        def vote(
-            self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
-        ) -> tuple[Tensor, Opinions]:
-            if int(shard.images.max()) == 77:
-                raise ValueError("patient Doe has 77")
-            return super().vote(memory, shard, question, *draws)
+class Loud(Adders):
+    """Teachers whose ``vote`` says what a record holds."""
 
+    def vote(
+        self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
+    ) -> tuple[Tensor, Opinions]:
+        if int(shard.images.max()) == 77:
+            raise ValueError("patient Doe has 77")
+        return super().vote(memory, shard, question, *draws)
+
+
+class LoudWhenSampling(Adders):
+    """Teachers whose ``draws`` fail once they are asked about private records."""
+
+    def __init__(self) -> None:
+        self.votes = 0
+
+    def vote(
+        self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
+    ) -> tuple[Tensor, Opinions]:
+        self.votes += int(shard.images.max()) == 77
+        return super().vote(memory, shard, question, *draws)
+
+    def draws(self, *given: Any) -> tuple[Tensor, ...]:
+        if self.votes:
+            raise DataError("patient Doe was among them")
+        return super().draws(*given)
+
+
+@pytest.mark.parametrize("loud", [Loud, LoudWhenSampling])
+def test_what_teachers_say_about_records_is_withheld(
+    loud: Callable[[], Adders],
+    make_source: Callable,
+    make_curator: Callable[..., Curator],
+    plan: Plan,
+) -> None:
+    teachers = loud()
     with make_curator(make_source([(77, 0)])) as curator:
         curator.open_plan(plan)
-        with pytest.raises(SfumatoError, match="ValueError") as caught:
-            curator.vote("v", 0, Loud(), ASKED)
+        with pytest.raises(SfumatoError, match=r"ValueError|DataError") as caught:
+            for step in range(STEPS):
+                curator.vote("v", step, teachers, ASKED)
     assert "Doe" not in "".join(traceback.format_exception(caught.value))
 
 

@@ -131,14 +131,12 @@ class AggregateAnswering(SampledAnswering[AggregateQuery]):
         grid, device = self.query.clip_norm / UNIT, device_of(network)
 
         def total() -> Tensor:
-            with lent(network) as copy:
-                size = self._independent_size(copy, features)
-            with lent(network) as copy:
+            size = self._independent_size(network, features)
 
-                def sum_of(batch: UnitBatch) -> Tensor:
-                    return class_sums(copy, features, batch, self.query, size)
+            def sum_of(borrowed: nn.Module, batch: UnitBatch) -> Tensor:
+                return class_sums(borrowed, features, batch, self.query, size)
 
-                return self._sum_over_sample(step, features, device, sum_of)
+            return self._sum_over_sample(step, network, features, sum_of)
 
         last = not self.query.backward
         steps = self._answer(step, "forward", total, self.forward_std / grid, last)
@@ -175,14 +173,12 @@ class AggregateAnswering(SampledAnswering[AggregateQuery]):
                     f"query {query.name!r}: the gradient of step={step} must be asked for after "
                     f"its sums and before those of the next; the newest step is {newest}."
                 )
-            with lent(network) as copy:
-                engine = self._engine_for(copy, loss)
-            with lent(network) as copy:
+            engine = self._engine_for(network, loss)
 
-                def sum_of(batch: UnitBatch) -> Tensor:
-                    return gradient_sum(copy, loss, batch, query.gradient_clip_norm, engine)
+            def sum_of(borrowed: nn.Module, batch: UnitBatch) -> Tensor:
+                return gradient_sum(borrowed, loss, batch, query.gradient_clip_norm, engine)
 
-                return self._sum_over_sample(step, loss, device, sum_of)
+            return self._sum_over_sample(step, network, loss, sum_of)
 
         steps = self._answer(step, "backward", total, self.backward_std / grid)
         return steps.double().to(device) * grid
@@ -191,9 +187,10 @@ class AggregateAnswering(SampledAnswering[AggregateQuery]):
         """The largest batch in which public units get the same features in any company."""
         if self._size is None:
             first = distributed.is_first()
-            self._size = distributed.from_first(
-                self._measured_size(network, features) if first else None
-            )
+            with lent(network) as borrowed:
+                self._size = distributed.from_first(
+                    self._measured_size(borrowed, features) if first else None
+                )
         return self._size
 
     def _measured_size(self, network: nn.Module, features: UnitFeatures) -> int:

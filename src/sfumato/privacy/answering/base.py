@@ -163,7 +163,7 @@ class Answering(Generic[Asked]):
         )
 
     def _load(self, step: int) -> dict[str, Tensor]:
-        path, newest = self._path(step), self._newest()
+        path = self._path(step)
         if path.exists():
             known = unsealed(path, RESTORE)
             last = step == self.query.answers - 1
@@ -173,6 +173,7 @@ class Answering(Generic[Asked]):
         final = self._path(self.query.answers - 1)
         if self._entered is not None and not final.exists():
             raise LedgerError(f"{final} is missing. {RESTORE}")
+        newest = self._newest()
         if step != newest + 1 or step >= self.query.answers:
             raise UsageError(
                 f"query {self.query.name!r}: step={step} must be the next one, {newest + 1}, of "

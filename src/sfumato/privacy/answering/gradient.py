@@ -12,7 +12,6 @@ from sfumato.privacy.answering.sampled import (
     check_no_batch_statistics,
     check_size,
     device_of,
-    lent,
 )
 from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.gradients.per_example import UnitBatch, UnitLoss, gradient_sum
@@ -41,16 +40,14 @@ class GradientAnswering(SampledAnswering[GradientQuery]):
         asked = loss if compress is None else VotingLoss(loss, compress)
 
         def total() -> Tensor:
-            with lent(network) as copy:
-                engine = self._engine_for(copy, asked)
-            with lent(network) as copy:
+            engine = self._engine_for(network, asked)
 
-                def sum_of(batch: UnitBatch) -> Tensor:
-                    if compress is not None:
-                        return vote_sum(copy, asked, batch, compress, engine)
-                    return gradient_sum(copy, asked, batch, self.query.bound, engine)
+            def sum_of(borrowed: nn.Module, batch: UnitBatch) -> Tensor:
+                if compress is not None:
+                    return vote_sum(borrowed, asked, batch, compress, engine)
+                return gradient_sum(borrowed, asked, batch, self.query.bound, engine)
 
-                return self._sum_over_sample(step, asked, device_of(copy), sum_of)
+            return self._sum_over_sample(step, network, asked, sum_of)
 
         steps = self._answer(step, "sum", total, self.event.noise_std / grid)
         return steps.double().to(device_of(network)) * grid

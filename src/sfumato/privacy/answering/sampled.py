@@ -42,19 +42,20 @@ class SampledAnswering(Answering[Asked]):
     def _sum_over_sample(
         self,
         step: int,
+        network: nn.Module,
         randomness: UnitRandomness,
-        device: torch.device,
-        sum_of: Callable[[UnitBatch], Tensor],
+        sum_of: Callable[[nn.Module, UnitBatch], Tensor],
     ) -> Tensor:
-        """``sum_of`` the step's sample, int64, added up over the ranks."""
+        """``sum_of`` a copy of ``network`` and the step's sample, int64, over all ranks."""
         if self._records is None and distributed.is_first():
             self._run.check_same_data()
+        with lent(network) as borrowed:
 
-        def work() -> Tensor:
-            batch = self._sample(step, randomness, device)
-            return foreign(lambda: sum_of(batch))
+            def work() -> Tensor:
+                batch = self._sample(step, randomness, device_of(borrowed))
+                return foreign(lambda: sum_of(borrowed, batch))
 
-        return distributed.add_up(self._silently(work, f"step {step}"))
+            return distributed.add_up(self._silently(work, f"step {step}"))
 
     def _sample(self, step: int, randomness: UnitRandomness, device: torch.device) -> UnitBatch:
         """This rank's part of the step's sample, with its draws."""
@@ -89,7 +90,8 @@ class SampledAnswering(Answering[Asked]):
         path = self.folder / "engine"
         if not path.exists():
             batch = public_batch(self._run.source.spec, loss, device_of(network))
-            store(path, fastest_engine(network, loss, batch).encode())
+            with lent(network) as borrowed:
+                store(path, fastest_engine(borrowed, loss, batch).encode())
         engine = path.read_text()
         if engine not in ENGINES:
             raise LedgerError(f"{path} is damaged. Remove it and run the same command again.")

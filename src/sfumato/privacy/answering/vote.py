@@ -145,8 +145,8 @@ class VoteAnswering(Answering[VoteQuery]):
             self._at_once = distributed.from_first(alone)
         if self._shards is None and distributed.is_first():
             self._run.check_same_data()
-        work = self._silently(lambda: self._votes(step, teachers, question), f"step {step}")
-        return distributed.add_up(work)
+        mine = self._silently(lambda: self._votes(step, teachers, question), f"step {step}")
+        return distributed.add_up(mine)
 
     def _votes(self, step: int, teachers: Teachers, question: Question) -> Tensor:
         groups = self._groups()
@@ -164,7 +164,8 @@ class VoteAnswering(Answering[VoteQuery]):
         total = torch.zeros(self.query.dimension, dtype=torch.int64)
         for number, group in enumerate(groups):
             shard = self._batch(group, step, teachers.batch)
-            draws, uniform = self._draws(teachers, question, self._generator("votes", group, step))
+            random = self._generator("votes", group, step)
+            draws, uniform = foreign(partial(self._draws, teachers, question, random))
             before = self._states.read(number)
             after, opinions = foreign(partial(teachers.vote, before, shard, question, *draws))
             add_votes(total, *self._signs(opinions, uniform), self.query.entries)
@@ -249,7 +250,7 @@ class VoteAnswering(Answering[VoteQuery]):
         generator = torch.Generator().manual_seed(0)  # public images
         first, others = (teachers.begin(size, generator) for _ in range(2))
         shard, crowd = (public_shards(spec, size, teachers.batch, generator) for _ in range(2))
-        own, foreign = (self._draws(teachers, question, generator) for _ in range(2))
+        own, other = (self._draws(teachers, question, generator) for _ in range(2))
 
         def bits(memory: Tensor, shard: ShardBatch, draws: tuple[Tensor, ...]) -> list[Tensor]:
             after, opinions = teachers.vote(memory, shard, question, *draws)
@@ -260,7 +261,7 @@ class VoteAnswering(Answering[VoteQuery]):
         for place in {0, size // 2, size - 1}:
             only = torch.arange(size) == place
             mixed = [_either(only, a, b) for a, b in zip(_parts(shard), _parts(crowd), strict=True)]
-            draws = (_either(only, a, b) for a, b in zip(own[0], foreign[0], strict=True))
+            draws = (_either(only, a, b) for a, b in zip(own[0], other[0], strict=True))
             found = bits(_either(only, first, others), ShardBatch(*mixed), tuple(draws))
             if any(not same_bits(a[place], b[place]) for a, b in zip(expected, found, strict=True)):
                 return False
