@@ -135,7 +135,7 @@ TABLE = STATED | {"labels": "labels.csv"}
 HOSPITAL: dict[str, tuple[Case, ...]] = {
     "DICOM": (
         Case(dicom_folder, STATED | {"dicom": True}),
-        Case(dicom_folder, {"channels": 1}, sets.FOLDERS),
+        Case(dicom_folder, {"channels": 1}, sets.FOLDERS, sets.FILES),
         Case(dicom_folder, STATED | {"dicom": True, "label_key": "StudyDescription"}),
         Case(dicom_zip, {"dicom": True, "classes": 0, "unit": "none"}),
     ),

@@ -329,11 +329,13 @@ def idx(place: Path, cells: list[Cell]) -> Path:
     return place
 
 
+FILES = tuple(name for name in NAMES if "/" not in name)
+"""Names that make no new folder, which would be another fact of the container."""
 STATED = {"classes": list(CLASSES)}
 UNITS = {"unit_pattern": r"(patient_\d+)"}
 READERS: dict[str, tuple[Case, ...]] = {
     "folder": (
-        Case(folder, {}, FOLDERS, tuple(name for name in NAMES if "\\" not in name)),
+        Case(folder, {}, FOLDERS, FILES),
         Case(folder, STATED),
         Case(folder, STATED | UNITS),
         Case(folder, {"classes": 0}),
