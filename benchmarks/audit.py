@@ -25,6 +25,7 @@ from sfumato.privacy import (
     Budget,
     GradientQuery,
     HistogramQuery,
+    NearestQuery,
     Query,
     SumQuery,
     VoteQuery,
@@ -37,6 +38,7 @@ DECLARED = 1500
 QUERIES: tuple[Query, ...] = (
     SumQuery("sum", lambda images, labels: images, 9, 0.7, by_class=True, shared=2),
     HistogramQuery("histogram", lambda images, labels: labels, 9),
+    NearestQuery("nearest", lambda images: images, 9, 9, steps=10),
     GradientQuery("gradient", 9, 0.7, 0.2, 10),
     AggregateQuery("aggregate", 3, 9, 0.7, 0.2, 5, gradient_dimension=9),
     VoteQuery("vote", 9, 1, 9, 10),

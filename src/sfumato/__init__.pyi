@@ -10,6 +10,7 @@ from .privacy.ledger import Ledger
 from .privacy.queries.aggregate import AggregateQuery
 from .privacy.queries.gradient import GradientQuery
 from .privacy.queries.histogram import HistogramQuery
+from .privacy.queries.nearest import NearestQuery
 from .privacy.queries.sum import SumQuery
 from .privacy.queries.vote import VoteQuery
 from .release.verification.verify import verify
@@ -26,6 +27,7 @@ __all__ = [
     "HistogramQuery",
     "Ledger",
     "MethodOptions",
+    "NearestQuery",
     "ReleaseOptions",
     "RunOptions",
     "SumQuery",

@@ -22,6 +22,7 @@ from sfumato.privacy import (
     Budget,
     GradientQuery,
     HistogramQuery,
+    NearestQuery,
     Query,
     Relation,
     SumQuery,
@@ -37,6 +38,7 @@ DELTA = 1e-5
 QUERIES: dict[str, Query] = {
     "sum": SumQuery("s", lambda images, labels: images, 9, 0.7, by_class=True, shared=2),
     "histogram": HistogramQuery("h", lambda images, labels: labels, 9),
+    "nearest": NearestQuery("n", lambda images: images, 9, 9, steps=2),
     "gradient": GradientQuery("g", 9, 0.7, 0.5, 2),
     "aggregate": AggregateQuery("a", 3, 9, 0.7, 1.0, 2, gradient_dimension=9),
     "vote": VoteQuery("v", 9, 1, 9, 40),
@@ -106,7 +108,7 @@ def test_units_that_count_as_records(kind: str, monkeypatch: pytest.MonkeyPatch)
     assert proven_of_units(QUERIES[kind], 2) > 1
 
 
-@pytest.mark.parametrize("kind", ["sum", "histogram"])
+@pytest.mark.parametrize("kind", ["sum", "histogram", "nearest"])
 def test_a_surplus_of_records_that_is_used(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert proven_of_units(QUERIES[kind], 1) <= 1
     monkeypatch.setattr(units, "_surplus", lambda *_: [])
@@ -124,7 +126,7 @@ NOISE_FAULTS: dict[str, Callable] = {
 @pytest.mark.parametrize("fault", NOISE_FAULTS)
 @pytest.mark.parametrize("kind", QUERIES)
 def test_faults_of_the_noise(kind: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    relation = RELATIONS[0] if kind in ("sum", "histogram") else "replace-one"
+    relation = RELATIONS[0] if kind in ("sum", "histogram", "nearest") else "replace-one"
     monkeypatch.setattr(base, "add_noise", NOISE_FAULTS[fault])
     assert proven(QUERIES[kind], relation) > 1
 

@@ -21,7 +21,9 @@ from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
 from sfumato.data.units import PrivacyUnit
 from sfumato.errors import DataError, SfumatoError
-from sfumato.privacy import Budget, Curator, HistogramQuery, SumQuery, distributed, make_plan
+from sfumato.privacy import (
+    Budget, Curator, HistogramQuery, NearestQuery, SumQuery, distributed, make_plan
+)
 
 torch.set_num_threads(1)
 BUDGET = Budget(1.0, 1e-5)
@@ -59,6 +61,7 @@ def pixels(images, labels):
 QUERIES = [
     SumQuery("sum", pixels, 4, 1.0, by_class=True),
     HistogramQuery("histogram", lambda images, labels: labels, 2),
+    NearestQuery("nearest", lambda images: images.flatten(1).float() - 99, 4, 8),
 ]
 
 
@@ -71,6 +74,8 @@ def opened(source, state, **options):
 
 def totals(state):
     seen = {}
+    # Another rank's candidates differ: those of the first count.
+    corners = np.random.default_rng(distributed.rank()).normal(size=(8, 4)).astype(np.float32)
     for name, count, unit in [
         ("many", 1000, None), ("few", 5, None), ("none", 0, None),
         ("units", 900, PrivacyUnit(column="who", records_per_unit=3)),
@@ -78,7 +83,8 @@ def totals(state):
         with opened(Source(count, unit), state / name, insecure_seed=7) as curator:
             asked.clear()
             seen[name] = torch.from_numpy(np.concatenate(
-                [curator.sum("sum").total.ravel(), curator.histogram("histogram").total.ravel()]
+                [curator.sum("sum").total.ravel(), curator.histogram("histogram").total.ravel(),
+                 curator.nearest("nearest", 0, corners).total.ravel()]
             ))
             seen[f"asked {name}"] = list(asked)
     return seen

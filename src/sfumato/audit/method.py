@@ -52,6 +52,10 @@ class OverheardCurator(Curator):
         self.answers.append((self.plan.query(name, HistogramQuery), answer))
         return self._totals(name, answer)
 
+    def nearest(self, name: str, *arguments: Any) -> Answer:
+        """Answer, and look at its bits."""
+        return self._totals(name, super().nearest(name, *arguments))
+
     def gradient(self, name: str, *arguments: Any) -> Tensor:
         """Answer, and look at its bits."""
         return self._looked_at(name, super().gradient(name, *arguments))

@@ -12,6 +12,7 @@ from .queries.aggregate import AggregateQuery
 from .queries.base import Query, TotalQuery
 from .queries.gradient import GradientQuery
 from .queries.histogram import HistogramQuery
+from .queries.nearest import NearestQuery
 from .queries.sum import SumQuery
 from .queries.vote import VoteQuery
 
@@ -26,6 +27,7 @@ __all__ = [
     "Event",
     "GradientQuery",
     "HistogramQuery",
+    "NearestQuery",
     "Opinions",
     "Plan",
     "Query",

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfumato.data.source import ImageSource
@@ -20,6 +22,7 @@ from sfumato.privacy.answering.aggregate import AggregateAnswering, UnitFeatures
 from sfumato.privacy.answering.base import Answering, OpenRun, forget_secrets
 from sfumato.privacy.answering.gradient import GradientAnswering
 from sfumato.privacy.answering.integer_sums import Answer, SumAnswering
+from sfumato.privacy.answering.nearest import NearestAnswering
 from sfumato.privacy.answering.vote import Question, Teachers, VoteAnswering
 from sfumato.privacy.budget import Budget
 from sfumato.privacy.charging import Declared, charge_of, charged_run, look
@@ -38,6 +41,7 @@ from sfumato.privacy.queries.aggregate import AggregateQuery
 from sfumato.privacy.queries.base import Query
 from sfumato.privacy.queries.gradient import GradientQuery
 from sfumato.privacy.queries.histogram import HistogramQuery
+from sfumato.privacy.queries.nearest import NearestQuery
 from sfumato.privacy.queries.sum import SumQuery
 from sfumato.privacy.queries.vote import VoteQuery
 from sfumato.privacy.run import Run, insecure_folder
@@ -64,8 +68,8 @@ class Curator:
             apart; for tests.
 
     The order is fixed: :meth:`open` writes the calibrated plan to the ledger; :meth:`sum`,
-    :meth:`histogram`, :meth:`gradient`, :meth:`aggregate` and :meth:`vote` answer the plan's
-    queries, once or once a step; :meth:`close` ends the run. The answers together are
+    :meth:`histogram`, :meth:`nearest`, :meth:`gradient`, :meth:`aggregate` and :meth:`vote` answer
+    the plan's queries, once or once a step; :meth:`close` ends the run. The answers together are
     (ε, δ)-differentially private under the budget's relation; ``docs/proofs``. As a context
     manager it lets go of the run at the end, closed or not.
     """
@@ -213,6 +217,25 @@ class Curator:
             LedgerError: the stored answer or the ledger is damaged.
         """
         return self._for(name, HistogramQuery, SumAnswering).answer()
+
+    def nearest(
+        self,
+        name: str,
+        step: int,
+        candidates: NDArray[np.float32],
+        labels: NDArray[np.int64] | None = None,
+    ) -> Answer:
+        """Answer how many units have which candidate nearest to them; ``docs/proofs/nearest.md``.
+
+        Args:
+            name, step: as for :meth:`gradient`.
+            candidates: float ``[bins, width]``, the features of public candidates.
+            labels: int64 ``[bins]``: only units of a candidate's label vote for it; None: all.
+
+        Returns:
+            ``total`` ``[1, bins]``; errors as :meth:`gradient`.
+        """
+        return self._for(name, NearestQuery, NearestAnswering).answer(step, candidates, labels)
 
     def gradient(self, name: str, step: int, network: nn.Module, loss: UnitLoss) -> Tensor:
         """Answer Σ clip(∇ loss) + Gaussian noise over a Poisson sample; ``docs/proofs``.

@@ -19,6 +19,7 @@ from sfumato.privacy import (
     AggregateQuery,
     GradientQuery,
     HistogramQuery,
+    NearestQuery,
     Query,
     SumQuery,
     TopSigns,
@@ -283,6 +284,7 @@ def test_the_stamp_is_seen_in_either_place(core: Certificate) -> None:
 def test_the_noise_that_the_package_draws_is_one_with_a_proof() -> None:
     for query, path in (
         ("sum", NOISE_PATH),
+        ("nearest", NOISE_PATH),
         ("gradient", NOISE_PATH),
         ("aggregate", NOISE_PATH),
         ("vote", NOISE_PATH),
@@ -303,6 +305,7 @@ AGGREGATE = AggregateQuery("d", 3, 4, 0.7, 0.1, 5, 1.5, 8, 0.3, 2.5)
         SumQuery("a", contribution, 4, 1.5),
         SumQuery("b", contribution, 4, 0.5, nonnegative=True),
         HistogramQuery("c", lambda images, labels: labels, 7),
+        NearestQuery("h", lambda images: images, 4, 7, steps=3),
         AGGREGATE,
         replace(AGGREGATE, gradient_dimension=0),
         GradientQuery("e", 4, 0.5, 0.1, 5),

@@ -6,12 +6,14 @@ from sfumato.audit.games.aggregate import AggregateAudit
 from sfumato.audit.games.contract import QueryAudit
 from sfumato.audit.games.gradient import GradientAudit
 from sfumato.audit.games.histogram import HistogramAudit
+from sfumato.audit.games.nearest import NearestAudit
 from sfumato.audit.games.sum import SumAudit
 from sfumato.audit.games.vote import VoteAudit
 
 GAMES: dict[str, QueryAudit] = {
     "sum": SumAudit(),
     "histogram": HistogramAudit(),
+    "nearest": NearestAudit(),
     "gradient": GradientAudit(),
     "aggregate": AggregateAudit(),
     "vote": VoteAudit(),
@@ -22,6 +24,7 @@ __all__ = [
     "AggregateAudit",
     "GradientAudit",
     "HistogramAudit",
+    "NearestAudit",
     "QueryAudit",
     "SumAudit",
     "VoteAudit",

@@ -9,9 +9,11 @@ their place make the batch smaller, down to one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -69,11 +71,7 @@ class SumAnswering(Answering[TotalQuery]):
             first = distributed.is_first()
             if first:
                 self._run.check_same_data()
-            batch = independent_batch_size(query, spec)
-            # A record must contribute the same bits wherever it is taken: else the first rank alone
-            # takes them all, because one record less would move others to another machine.
-            alike = distributed.everyones(f"{batch} {probe_digest(query, spec, batch)}")
-            ranks = distributed.size() if len(set(alike)) == 1 else 1
+            batch, ranks = independent_work(query, spec)
             part = torch.zeros(rows * columns + query.shared, dtype=torch.int64)
             if distributed.rank() < ranks:
                 with stage("reading the private images", self._run.quiet or not first) as report:
@@ -91,7 +89,34 @@ class SumAnswering(Answering[TotalQuery]):
         )
 
 
-def contributions(query: TotalQuery, images: Tensor, labels: Tensor) -> Tensor:
+@runtime_checkable
+class PerRecord(Protocol):
+    """A query that takes ``width`` values from each record alone."""
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+
+    @property
+    def width(self) -> int:
+        """Number of values."""
+
+    def values(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Float ``[b, width]``."""
+
+
+def independent_work(query: PerRecord, spec: PublicSpec) -> tuple[int, int]:
+    """The size of batches, and how many ranks share them, for a record to give the same bits.
+
+    It must wherever it is taken: else the first rank alone takes all records, because one record
+    less would move others to another machine.
+    """
+    batch = independent_batch_size(query, spec)
+    alike = distributed.everyones(f"{batch} {probe_digest(query, spec, batch)}")
+    return batch, distributed.size() if len(set(alike)) == 1 else 1
+
+
+def contributions(query: PerRecord, images: Tensor, labels: Tensor) -> Tensor:
     """What each image would contribute, float32 ``[b, d]``, not yet bounded.
 
     Raises:
@@ -107,7 +132,7 @@ def contributions(query: TotalQuery, images: Tensor, labels: Tensor) -> Tensor:
     return values
 
 
-def independent_batch_size(query: TotalQuery, spec: PublicSpec) -> int:
+def independent_batch_size(query: PerRecord, spec: PublicSpec) -> int:
     """The largest batch in which a row's bits do not depend on its mates or its position.
 
     Raises:
@@ -124,7 +149,7 @@ def independent_batch_size(query: TotalQuery, spec: PublicSpec) -> int:
     return size
 
 
-def _rows_independent(query: TotalQuery, spec: PublicSpec, size: int) -> bool:
+def _rows_independent(query: PerRecord, spec: PublicSpec, size: int) -> bool:
     rng = np.random.default_rng(0)  # public random images; nothing private depends on this seed
     pool = max(2 * size, PROBED // ROUNDS)
     shape = (pool, spec.channels, spec.height, spec.width)
@@ -157,7 +182,7 @@ def _rows_independent(query: TotalQuery, spec: PublicSpec, size: int) -> bool:
     return True
 
 
-def probe_digest(query: TotalQuery, spec: PublicSpec, size: int) -> str:
+def probe_digest(query: PerRecord, spec: PublicSpec, size: int) -> str:
     """SHA-256 of what a batch of public random images contributes on this machine."""
     if distributed.size() == 1:
         return ""
@@ -174,10 +199,7 @@ def probe_digest(query: TotalQuery, spec: PublicSpec, size: int) -> str:
 def total(
     query: TotalQuery, source: ImageSource, size: int, report: Report, ranks: int = 1
 ) -> Tensor:
-    """Σ of this rank's contributions in grid steps; independent of record order.
-
-    Batches go to the first ``ranks`` ranks in turn: each reads all records, and asks the function
-    about its own.
+    """Σ of this rank's contributions (see :func:`contributed`) in grid steps, in any order.
 
     Returns:
         int64 vector: the rows of the answer one after the other, then the shared coordinates.
@@ -186,10 +208,43 @@ def total(
     rows, columns = query.shape(len(spec.classes))
     result = torch.zeros(rows * columns + query.shared, dtype=torch.int64)
     blocks, shared = result[: rows * columns].view(rows, columns), result[rows * columns :]
+    for part in contributed(query, source, size, report, ranks):
+        bounds = None if spec.unit is None else torch.from_numpy(part.bounds)
+        block = np.where(part.labels < 0, -1, part.labels if query.by_class else 0)
+        for row in range(rows):
+            for chosen in torch.from_numpy(np.flatnonzero(block == row)).split(EXACT_ROWS):
+                of_chosen = None if bounds is None else bounds[chosen]
+                steps = query.bounded_sum(part.values[chosen], of_chosen)
+                blocks[row] += steps[:columns]
+                shared += steps[columns:]
+    return result
+
+
+@dataclass(frozen=True, repr=False)
+class Contributed:
+    """What a batch of records contributes. PRIVATE.
+
+    ``values`` float32 ``[b, d]``, not yet bounded; ``labels`` int64 ``[b]``, -1 where a record is
+    unusable or surplus; ``bounds`` int64 ``[b]``, the most steps of each.
+    """
+
+    values: Tensor
+    labels: NDArray[np.int64]
+    bounds: NDArray[np.int64]
+
+
+def contributed(
+    query: PerRecord, source: ImageSource, size: int, report: Report, ranks: int = 1
+) -> Iterator[Contributed]:
+    """What this rank's records contribute, in batches of one fixed shape.
+
+    Batches go to the first ``ranks`` ranks in turn: each reads all records, and asks the function
+    about its own.
+    """
+    spec, units, done = source.spec, units_of(source), 0
     progress = _Progress(source._private_length(), report)
     images = torch.zeros((size, spec.channels, spec.height, spec.width), dtype=torch.uint8)
     labels = torch.zeros(size, dtype=torch.int64)
-    units, done, bounds = units_of(source), 0, None
     of_record = None if units is None else units.bounds()
     for number, (pixels, classes) in enumerate(source.batches(size)):
         count = len(pixels)
@@ -199,22 +254,14 @@ def total(
         images[:count], images[count:] = torch.from_numpy(pixels), 0
         labels[:count], labels[count:] = torch.from_numpy(classes).clamp(min=0), 0
         values = foreign(partial(contributions, query, images, labels))
-        used = classes >= 0
-        if of_record is not None:
-            here = of_record[done : done + count]
-            used, bounds = used & (here > 0), torch.from_numpy(here)
-        block = np.where(used, classes if query.by_class else 0, -1)
-        for row in range(rows):
-            for part in torch.from_numpy(np.flatnonzero(block == row)).split(EXACT_ROWS):
-                steps = query.bounded_sum(values[part], None if bounds is None else bounds[part])
-                blocks[row] += steps[:columns]
-                shared += steps[columns:]
-        progress.advance(done + count)
+        whole = np.full(count, UNIT)
+        bounds = whole if of_record is None else of_record[done : done + count]
+        yield Contributed(values[:count], np.where(bounds > 0, classes, -1), bounds)
         done += count
+        progress.advance(done)
     if units is not None:
         units.check(done)
     progress.finish()
-    return result
 
 
 class _Progress:

@@ -13,7 +13,7 @@ from sfumato.privacy import RELATIONS, Relation
 from sfumato.release.strict_json import mismatches
 
 NOISE_PATHS = dict.fromkeys(
-    ("sum", "histogram", "gradient", "aggregate", "vote"),
+    ("sum", "histogram", "nearest", "gradient", "aggregate", "vote"),
     "discrete Gaussian on integers, exact, operating-system entropy (ChaCha20)",
 )
 """How each mechanism samples the noise whose proof is in ``docs/proofs``."""
@@ -37,8 +37,8 @@ def noise_paths(version: str) -> Mapping[str, str]:
     return _EARLIER_NOISE_PATHS.get(version, NOISE_PATHS)
 
 
-STEPWISE = ("gradient", "aggregate", "vote")
-"""Mechanisms that are asked step by step; all but the last over samples of the units."""
+STEPWISE = ("nearest", "gradient", "aggregate", "vote")
+"""Mechanisms that are asked step by step; some of them over samples of the units."""
 
 LARGEST = 1e12
 
@@ -61,7 +61,7 @@ def sensitivity(query: Mapping[str, Any], clip_norm: float) -> dict[Relation, fl
         return _bounds(1.0, 2.0)
     if mechanism == "vote" and _root_of(query.get("entries")) == clip_norm:
         return _bounds(2 * clip_norm, 2 * clip_norm)
-    if mechanism == "histogram" and clip_norm == 1:
+    if mechanism in ("histogram", "nearest") and clip_norm == 1:
         return _bounds(1.0, math.sqrt(2))
     return None
 
