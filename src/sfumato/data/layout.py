@@ -115,8 +115,7 @@ def match_classes(
                 )
             numbered = tuple(found)
         return numbered, {name: label for label, name in enumerate(numbered)}
-    labels = {folder: label for label, folder in enumerate(safe_folder_names(stated))}
-    labels |= {name: label for label, name in enumerate(stated)}
+    labels = label_of_folder(stated)
     for name in found:
         if name not in labels:
             raise DataError(
@@ -145,6 +144,7 @@ def match_ordered_classes(
 def label_of_folder(names: Sequence[str]) -> dict[str, int]:
     """The label of each folder that stands for a class: its name, or what writers make of it."""
     labels = {folder: label for label, folder in enumerate(safe_folder_names(names))}
+    labels |= {folder: label for label, folder in enumerate(class_folders(names))}
     return labels | {name: label for label, name in enumerate(names)}
 
 
@@ -277,6 +277,23 @@ def safe_folder_names(classes: Sequence[str]) -> list[str]:
         taken.add(unique.casefold())
         names.append(unique)
     return names
+
+
+def class_folders(classes: Sequence[str]) -> list[str]:
+    """Return the folder of each class in a release: distinct, and sorted in label order.
+
+    Loaders such as torchvision's ``ImageFolder`` number the classes in the order of their folders'
+    names, so where the names alone are not in label order each begins with its label. No folder is
+    called like another class.
+    """
+    names = safe_folder_names(classes)
+    if names == sorted(names):
+        return names
+    digits, folders = len(str(len(names) - 1)), list(classes)
+    while set(folders) & set(classes):
+        folders = [f"{label:0{digits}d}_{name}" for label, name in enumerate(names)]
+        digits += 1
+    return folders
 
 
 def _parents(path: str) -> list[str]:

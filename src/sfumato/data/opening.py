@@ -29,6 +29,7 @@ from sfumato.data.readers.parquet import open_parquet
 from sfumato.data.readers.tar import TAR_SUFFIXES, open_tar
 from sfumato.data.source import ImageSource
 from sfumato.data.units import check_rule
+from sfumato.data.writers import METADATA
 from sfumato.errors import DataError, UsageError
 
 _SHARDS: dict[str, Callable[[Sequence[Path], str, DataOptions, Path], ImageSource]] = {
@@ -188,6 +189,7 @@ def _files_in(folder: Path, kind: str) -> list[Path]:
         for path in folder.iterdir()
         if _kind(path) == kind
         and not path.name.startswith(".")
+        and path.name != METADATA  # of a release's images: it holds names and labels, no image
         and not path.is_symlink()
         and path.is_file()
     )

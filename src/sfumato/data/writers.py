@@ -17,12 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from sfumato.data.layout import safe_folder_names
+from sfumato.data.layout import class_folders
 from sfumato.errors import UsageError
 
 SHARD_BYTES = 2**28
 """A shard is closed once it holds this many bytes of encoded images."""
 _ROW_GROUP = 1000
+METADATA = "metadata.parquet"
+"""Beside images in folders: file and label of each, where Hugging Face's ``imagefolder`` looks."""
+CLASSES = "classes.txt"
+"""Beside ``images``: the name by which loaders see each class, one a line, in label order."""
 
 
 def write_images(
@@ -33,6 +37,9 @@ def write_images(
     split: str = "train",
 ) -> int:
     """Write batches of images under ``out_dir/images`` and return how many there were.
+
+    Loaders find each label where they look for it: in folders that sort in label order, with
+    ``images/metadata.parquet`` and ``classes.txt``; in the shards' schema; in ``.cls`` members.
 
     batches: images uint8 [b, 1 or 3, height, width] and labels int64 [b], 0 to len(classes) - 1,
     or 0 for unlabelled images (``classes == ()``). format: ``folder``, ``images/<class>/<number>
@@ -56,7 +63,15 @@ def write_images(
             writer.add(written, pixels, label)
             written += 1
     writer.close()
+    if classes:
+        (Path(out_dir) / CLASSES).write_bytes(class_list(classes, format))
     return written
+
+
+def class_list(classes: tuple[str, ...], format: str) -> bytes:
+    """Return the content of ``classes.txt``: of folders their names, else those of the classes."""
+    names = class_folders(classes) if format == "folder" else classes
+    return "".join(f"{name}\n" for name in names).encode()
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -73,6 +88,16 @@ def parquet_schema(classes: tuple[str, ...], channels: int) -> pa.Schema:
         "image": {"mode": "L" if channels == 1 else "RGB", "_type": "Image"}
     }
     fields = {"image": pa.struct({"bytes": pa.binary(), "path": pa.string()})}
+    if classes:
+        features["label"] = {"names": list(classes), "_type": "ClassLabel"}
+        fields["label"] = pa.int64()
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def metadata_schema(classes: tuple[str, ...]) -> pa.Schema:
+    """Return the schema of ``metadata.parquet``, with the features of ``datasets``."""
+    features: dict[str, object] = {"file_name": {"dtype": "string", "_type": "Value"}}
+    fields = {"file_name": pa.string()}
     if classes:
         features["label"] = {"names": list(classes), "_type": "ClassLabel"}
         fields["label"] = pa.int64()
@@ -97,15 +122,24 @@ class _Writer(ABC):
 class _FolderWriter(_Writer):
     def __init__(self, folder: Path, classes: tuple[str, ...], split: str) -> None:
         super().__init__(folder, classes, split)
-        self._folders = [folder / name for name in safe_folder_names(classes)] or [folder]
-        for path in self._folders:
-            path.mkdir(exist_ok=True)
+        self._folders = class_folders(classes) or [""]
+        for name in self._folders:
+            (folder / name).mkdir(exist_ok=True)
+        self._schema = metadata_schema(classes)
+        self._names: list[str] = []
+        self._labels: list[int] = []
 
     def add(self, number: int, pixels: np.ndarray, label: int) -> None:
-        (self._folders[label] / f"{number:06d}.png").write_bytes(encode_png(pixels))
+        name = f"{number:06d}.png"
+        (self.folder / self._folders[label] / name).write_bytes(encode_png(pixels))
+        self._names.append(f"{self._folders[label]}/{name}".removeprefix("/"))
+        self._labels.append(label)
 
     def close(self) -> None:
-        """Do nothing: every image is a file of its own."""
+        """Write file and label of every image."""
+        columns = [self._names, self._labels][: len(self._schema)]
+        table = pa.table(columns, schema=self._schema)
+        pq.write_table(table, self.folder / METADATA, row_group_size=_ROW_GROUP)
 
 
 class _ParquetWriter(_Writer):

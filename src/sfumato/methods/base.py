@@ -188,11 +188,17 @@ def labels_in_proportion(
     """Labels int64 ``[samples]`` whose class shares follow noisy ``counts``, in random order.
 
     Shares are rounded to whole images by largest remainder; negative counts are taken as zero.
+    Every class has an image where there are as many images as classes, because loaders that read
+    folders pass over a class without any.
     """
     share = np.clip(counts, 0.0, None)
     share = share / share.sum() if share.sum() > 0 else np.full(len(counts), 1 / len(counts))
     whole = np.floor(share * samples).astype(np.int64)
     remainder = share * samples - whole
     whole[np.argsort(-remainder, kind="stable")[: samples - whole.sum()]] += 1
+    if samples >= len(counts):
+        for label in np.flatnonzero(whole == 0):
+            whole[np.argmax(whole)] -= 1
+            whole[label] = 1
     labels: NDArray[np.int64] = np.repeat(np.arange(len(counts)), whole)
     return rng.permutation(labels)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,6 +87,10 @@ class FeatureMatching(Method, ABC):
     @abstractmethod
     def features(self, spec: PublicSpec) -> Features:
         """The public features of images of ``spec``."""
+
+    def model_config(self, spec: PublicSpec) -> dict[str, Any]:
+        """What the method determines of its model's configuration."""
+        return {"width": self.width, "latent": self.latent}
 
     def queries(self, spec: PublicSpec) -> list[Query]:
         """One sum of [count_weight; features] by class."""

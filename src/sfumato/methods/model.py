@@ -46,13 +46,40 @@ class ImageModel(Model):
 
     @torch.no_grad()
     def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
-        """Sample ``count`` images in batches, classes in proportion to their noisy sizes."""
+        """Sample ``count`` images in batches, classes in proportion to their noisy sizes.
+
+        Where there are as many images as classes, a class that no image is called by gets one in
+        the last batch, made for it if there is such: loaders of folders pass over an empty class.
+        """
         device = device_of(self.modules[0])
         random = random_on(device, seed)
         labels = labels_in_proportion(self.counts, count, np.random.default_rng(seed))
+        sizes, left = np.zeros(len(self.counts), np.int64), count
         for part in torch.from_numpy(labels).split(self.at_once):
-            images, named = self.draw(part.to(device), random)
-            yield images.cpu().numpy(), named.cpu().numpy()
+            images, called = self.draw(part.to(device), random)
+            named = called.cpu().numpy().copy()
+            sizes += np.bincount(named, minlength=len(sizes))
+            left -= len(part)
+            if left == 0 and count >= len(sizes):
+                name_each_class(named, part.numpy(), sizes)
+            yield images.cpu().numpy(), named
+
+
+def name_each_class(
+    named: NDArray[np.int64], made: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> None:
+    """Call one image of a batch by each class that has none, in place.
+
+    named, made: the classes of the batch's images as they are called and as they were made.
+    sizes: how many images are called by each class, over all batches.
+    """
+    for label in np.flatnonzero(sizes == 0):
+        spare = sizes[named] > 1
+        fitting = np.flatnonzero(spare & (made == label))
+        chosen = fitting if len(fitting) else np.flatnonzero(spare)
+        if len(chosen):
+            sizes[named[chosen[0]]] -= 1
+            named[chosen[0]], sizes[label] = label, 1
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ SAMPLES = "samples.png"
 REPORT = "report.html"
 METRICS = "metrics.json"
 SIGNATURE = "signature.json"
+CLASSES = "classes.txt"
 
 LARGEST = {
     "certificate.json": 2**24,
@@ -23,6 +24,7 @@ LARGEST = {
     REPORT: 2**28,
     METRICS: 2**20,
     SIGNATURE: 2**14,
+    CLASSES: 2**26,
     MODEL: 2**34,
     EMBEDDING: 2**34,
 }

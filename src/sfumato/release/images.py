@@ -9,8 +9,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from sfumato.data.layout import safe_folder_names
+from sfumato.data.layout import class_folders, safe_folder_names
 from sfumato.release.files import IMAGES
+from sfumato.release.versions import FIRST_FORMAT
 from sfumato.release.writing.grid import MOST_ROWS, PER_CLASS
 
 Labelled = tuple[int, bytes]
@@ -44,13 +45,20 @@ def numbered_images(release: Path, certificate: Mapping[str, Any]) -> Iterator[L
     elif form == "webdataset":
         yield from _in_tars(folder, labelled=bool(classes))
     else:
-        yield from _in_folders(folder, classes)
+        yield from _in_folders(folder, folders_of(certificate))
 
 
-def _in_folders(folder: Path, classes: list[str]) -> Iterator[Labelled]:
+def folders_of(certificate: Mapping[str, Any]) -> list[str]:
+    """The folder of each class below ``images``, in label order; ``.`` where there are none."""
+    first = certificate.get("format") == FIRST_FORMAT
+    names = (safe_folder_names if first else class_folders)(certificate["classes"])
+    return names or ["."]
+
+
+def _in_folders(folder: Path, names: list[str]) -> Iterator[Labelled]:
     found = [
         (int(path.stem), label, path)
-        for label, name in enumerate(safe_folder_names(classes) or ["."])
+        for label, name in enumerate(names)
         for path in (folder / name).glob("*.png")
     ]
     for _, label, path in sorted(found):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -16,7 +17,9 @@ from safetensors.numpy import load_file, save_file
 from sfumato.data.writers import encode_png
 from sfumato.errors import CertificateError, UsageError
 from sfumato.methods import DPGAN, Moments
+from sfumato.methods.base import Method
 from sfumato.methods.model import GeneratorModel, make_generator
+from sfumato.methods.registry import BUILT_IN, find_method
 from sfumato.privacy.ledger import GENESIS, digest, seal
 from sfumato.release import read_certificate, verify
 from sfumato.release.files import CARD, EMBEDDING, MODEL, REPORT, SAMPLES
@@ -239,6 +242,21 @@ def test_another_picture_is_accused(release: Path, rewrite: Rewrite) -> None:
     verify(release)
 
 
+def test_edited_labels_beside_the_images_are_accused(release: Path, rewrite: Rewrite) -> None:
+    path = release / "images" / "metadata.parquet"
+    kept, table = path.read_bytes(), pq.read_table(path)
+    labels = table["label"].to_pylist()
+    swapped = table.set_column(1, table.schema.field("label"), [labels[::-1]])
+    for other in (swapped, table.slice(1), table.replace_schema_metadata({"x": "y"})):
+        pq.write_table(other, path)
+        rewrite(release)
+        accuse(release, "metadata.parquet")
+    path.write_bytes(kept)
+    (release / "classes.txt").write_bytes(b"9\n8\n7\n6\n5\n4\n3\n2\n1\n0\n")
+    rewrite(release)
+    accuse(release, "classes.txt does not list")
+
+
 # The version and δ ----------------------------------------------------------------------------
 
 
@@ -298,3 +316,8 @@ def test_a_large_delta_is_refused_and_allowed_by_name(
     release = make(allow_large_delta=True)
     accuse(release, "allow-large-delta")
     assert verify(release, allow_large_delta=True).delta == delta
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_method_says_what_it_determines_of_its_model(name: str) -> None:
+    assert find_method(name).model_config is not Method.model_config

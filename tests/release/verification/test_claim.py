@@ -359,7 +359,10 @@ json_values = st.recursive(
 def test_no_replaced_value_passes_or_breaks_the_verifier(honest: Path, data: st.DataObject) -> None:
     certificate = read_certificate(honest)
     core = core_of(certificate)
-    path = data.draw(st.sampled_from([p for p in leaves(core) if p not in FREE]))
+    # The ledger is charged for questions; `arrays` derives them from the settings.
+    settings = ("method", "config")
+    bound = [p for p in leaves(core) if p not in FREE and p[:2] != settings]
+    path = data.draw(st.sampled_from(bound))
     cut = data.draw(st.integers(1, len(path)))
     value = data.draw(json_values)
     before = copy.deepcopy(core)

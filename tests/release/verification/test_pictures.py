@@ -94,7 +94,9 @@ def written(
 
 
 def names(release: Path) -> list[str]:
-    return sorted(p.relative_to(release).as_posix() for p in release.rglob("*") if p.is_file())
+    return sorted(
+        p.relative_to(release).as_posix() for p in release.glob("images/**/*") if p.is_file()
+    )
 
 
 def test_every_format_is_counted(written: tuple[Path, str]) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,7 +67,7 @@ def test_a_missing_image_fails_though_every_digest_fits(
 ) -> None:
     min(release.glob("images/0/*.png")).unlink()
     rewrite(release)
-    with pytest.raises(CertificateError, match="not numbered from 0"):
+    with pytest.raises(CertificateError, match="does not name each image"):
         verify(release)
 
 
@@ -99,6 +100,8 @@ def test_fewer_images_than_stated_fail_though_every_digest_fits(
     release: Path, rewrite: Callable[..., None]
 ) -> None:
     max(release.glob("images/*/*.png"), key=lambda path: path.name).unlink()
+    table = pq.read_table(release / "images" / "metadata.parquet")
+    pq.write_table(table.slice(0, 39), release / "images" / "metadata.parquet")
     rewrite(release)
     with pytest.raises(CertificateError, match="39 images"):
         verify(release)

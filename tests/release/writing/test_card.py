@@ -70,7 +70,7 @@ def test_class_names_cannot_break_out_of_their_place(certificate: dict[str, Any]
 @pytest.mark.parametrize(
     ("form", "names", "line"),
     [
-        ("folder", [], 'torchvision.datasets.ImageFolder("DIR/images")'),
+        ("folder", [], 'torchvision.datasets.ImageFolder("DIR/images", allow_empty=True)'),
         (
             "webdataset",
             ["images/train-000000.tar"],

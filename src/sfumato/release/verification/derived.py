@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from sfumato.data.writers import class_list
 from sfumato.methods.registry import method_names
 from sfumato.release import strict_json
-from sfumato.release.files import CARD, METRICS, REPORT, SAMPLES
+from sfumato.release.files import CARD, CLASSES, METRICS, REPORT, SAMPLES
 from sfumato.release.images import first_pictures
 from sfumato.release.verification.claim import spec_of
+from sfumato.release.versions import FIRST_FORMAT
 from sfumato.release.writing.card import make_card
 from sfumato.release.writing.grid import SampleGrid
 
@@ -40,6 +42,11 @@ def problems(folder: Path, names: list[str], certificate: Mapping[str, Any]) -> 
     pictures = first_pictures(folder, certificate)
     if SAMPLES in names:
         yield from _picture_problems(folder / SAMPLES, pictures, certificate)
+    first = certificate["format"] == FIRST_FORMAT
+    classes, form = tuple(certificate["classes"]), certificate["release"]["format"]
+    listed = class_list(classes, form) if classes and not first else None
+    if listed != ((folder / CLASSES).read_bytes() if CLASSES in names else None):
+        yield f"{CLASSES} does not list the classes of the certificate, in label order"
     if certificate["method"]["name"] not in method_names():
         return  # card and report cite it; see arrays.remarks()
     if CARD in names and _read(folder / CARD) != make_card(certificate, names, bought):

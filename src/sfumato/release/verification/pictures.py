@@ -6,15 +6,15 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sfumato.data.layout import safe_folder_names
+from sfumato.data.layout import class_folders, safe_folder_names
 from sfumato.data.spec import PublicSpec
-from sfumato.data.writers import parquet_schema
+from sfumato.data.writers import METADATA, metadata_schema, parquet_schema
 from sfumato.release.files import IMAGES, LARGEST_IMAGE_FILE
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -35,18 +35,25 @@ Finding = tuple[str, int | None]
 
 
 def check_images(
-    release: Path, names: list[str], form: str, spec: PublicSpec
+    release: Path, names: list[str], form: str, spec: PublicSpec, first: bool = False
 ) -> tuple[list[str], int]:
     """Look at every image of a release; return the problems and the number of images.
 
-    names: the files under ``images/``. form: ``folder``, ``parquet`` or ``webdataset``.
+    names: the files under ``images/``. form: ``folder``, ``parquet`` or ``webdataset``. first: of
+    the first format, whose folders are not in label order and have no metadata beside them.
     """
-    suffix, problems = _SUFFIXES.get(form), []
+    suffix = _SUFFIXES.get(form)
+    problems: list[str] = []
     numbers: list[int] = []
     if suffix is None:
         return [f"images: format {form!r:.40} is none of {', '.join(_SUFFIXES)}"], 0
     look = {".png": _look_at_png, ".parquet": _look_at_parquet, ".tar": _look_at_tar}[suffix]
-    folders = {f"{IMAGES}/{name}" for name in safe_folder_names(spec.classes)} or {IMAGES}
+    folder_names = (safe_folder_names if first else class_folders)(spec.classes)
+    folders = {f"{IMAGES}/{name}": label for label, name in enumerate(folder_names)} or {IMAGES: 0}
+    metadata = f"{IMAGES}/{METADATA}"
+    if suffix == ".png" and not first:
+        problems += _metadata_problems(release, names, folders, spec)
+        names = [name for name in names if name != metadata]
     with os.scandir(release / IMAGES) as entries:
         for entry in entries:
             if entry.is_dir() and (suffix != ".png" or f"{IMAGES}/{entry.name}" not in folders):
@@ -77,6 +84,42 @@ def check_images(
     return problems, len(numbers)
 
 
+def _metadata_problems(
+    release: Path, names: list[str], folders: Mapping[str, int], spec: PublicSpec
+) -> Iterator[str]:
+    """Whether the file beside the folders names every image, in order, with its label."""
+    name = f"{IMAGES}/{METADATA}"
+    if name not in names:
+        yield f"{name} is missing"
+        return
+    numbered = sorted(
+        (path.name, path.relative_to(IMAGES).as_posix(), folders.get(str(path.parent)))
+        for path in map(PurePosixPath, names)
+        if path.suffix == ".png"
+    )
+    numbered.sort(key=lambda one: len(one[0]))  # more than a million images have longer numbers
+    expected = [
+        {"file_name": file, **({"label": label} if spec.classes else {})}
+        for _, file, label in numbered
+    ]
+    try:
+        with pq.ParquetFile(release / name) as file:
+            problem = _frame_problem(file, release / name, metadata_schema(spec.classes))
+            at = 0
+            for batch in file.iter_batches(batch_size=10_000) if problem is None else ():
+                rows = batch.to_pylist()
+                if rows != expected[at : at + len(rows)]:
+                    break
+                at += len(rows)
+    except (OSError, ValueError, pa.ArrowException):
+        problem = "is damaged"
+    else:
+        if problem is None and at != len(expected):
+            problem = "does not name each image with its label, in order"
+    if problem is not None:
+        yield f"{name} {problem}"
+
+
 def _shard_problems(names: list[str], suffix: str) -> Iterator[str]:
     """Whether the names count the shards, as the writer does."""
     split = names[0].rpartition("-")[0] if names else ""
@@ -95,31 +138,35 @@ def _look_at_png(path: Path, spec: PublicSpec) -> Iterator[Finding]:
 
 def _look_at_parquet(path: Path, spec: PublicSpec) -> Iterator[Finding]:
     with pq.ParquetFile(path) as file:
-        schema, metadata = file.schema_arrow, file.metadata
-        expected = parquet_schema(spec.classes, spec.channels)
-        if schema.names != expected.names:
-            yield "its columns are not image and label", None
-            return
-        same = schema.equals(expected, check_metadata=True)
-        if not same or set(metadata.metadata or {}) - _SCHEMA_KEYS:
-            yield "its schema or metadata holds more than the writer's", None
-            return
-        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-        columns = [group.column(at) for group in groups for at in range(group.num_columns)]
-        told = sum(column.total_compressed_size for column in columns) + metadata.serialized_size
-        if told + _PARQUET_FRAME != path.stat().st_size:
-            yield "holds bytes that belong to no column", None
-            return
-        if any(
-            group.num_rows > _MOST_ROWS_IN_GROUP or group.total_byte_size > _LARGEST_GROUP
-            for group in groups
-        ):
-            yield "its row groups are larger than the writer's", None
+        problem = _frame_problem(file, path, parquet_schema(spec.classes, spec.channels))
+        if problem is not None:
+            yield problem, None
             return
         for batch in file.iter_batches(batch_size=1000):
             for row in batch.to_pylist():
                 problem = _row_problem(row, spec)
                 yield problem, None if problem else int(row["image"]["path"].removesuffix(".png"))
+
+
+def _frame_problem(file: pq.ParquetFile, path: Path, expected: pa.Schema) -> str | None:
+    """What a Parquet file holds, beside its rows, that the writer of ``expected`` does not."""
+    schema, metadata = file.schema_arrow, file.metadata
+    if schema.names != expected.names:
+        return f"its columns are not {' and '.join(expected.names)}"
+    same = schema.equals(expected, check_metadata=True)
+    if not same or set(metadata.metadata or {}) - _SCHEMA_KEYS:
+        return "its schema or metadata holds more than the writer's"
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    columns = [group.column(at) for group in groups for at in range(group.num_columns)]
+    told = sum(column.total_compressed_size for column in columns) + metadata.serialized_size
+    if told + _PARQUET_FRAME != path.stat().st_size:
+        return "holds bytes that belong to no column"
+    if any(
+        group.num_rows > _MOST_ROWS_IN_GROUP or group.total_byte_size > _LARGEST_GROUP
+        for group in groups
+    ):
+        return "its row groups are larger than the writer's"
+    return None
 
 
 def _row_problem(row: dict[str, object], spec: PublicSpec) -> str:

@@ -217,7 +217,8 @@ def _images(folder: Path, names: list[str], certificate: Certificate) -> Iterato
     spec = claim.spec_of(certificate)
     images = [name for name in names if name.startswith(f"{IMAGES}/")]
     stated = certificate["release"]
-    found, count = pictures.check_images(folder, images, stated["format"], spec)
+    first = certificate["format"] == FIRST_FORMAT
+    found, count = pictures.check_images(folder, images, stated["format"], spec, first)
     yield from found
     if not found and count != stated["samples"]:
         yield f"there are {count} images, but the certificate says {stated['samples']}"

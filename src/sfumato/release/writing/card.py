@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -39,6 +40,7 @@ def make_card(
     environment.filters["eps"] = lambda value: f"{value:.4g}"
     environment.filters["percent"] = _percent
     environment.filters["factor"] = factor
+    environment.filters["yaml"] = lambda text: json.dumps(text, ensure_ascii=False)
     room = files("sfumato.release.writing")
     # A card of the first format is derived from its own words.
     name = "card-1.md.jinja" if certificate["format"] == FIRST_FORMAT else "card.md.jinja"
