@@ -3,7 +3,13 @@ import typing
 from .data.memory import from_arrays, from_dataset
 from .data.opening import open_images
 from .data.options import DataOptions
-from .options import EvaluationOptions, MethodOptions, ReleaseOptions, RunOptions
+from .options import (
+    ClassifierOptions,
+    EvaluationOptions,
+    MethodOptions,
+    ReleaseOptions,
+    RunOptions,
+)
 from .privacy.budget import Budget
 from .privacy.curator import Curator
 from .privacy.ledger import Ledger
@@ -15,11 +21,12 @@ from .privacy.queries.sum import SumQuery
 from .privacy.queries.vote import VoteQuery
 from .release.verification.verify import verify
 from .released import evaluate, load, report
-from .synthesis import fit_embedding, sample, synthesize
+from .synthesis import classify, fit_embedding, sample, synthesize
 
 __all__ = [
     "AggregateQuery",
     "Budget",
+    "ClassifierOptions",
     "Curator",
     "DataOptions",
     "EvaluationOptions",
@@ -32,6 +39,7 @@ __all__ = [
     "RunOptions",
     "SumQuery",
     "VoteQuery",
+    "classify",
     "evaluate",
     "fit_embedding",
     "from_arrays",
@@ -44,7 +52,8 @@ __all__ = [
     "verify",
 ]
 
-# The methods come from the registry: DPMEPF, Moments, DPDM, DPGAN, DPAF, DataLens, DPMERF, DPNTK.
+# The methods come from the registry: DPMEPF, Moments, DPDM, DPGAN, DPAF, DataLens, DPMERF, DPNTK,
+# LeastSquares.
 
 __version__: str
 

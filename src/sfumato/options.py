@@ -40,6 +40,21 @@ class MethodOptions:
 
 
 @dataclass(frozen=True)
+class ClassifierOptions(MethodOptions):
+    """Which private classifier is trained, and how it is set.
+
+    Args:
+        method: the classifier's method.
+        preset: named settings of the method.
+        options: settings of the method, over those of the preset.
+        public: public images that the method may learn from; read like DATA.
+        seed_public: public seed of training; the noise never has one.
+    """
+
+    method: Any = "least-squares"
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """Where a run is kept, what it counts with, and how it is carried out.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,16 @@ from sfumato.data.source import Place
 from sfumato.data.writers import FORMATS
 from sfumato.errors import UsageError
 from sfumato.methods import find_method, load_model
-from sfumato.methods.base import Batch, Method, Model
+from sfumato.methods.base import Batch, Classifier, Fitted, Method, Model
 from sfumato.networks import resolve_device
-from sfumato.options import Location, MethodOptions, ReleaseOptions, RunOptions, gathered
+from sfumato.options import (
+    ClassifierOptions,
+    Location,
+    MethodOptions,
+    ReleaseOptions,
+    RunOptions,
+    gathered,
+)
 from sfumato.privacy import Budget, Curator
 from sfumato.privacy.budget import delta_problem
 from sfumato.privacy.distributed import is_first, join
@@ -35,6 +42,11 @@ from sfumato.release.verification.claim import spec_of
 from sfumato.release.verification.leaks import json_leaks
 
 DEFAULT_SAMPLES = 10_000
+
+COMMANDS = {Model.releases: "synthesize", Classifier.releases: "classify"}
+"""The command that makes a release of each kind."""
+
+WORDS = {Model.releases: "synthetic images", Classifier.releases: "a classifier"}
 
 
 def synthesize(data: Location, *objects: Any, **stated: Any) -> Path:
@@ -62,7 +74,35 @@ def synthesize(data: Location, *objects: Any, **stated: Any) -> Path:
         LedgerError: the ledger is damaged, in use, or not writable.
     """
     kinds = [Budget, DataOptions, MethodOptions, RunOptions, ReleaseOptions]
-    budget, declared, chosen, run, to = gathered("synthesize", kinds, objects, stated)
+    return _released(data, "synthesize", *gathered("synthesize", kinds, objects, stated))
+
+
+def classify(data: Location, *objects: Any, **stated: Any) -> Path:
+    """Train a private classifier of images into a release that holds no image; return its folder.
+
+    Everything else is as of :func:`synthesize`: arguments, budget, ledger, resumed runs, guarantee
+    and errors.
+
+    Args:
+        data: what :func:`sfumato.open_images` opens, of two classes or more.
+        objects: at most one each of :class:`Budget`, :class:`DataOptions`,
+            :class:`ClassifierOptions`, :class:`RunOptions` and :class:`ReleaseOptions`.
+        stated: their fields as keywords; ``epsilon`` and ``out`` are needed.
+    """
+    kinds = [Budget, DataOptions, ClassifierOptions, RunOptions, ReleaseOptions]
+    return _released(data, "classify", *gathered("classify", kinds, objects, stated))
+
+
+def _released(
+    data: Location,
+    command: str,
+    budget: Budget,
+    declared: DataOptions,
+    chosen: MethodOptions,
+    run: RunOptions,
+    to: ReleaseOptions,
+) -> Path:
+    """The whole job of a command that fits a method and releases what it learns."""
     join()
     run = replace(run, quiet=run.quiet or not is_first())
     target = check_output(to)
@@ -73,11 +113,12 @@ def synthesize(data: Location, *objects: Any, **stated: Any) -> Path:
     if problem and not run.allow_large_delta:
         raise UsageError(f"{problem}. Choose a smaller --delta, or pass --allow-large-delta.")
     method = make_method(chosen, source.spec)
+    check_command(method, command, to)
     with open_curator(source, budget, run) as curator:
-        model = method.fit(curator)
+        fitted = method.fit(curator)
         if is_first():  # under torchrun the other ranks have done their part
-            made = _Making(make_core(curator.record()), "synthesize", chosen.seed_public, run.quiet)
-            made.write(model, to)
+            made = _Making(make_core(curator.record()), command, chosen.seed_public, run.quiet)
+            made.write(fitted, to)
         curator.close()
     return target
 
@@ -244,6 +285,21 @@ def check_output(to: ReleaseOptions) -> Path:
     return target
 
 
+def check_command(method: Method, command: str, to: ReleaseOptions) -> None:
+    """Refuse a command whose method releases something else, before anything is spent on it."""
+    releases = type(method).model.releases
+    if COMMANDS[releases] != command:
+        raise UsageError(
+            f"method={method.name!r} releases {WORDS[releases]}, which {command} does not. Use "
+            f"sfumato {COMMANDS[releases]} ({COMMANDS[releases]}())."
+        )
+    if command == "classify" and (to.samples is not None or to.format != ReleaseOptions.format):
+        raise UsageError(
+            f"samples={to.samples}, format={to.format!r}: a classifier's release holds no images. "
+            "Leave both out."
+        )
+
+
 def check_publishable(spec: PublicSpec) -> None:
     """Refuse public names that no release may hold, before anything is spent on one."""
     found = list(json_leaks([*spec.classes, spec.unit_in_words], "the classes and the unit"))
@@ -286,8 +342,11 @@ class _Making:
     seed_public: int
     quiet: bool
 
-    def write(self, model: Model, to: ReleaseOptions) -> None:
-        count = to.samples or model.spec.declared_size or DEFAULT_SAMPLES
+    def write(self, fitted: Fitted, to: ReleaseOptions) -> None:
+        if not isinstance(fitted, Model):
+            self._write(fitted, (), to)
+            return
+        model, count = fitted, to.samples or fitted.spec.declared_size or DEFAULT_SAMPLES
         with stage("sampling synthetic images", self.quiet) as report:
 
             def sampled() -> Iterator[Batch]:
@@ -297,13 +356,16 @@ class _Making:
                     done += len(images)
                     report(done / count)
 
-            write_release(
-                Path(to.out),
-                model,
-                self.core,
-                sampled(),
-                format=to.format,
-                made_by=self.made_by,
-                seed_public=self.seed_public,
-                force=to.force,
-            )
+            self._write(model, sampled(), to)
+
+    def _write(self, fitted: Fitted, batches: Iterable[Batch], to: ReleaseOptions) -> None:
+        write_release(
+            Path(to.out),
+            fitted,
+            self.core,
+            batches,
+            format=to.format,
+            made_by=self.made_by,
+            seed_public=self.seed_public,
+            force=to.force,
+        )

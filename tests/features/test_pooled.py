@@ -57,6 +57,12 @@ def test_coordinates_are_rebuilt_from_what_was_saved(patches):
     ):
         again = PooledCoordinates.load(made.config(), made.tensors())
         torch.testing.assert_close(made(pixels), again(pixels))
-    other = {**PooledCoordinates.of(NAME, 32, 20).config(), "axes": "0" * 64}
-    with pytest.raises(ValueError, match="another version"):
-        PooledCoordinates.load(other, {})
+    for wrong in (
+        {"axes": made.axes.axes[1:]},
+        {"axes": made.axes.axes * torch.nan},
+        {"mean": made.axes.mean.double()},
+    ):
+        with pytest.raises(ValueError, match="axes"):
+            PooledCoordinates.load(made.config(), {**made.tensors(), **wrong})
+    with pytest.raises(ValueError, match="enlarged"):
+        PooledCoordinates.load({**made.config(), "encoder_size": 10**6}, made.tensors())

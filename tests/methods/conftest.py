@@ -7,7 +7,17 @@ import pytest
 from sfumato.data.opening import open_images
 from sfumato.data.spec import PublicSpec
 from sfumato.features import public_patches
-from sfumato.methods import DPAF, DPDM, DPGAN, DPMEPF, DPMERF, DPNTK, DataLens, Moments
+from sfumato.methods import (
+    DPAF,
+    DPDM,
+    DPGAN,
+    DPMEPF,
+    DPMERF,
+    DPNTK,
+    DataLens,
+    LeastSquares,
+    Moments,
+)
 
 
 @pytest.fixture(scope="session")
@@ -123,6 +133,7 @@ def methods(small_mepf, small_dpdm, small_dpgan, small_dpaf, small_datalens):
         "datalens": small_datalens(),
         "merf": DPMERF(steps=3, batch=20, width=4, latent=8, frequencies=20),
         "ntk": DPNTK(steps=3, batch=20, width=4, latent=8, hidden=3),
+        "least-squares": LeastSquares(axes=30, encoder_size=32),
     }
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from sfumato.data.arrays import load_labelled
 from sfumato.data.spec import PublicSpec
-from sfumato.errors import DataError
-from sfumato.methods import find_method, load_model, method_names
+from sfumato.errors import DataError, UsageError
+from sfumato.methods import find_method, load_fitted, load_model, method_names
 from sfumato.methods.base import labels_in_proportion
+from sfumato.methods.registry import CLASSIFIERS, IMAGES
 from sfumato.privacy import Budget, Curator
 
 BUDGET = Budget(epsilon=10.0, delta=1e-5)
@@ -23,7 +25,15 @@ def sampled(model, count, seed=0):
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
-@pytest.fixture(params=method_names())
+def saved(model, method, folder):
+    facts = {"method": method.name, "spec": asdict(model.spec), "config": model.config()}
+    save_file(
+        model.tensors(), folder / "model.safetensors", metadata={"sfumato": json.dumps(facts)}
+    )
+    return folder / "model.safetensors"
+
+
+@pytest.fixture(params=method_names(IMAGES))
 def method(request, methods):
     return methods[request.param]
 
@@ -56,14 +66,44 @@ def test_a_public_seed_repeats_the_draw_and_another_does_not(model):
 
 
 def test_a_saved_model_draws_the_same(model, method, tmp_path):
-    path = tmp_path / "model.safetensors"
-    facts = {"method": method.name, "spec": asdict(model.spec), "config": model.config()}
-    save_file(model.tensors(), path, metadata={"sfumato": json.dumps(facts)})
+    path = saved(model, method, tmp_path)
     for ours, theirs in zip(sampled(model, 12), sampled(load_model(path), 12), strict=True):
         assert np.array_equal(ours, theirs)
 
 
-def test_queries_read_no_data_and_configuration_is_json(method, digits):
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_classifier_is_the_same_when_saved_and_names_each_image_from_itself(
+    name, methods, digits, tmp_path
+):
+    method = methods[name]
+    found = method.fit(Curator(digits, BUDGET, state=tmp_path, quiet=True))
+    path = saved(found, method, tmp_path)
+    again, images = load_fitted(path), load_labelled(digits).images[:40]
+    scores = found.scores(images)
+    assert scores.shape == (40, 10) and scores.dtype == np.float32
+    assert np.array_equal(scores, again.scores(images))
+    assert np.array_equal(found.predict(images), scores.argmax(axis=1))
+    # Last bits may depend on the batch, and nothing else may.
+    one = np.concatenate([found.scores(image[None]) for image in images[:5]])
+    assert np.allclose(one, scores[:5], atol=1e-4)
+    losses = found.losses(images, np.arange(40) % 10)
+    assert losses.shape == (40,) and (losses > 0).all()
+    with pytest.raises(UsageError, match="makes no images"):
+        load_model(path)
+    for other in (images[:, :, :14], images.astype(np.float32)):
+        with pytest.raises(UsageError, match="takes uint8"):
+            found.predict(other)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_classifier_needs_classes(name, methods, unlabelled):
+    with pytest.raises(UsageError, match="two classes or more"):
+        methods[name].queries(unlabelled.spec)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_queries_read_no_data_and_configuration_is_json(name, methods, digits):
+    method = methods[name]
     names = [query.name for query in method.queries(digits.spec)]
     assert names and len(set(names)) == len(names)
     assert json.loads(json.dumps(method.config())) == method.config()

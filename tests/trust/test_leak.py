@@ -46,6 +46,11 @@ DATALENS = (
 )  # fmt: skip
 
 
+LEAST_SQUARES = (
+    "--method", "least-squares", "--set", "axes=5", "--set", "encoder_size=32",
+)  # fmt: skip
+
+
 def encoded(seed: int, kind: str = "PNG", side: int = 30, **options: Any) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side), np.uint8)
     buffer = io.BytesIO()
@@ -147,21 +152,24 @@ def outcome(
     monkeypatch.setattr("sfumato.progress.PLAIN_LINE_SECONDS", 0.0)
     caplog.set_level(logging.DEBUG)
 
-    def run(cells: Cells, write: Callable[..., Path], *options: str) -> dict[str, Any]:
+    def run(
+        cells: Cells, write: Callable[..., Path], *options: str, command: str = "synthesize"
+    ) -> dict[str, Any]:
         place = tmp_path / "place"
         place.mkdir()
         # A clock that counts how often it is asked shows every step of progress.
         ticks = itertools.count()
         monkeypatch.setattr("sfumato.progress.time.monotonic", lambda: float(next(ticks)))
         data = write(place, cells)
-        command = ["synthesize", str(data), "--epsilon", "1", "--out", str(place / "out")]
+        asked = [command, str(data), "--epsilon", "1", "--out", str(place / "out")]
         common = ["--state", str(place / "state"), "--image-size", "28", "--channels", "1"]
-        chosen = ["--classes", ",".join(CLASSES), "--samples", "20", *options]
+        chosen = ["--classes", ",".join(CLASSES), *options]
+        chosen += ["--samples", "20"] if command == "synthesize" else []
         caplog.clear()
         capfd.readouterr()
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            result = CliRunner().invoke(app, [*command, *common, *chosen])
+            result = CliRunner().invoke(app, [*asked, *common, *chosen])
         files = {
             str(path.relative_to(place / "out")): path.read_bytes()
             for path in sorted((place / "out").rglob("*"))
@@ -206,6 +214,16 @@ def test_so_it_is_where_steps_are_asked(
     honest = outcome(HONEST, as_folder, *method)
     assert honest["exit code"] == 0 and "certificate.json" in honest["files"]
     assert outcome(OTHERS["what decoders speak of"], as_folder, *method) == honest
+
+
+@pytest.mark.parametrize("method", [LEAST_SQUARES])
+def test_so_it_is_of_a_classifier(
+    outcome: Callable[..., dict[str, Any]], method: tuple[str, ...]
+) -> None:
+    honest = outcome(HONEST, as_folder, *method, command="classify")
+    assert honest["exit code"] == 0 and "model.safetensors" in honest["files"]
+    other = OTHERS["what decoders speak of"]
+    assert outcome(other, as_folder, *method, command="classify") == honest
 
 
 def test_an_answer_that_changes_is_seen(

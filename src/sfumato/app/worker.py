@@ -153,7 +153,7 @@ def _facts() -> dict[str, Any]:
     import typer
 
     from sfumato.data.readers.named import NAMED
-    from sfumato.methods import method_names
+    from sfumato.methods.registry import IMAGES, method_names
 
     # By name: the page is below the command line, and runs it as a program does.
     program: Any = typer.main.get_command(import_module("sfumato.cli.app").app)
@@ -164,7 +164,7 @@ def _facts() -> dict[str, Any]:
         }
         for command in ("ledger", "plan", "synthesize")
     }
-    return {"methods": method_names(), "named": list(NAMED), "options": helps}
+    return {"methods": method_names(IMAGES), "named": list(NAMED), "options": helps}
 
 
 def main() -> None:

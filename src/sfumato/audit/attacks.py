@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sfumato.audit.canaries import CanaryImages, records_of
 from sfumato.data import ImageSource, LabelledImages
-from sfumato.methods.base import Model
+from sfumato.methods.base import Fitted
 from sfumato.privacy import Answer, Relation, SumQuery, TotalQuery
 from sfumato.privacy.answering import integer_sums
 from sfumato.privacy.clipping import UNIT
@@ -120,7 +120,7 @@ def _flat(images: NDArray[np.uint8]) -> Tensor:
 
 
 def model_scores(
-    model: Model, canaries: CanaryImages, relation: Relation
+    model: Fitted, canaries: CanaryImages, relation: Relation
 ) -> NDArray[np.float64] | None:
     """How small a model's own loss on each canary is, centred; None for models without losses.
 

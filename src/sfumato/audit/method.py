@@ -143,9 +143,10 @@ def run(
         attacks.append(Attacked("answers", f"noisy answers to {names} on DATA", scores, present))
     losses = model_scores(model, images, relation)
     if losses is not None:
-        attacks.append(Attacked("model", "denoising losses of the model", losses, present))
-    nearness = image_scores(_drawn(model), images, relation)
-    attacks.append(Attacked("images", f"{RELEASED:,} synthetic images", nearness, present))
+        attacks.append(Attacked("model", "losses of the model", losses, present))
+    if isinstance(model, Model):
+        nearness = image_scores(_drawn(model), images, relation)
+        attacks.append(Attacked("images", f"{RELEASED:,} synthetic images", nearness, present))
     return attacks, curator.off_grid
 
 

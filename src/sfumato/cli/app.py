@@ -12,6 +12,7 @@ from sfumato.cli.commands.data.check import check
 from sfumato.cli.commands.data.ledger import ledger
 from sfumato.cli.commands.demo import demo
 from sfumato.cli.commands.doctor import doctor
+from sfumato.cli.commands.release.classify import classify
 from sfumato.cli.commands.release.plan import plan
 from sfumato.cli.commands.release.report import report
 from sfumato.cli.commands.release.sample import sample
@@ -68,6 +69,7 @@ app = typer.Typer(
 app.command("check")(guarded(grouped(check)))
 app.command("plan")(guarded(grouped(plan)))
 app.command("synthesize")(guarded(grouped(synthesize)))
+app.command("classify")(guarded(grouped(classify)))
 app.command("methods")(guarded(grouped(methods)))
 app.command("sample")(guarded(grouped(sample)))
 app.command("fit-embedding")(guarded(grouped(fit_embedding)))

@@ -19,10 +19,11 @@ import typer
 
 from sfumato.data.options import DataOptions
 from sfumato.errors import UsageError
-from sfumato.methods.registry import method_names
+from sfumato.methods.registry import BUILT_IN, CLASSIFIERS, method_names
 from sfumato.options import (
     AuditOptions,
     BenchOptions,
+    ClassifierOptions,
     EvaluationOptions,
     MethodOptions,
     PaidMetrics,
@@ -37,6 +38,7 @@ KINDS = (
     AuditOptions,
     BenchOptions,
     Budget,
+    ClassifierOptions,
     DataOptions,
     EvaluationOptions,
     MethodOptions,
@@ -119,7 +121,7 @@ SPELLINGS = {
     "unit_pattern": Spelling(
         metavar="REGEX", more_help=r": patient_(\d+). A record without a match is its own unit"
     ),
-    "method": Spelling(str, more_help=f": {', '.join(method_names())}"),
+    "method": Spelling(str),
     "preset": Spelling(more_help="; sfumato methods lists them"),
     "options": Spelling(list[str] | None, ("--set",), "NAME=VALUE", parse_settings, None),
     "public": Spelling(str | None, metavar="DATA"),
@@ -157,6 +159,9 @@ def _spelling(kind: type[Any], entry: Field[Any]) -> Spelling:
     if kind is EvaluationOptions and entry.name == "public":  # there it is no location
         return Spelling(bool)
     spelled = SPELLINGS.get(entry.name, Spelling())
+    if entry.name == "method":
+        known = method_names(CLASSIFIERS if kind is ClassifierOptions else BUILT_IN)
+        spelled = replace(spelled, more_help=f": {', '.join(known)}")
     return replace(spelled, type=spelled.type or get_type_hints(kind)[entry.name])
 
 

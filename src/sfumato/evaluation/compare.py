@@ -17,6 +17,8 @@ from sfumato.privacy import RELATIONS
 
 FRECHET, KERNEL = "Fréchet distance", "kernel distance"
 SHORT = dict(zip(RELATIONS, ("add/remove", "replace"), strict=True))
+ITSELF = "the released classifier"
+"""Stands for a classifier's name where the release is one and no image was trained on."""
 LEGEND = (
     "ε under both relations, add-or-remove-one and replace-one; * the one that the release was "
     "budgeted in"
@@ -25,7 +27,10 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Compared:
-    """One release in a comparison; shares in [0, 1], None where every run diverged."""
+    """One release in a comparison; shares in [0, 1], None where every run diverged.
+
+    A classifier's release has one accuracy, its own, and no distances.
+    """
 
     name: str
     method: str
@@ -33,8 +38,8 @@ class Compared:
     relation: str
     epsilon_by_relation: dict[str, float]
     accuracy: dict[str, Spread | None]
-    frechet: float
-    kernel: float
+    frechet: float | None
+    kernel: float | None
 
     @classmethod
     def of(cls, judged: Judged) -> Compared:
@@ -47,9 +52,12 @@ class Compared:
             delta=facts["delta"],
             relation=facts["relation"],
             epsilon_by_relation=facts["epsilon_by_relation"],
-            accuracy={score.classifier: score.accuracy for score in judged.evaluation.utility},
-            frechet=scores[FRECHET],
-            kernel=scores[KERNEL],
+            accuracy={
+                ITSELF if score.training_count is None else score.classifier: score.accuracy
+                for score in judged.evaluation.utility
+            },
+            frechet=scores.get(FRECHET),
+            kernel=scores.get(KERNEL),
         )
 
     @property
@@ -65,20 +73,24 @@ def fidelity(evaluation: Evaluation) -> dict[str, float]:
 
 def columns(compared: Sequence[Compared]) -> list[str]:
     """Headings of the table: ε under both relations, since neither may be read as the other."""
-    classifiers = compared[0].accuracy if compared else {}
     return [
         "release",
         "method",
         *(f"ε, {SHORT[relation]}" for relation in RELATIONS),
         "δ",
-        *(f"accuracy, {name} (%)" for name in classifiers),
+        *(f"accuracy, {name} (%)" for name in classifiers(compared)),
         FRECHET,
         KERNEL,
     ]
 
 
-def cells(release: Compared) -> list[str]:
-    """One row of the table."""
+def classifiers(compared: Sequence[Compared]) -> list[str]:
+    """The names of the classifiers of all releases."""
+    return list(dict.fromkeys(name for release in compared for name in release.accuracy))
+
+
+def cells(release: Compared, names: Sequence[str] | None = None) -> list[str]:
+    """One row of the table; ``names`` are the classifiers that have a column, its own if None."""
     budgeted = {release.relation: "*"}
     return [
         release.name,
@@ -88,9 +100,9 @@ def cells(release: Compared) -> list[str]:
             for relation in RELATIONS
         ),
         f"{release.delta:g}",
-        *(percent(spread) for spread in release.accuracy.values()),
-        f"{release.frechet:.4g}",
-        f"{release.kernel:.3g}",
+        *(percent(release.accuracy.get(name)) for name in names or release.accuracy),
+        "–" if release.frechet is None else f"{release.frechet:.4g}",
+        "–" if release.kernel is None else f"{release.kernel:.3g}",
     ]
 
 
@@ -107,7 +119,7 @@ def to_markdown(compared: Sequence[Compared], private: bool) -> str:
     lines = [f"**{NOT_PRIVATE}**", ""] if private else []
     heads = columns(compared)
     lines += [_line(heads), _line(["---"] * len(heads))]
-    lines += [_line(cells(release)) for release in compared]
+    lines += [_line(cells(release, classifiers(compared))) for release in compared]
     return "\n".join([*lines, "", LEGEND.replace("*", "\\*")]) + "\n"
 
 
@@ -139,14 +151,16 @@ def plot(compared: Sequence[Compared], private: bool, path: Path) -> None:
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     utility, distance = figure.subplots(1, 2)
     methods = sorted({release.method for release in compared})
-    classifiers = list(compared[0].accuracy)
+    names = classifiers(compared)
     for colour, method in enumerate(methods):
         mine = sorted(
             (release for release in compared if release.method == method),
             key=lambda release: release.epsilon_by_relation[RELATIONS[0]],
         )
-        for classifier, line in zip(classifiers, ("-", "--", ":", "-.") * 3, strict=False):
-            known = [(r, s) for r in mine if (s := r.accuracy[classifier]) is not None]
+        for classifier, line in zip(names, ("-", "--", ":", "-.") * 3, strict=False):
+            known = [(r, s) for r in mine if (s := r.accuracy.get(classifier)) is not None]
+            if not known:
+                continue
             utility.errorbar(
                 [release.epsilon_by_relation[RELATIONS[0]] for release, _ in known],
                 [100 * spread.mean for _, spread in known],
@@ -156,9 +170,9 @@ def plot(compared: Sequence[Compared], private: bool, path: Path) -> None:
                 marker="o",
                 label=f"{method}, {classifier}",
             )
-        epsilons = [release.epsilon_by_relation[RELATIONS[0]] for release in mine]
-        distances = [release.frechet for release in mine]
-        distance.plot(epsilons, distances, color=f"C{colour}", marker="o", label=method)
+        apart = [(r.epsilon_by_relation[RELATIONS[0]], r.frechet) for r in mine if r.frechet]
+        if apart:
+            distance.plot(*zip(*apart, strict=True), color=f"C{colour}", marker="o", label=method)
     ticks = sorted({release.epsilon_by_relation[RELATIONS[0]] for release in compared})
     _finish(utility, "accuracy on real test images (%)", ticks)
     _finish(distance, "Fréchet distance (lower is better)", ticks)

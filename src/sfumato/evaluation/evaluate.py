@@ -26,7 +26,8 @@ from sfumato.evaluation.neighbours import (
     memorisation,
 )
 from sfumato.evaluation.training import fit
-from sfumato.evaluation.utility import UtilityScore, score
+from sfumato.evaluation.utility import UtilityScore, counted, score, scored
+from sfumato.methods.base import Classifier
 from sfumato.options import EvaluationOptions, gathered
 from sfumato.progress import stage
 
@@ -77,7 +78,8 @@ class Evaluation:
     """Every score with what it depends on; ``private`` unless the real images were declared public.
 
     ``baseline`` holds the same classifiers trained on real images without privacy. It and
-    ``memorisation`` are empty where no real training images were given.
+    ``memorisation`` are empty where no real training images were given. Of a release that is a
+    classifier ``utility`` has that one alone, and ``fidelity`` is empty.
     """
 
     private: bool
@@ -125,33 +127,82 @@ def evaluate(
         UsageError: a classifier is not known, or ``repeats`` is below 1.
     """
     (how,) = gathered("evaluate", [EvaluationOptions], [how] if how else [], stated)
-    for name in how.classifiers:
-        recipe(name)
-    names = [quick(name) for name in how.classifiers] if how.quick else how.classifiers
     if min(len(synthetic.images), len(real_test.images)) <= DENSITY_K:
         raise DataError(f"An evaluation needs more than {DENSITY_K} images on each side.")
     real_test = _matched(real_test, synthetic, "test")
     real_train = None if real_train is None else _matched(real_train, synthetic, "training")
 
-    def utility(training: LabelledImages, of: str) -> tuple[UtilityScore, ...]:
-        scores = []
-        for name in names if training.classes else ():
-            fitted = []
-            # An optimum does not depend on the seed, so it is found once.
-            runs = how.repeats if recipe(name).epochs else 1
-            for repeat in range(runs):
-                what = f"{name} on {of} images, run {repeat + 1} of {runs}"
-                with stage(what, quiet) as report:
-                    fitted.append(fit(training, name, seed + repeat, cache=cache, report=report))
-            scores.append(score(fitted, real_test))
-        return tuple(scores)
-
-    on_synthetic = utility(synthetic, "synthetic")
-    on_real = () if real_train is None else utility(real_train, "real")
+    train = _Trainer(how, seed, cache, quiet)
+    on_synthetic = train.scores(synthetic, "synthetic", real_test)
+    on_real = () if real_train is None else train.scores(real_train, "real", real_test)
     fidelity, memorised = _fidelity(
         synthetic, real_train, real_test, extractor or load_extractor(), seed, cache, quiet
     )
     return Evaluation(not how.public, synthetic.classes, on_synthetic, on_real, fidelity, memorised)
+
+
+def evaluate_classifier(
+    classifier: Classifier,
+    name: str,
+    real_train: LabelledImages | None,
+    real_test: LabelledImages,
+    how: EvaluationOptions | None = None,
+    *,
+    seed: int = 0,
+    cache: Path | None = None,
+    quiet: bool = False,
+) -> Evaluation:
+    """Test a released classifier on ``real_test``; there is no fidelity and no memorisation check.
+
+    Args:
+        classifier: the released one, called ``name`` in the result.
+        real_train: real images that the classifiers of ``how`` are trained on for a baseline.
+        real_test, how, seed, cache, quiet: as of :func:`evaluate`.
+
+    Raises:
+        DataError: the sets differ in image shape or class names, or there is no test image.
+        UsageError: a classifier of ``how`` is not known.
+    """
+    how = how or EvaluationOptions()
+    spec = classifier.spec
+    form = np.zeros((0, spec.channels, spec.height, spec.width), np.uint8)
+    own = LabelledImages(form, np.zeros(0, np.int64), spec.classes)
+    real_test = _matched(real_test, own, "test")
+    if len(real_test.images) == 0:
+        raise DataError("An evaluation needs at least one real test image.")
+    train = _Trainer(how, seed, cache, quiet)
+    with stage(f"{name} on real test images", quiet):
+        mine = scored(name, [counted(classifier.scores(real_test.images), real_test)], real_test)
+    on_real: tuple[UtilityScore, ...] = ()
+    if real_train is not None:
+        on_real = train.scores(_matched(real_train, own, "training"), "real", real_test)
+    return Evaluation(not how.public, spec.classes, (mine,), on_real, (), None)
+
+
+class _Trainer:
+    """Trains the classifiers of an evaluation, or finds them in its cache."""
+
+    def __init__(self, how: EvaluationOptions, seed: int, cache: Path | None, quiet: bool) -> None:
+        for name in how.classifiers:
+            recipe(name)
+        self.names = [quick(name) for name in how.classifiers] if how.quick else how.classifiers
+        self.repeats, self.seed, self.cache, self.quiet = how.repeats, seed, cache, quiet
+
+    def scores(
+        self, training: LabelledImages, of: str, test: LabelledImages
+    ) -> tuple[UtilityScore, ...]:
+        """Each classifier trained on ``training`` images of a kind, measured on ``test``."""
+        scores = []
+        for name in self.names if training.classes else ():
+            fitted = []
+            # An optimum does not depend on the seed, so it is found once.
+            runs = self.repeats if recipe(name).epochs else 1
+            for repeat in range(runs):
+                with stage(f"{name} on {of} images, run {repeat + 1} of {runs}", self.quiet) as say:
+                    seed = self.seed + repeat
+                    fitted.append(fit(training, name, seed, cache=self.cache, report=say))
+            scores.append(score(fitted, test))
+        return tuple(scores)
 
 
 def _matched(real: LabelledImages, synthetic: LabelledImages, which: str) -> LabelledImages:

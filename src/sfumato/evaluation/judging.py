@@ -11,13 +11,15 @@ from typing import Any
 from sfumato.data import ImageSource, LabelledImages, PublicSpec, load_labelled, open_images
 from sfumato.disk import private_folder, write_atomically
 from sfumato.errors import CertificateError, DataError, UsageError
-from sfumato.evaluation.evaluate import Evaluation, evaluate
+from sfumato.evaluation.evaluate import Evaluation, evaluate, evaluate_classifier
 from sfumato.evaluation.extractors import SHIPPED, load_extractor
+from sfumato.methods import load_fitted
+from sfumato.methods.base import Classifier
 from sfumato.options import EvaluationOptions, RunOptions, gathered
 from sfumato.privacy.ledger import digest
 from sfumato.privacy.run import data_set_folder, state_of
-from sfumato.release.certificate import Certificate, core_of, read_certificate
-from sfumato.release.files import IMAGES
+from sfumato.release.certificate import Certificate, core_of, is_classifier, read_certificate
+from sfumato.release.files import IMAGES, MODEL
 from sfumato.release.verification.claim import spec_of
 
 CACHE = "evaluation-cache"
@@ -33,8 +35,12 @@ class Released:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the claim's core and the images' digest; a report or metrics leave it."""
-        return digest({**core_of(self.certificate), IMAGES: self.certificate["files"][IMAGES]})
+        """SHA-256 of the claim's core and the images' digest; a report or metrics leave it.
+
+        Of a classifier's release, which has no images, the model's digest.
+        """
+        held = MODEL if is_classifier(self.certificate) else IMAGES
+        return digest({**core_of(self.certificate), held: self.certificate["files"][held]})
 
     def images(self) -> LabelledImages:
         """All released images."""
@@ -191,6 +197,8 @@ def judge(release: Path, real: Real, *objects: Any, seed: int = 0, **stated: Any
     """
     how, run = gathered("judge", [EvaluationOptions, RunOptions], objects, stated)
     released = open_release(release)
+    if is_classifier(released.certificate):
+        return Judged(released, real, _judge_classifier(released, real, how, run, seed))
     evaluation = evaluate(
         released.images(),
         None if real.train is None else load_labelled(real.train),
@@ -202,3 +210,23 @@ def judge(release: Path, real: Real, *objects: Any, seed: int = 0, **stated: Any
         quiet=run.quiet,
     )
     return Judged(released, real, evaluation)
+
+
+def _judge_classifier(
+    released: Released, real: Real, how: EvaluationOptions, run: RunOptions, seed: int
+) -> Evaluation:
+    classifier = load_fitted(released.folder / MODEL)
+    if not isinstance(classifier, Classifier):
+        raise CertificateError(
+            f"{released.folder}: its model is no classifier. Run: sfumato verify {released.folder}"
+        )
+    return evaluate_classifier(
+        classifier,
+        released.certificate["method"]["name"],
+        None if real.train is None else load_labelled(real.train),
+        load_labelled(real.test),
+        how,
+        seed=seed,
+        cache=real.folder(run.folder) / CACHE,
+        quiet=run.quiet,
+    )

@@ -28,7 +28,8 @@ def render(evaluation: Evaluation) -> Group:
         parts.append(Panel(NOT_PRIVATE, style="bold red"))
     if evaluation.utility:
         parts += [_utility(evaluation), _recall(evaluation)]
-    parts.append(_fidelity(evaluation.fidelity))
+    if evaluation.fidelity:
+        parts.append(_fidelity(evaluation.fidelity))
     if evaluation.memorisation is not None:
         parts.append(_memorisation(evaluation.memorisation))
     return Group(*parts)
@@ -43,23 +44,30 @@ def _percent(spread: Spread | None) -> str:
 
 def _utility(evaluation: Evaluation) -> Table:
     first = evaluation.utility[0]
+    tested = f"{first.test_count} real {first.image_type} images"
     table = Table(
         title="Utility: trained on synthetic, tested on real images (%)",
-        caption=f"epoch: last; {first.training_count} synthetic against "
-        f"{first.test_count} real {first.image_type} images; ± standard deviation over runs",
+        caption=f"epoch: last; {first.training_count} synthetic against {tested}; "
+        "± standard deviation over runs",
     )
+    if first.training_count is None:
+        table = Table(title="The released classifier on real images (%)", caption=tested)
     binary = any(score.auroc is not None for score in evaluation.utility)
     table.add_column("classifier")
     for name in ("accuracy", "balanced accuracy", *(["AUROC"] if binary else [])):
         table.add_column(name, justify="right")
     table.add_column("runs (diverged)", justify="right")
-    if evaluation.baseline:
+    of_same = [s.classifier for s in evaluation.baseline] == [
+        s.classifier for s in evaluation.utility
+    ]
+    if of_same:
         table.add_column("accuracy, trained on real", justify="right")
-    for i, score in enumerate(evaluation.utility):
+    others = () if of_same else evaluation.baseline
+    for i, score in enumerate((*evaluation.utility, *others)):
         cells = [score.classifier, _percent(score.accuracy), _percent(score.balanced_accuracy)]
         cells += [_percent(score.auroc)] if binary else []
         cells += [f"{len(score.runs)} ({score.diverged})"]
-        cells += [_percent(evaluation.baseline[i].accuracy)] if evaluation.baseline else []
+        cells += [_percent(evaluation.baseline[i].accuracy)] if of_same else []
         table.add_row(*cells)
     return table
 

@@ -7,11 +7,11 @@ way the test images only ever meet finished classifiers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, stdev
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 from sklearn.metrics import roc_auc_score
 
 from sfumato.data.arrays import LabelledImages
@@ -46,7 +46,7 @@ class Run:
     recall: tuple[float | None, ...]
     """By class in label order; None for a class without test images."""
     auroc: float | None
-    """For two classes, of the second one's probability; None otherwise."""
+    """For two classes, of how far the second one is ahead; None otherwise."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class UtilityScore:
     """Repeats of one classifier; the means leave out diverged runs, which ``runs`` still shows."""
 
     classifier: str
-    training_count: int
+    training_count: int | None
+    """None for a released classifier, whose number of training records is private."""
     test_count: int
     image_type: str
     precision: str
@@ -80,36 +81,52 @@ def confusion(
 
 def measure(classifier: FittedClassifier, test: LabelledImages) -> Run:
     """Label ``test`` by a finished classifier and count."""
-    classes = len(classifier.classes)
-    shares = probabilities(classifier, test.images)
+    run = counted(probabilities(classifier, test.images), test)
+    return replace(run, seed=classifier.seed, epoch=classifier.epoch, diverged=classifier.diverged)
+
+
+def counted(shares: Float32[np.ndarray, "n classes"], test: LabelledImages) -> Run:
+    """Count how often the largest of each image's ``shares`` is its class's."""
+    classes = shares.shape[1]
     counts = confusion(test.labels, shares.argmax(1), classes)
     totals, right = counts.sum(1), counts.diagonal()
     recall = [float(r / t) if t else None for r, t in zip(right, totals, strict=True)]
     both = classes == 2 and bool(totals.all()) and bool(np.isfinite(shares).all())
     return Run(
-        seed=classifier.seed,
-        epoch=classifier.epoch,
-        diverged=classifier.diverged,
+        seed=0,
+        epoch=None,
+        diverged=None,
         accuracy=float(right.sum() / totals.sum()),
         balanced_accuracy=mean(share for share in recall if share is not None),
         recall=tuple(recall),
-        auroc=float(roc_auc_score(test.labels, shares[:, 1])) if both else None,
+        auroc=float(roc_auc_score(test.labels, shares[:, 1] - shares[:, 0])) if both else None,
     )
 
 
 def score(repeats: Sequence[FittedClassifier], test: LabelledImages) -> UtilityScore:
     """Measure ``repeats``, the same recipe trained from different seeds, on ``test``."""
     first = repeats[0]
-    runs = tuple(measure(classifier, test) for classifier in repeats)
+    runs = [measure(classifier, test) for classifier in repeats]
+    return scored(first.name, runs, test, first.training_count, first.precision)
+
+
+def scored(
+    name: str,
+    runs: Sequence[Run],
+    test: LabelledImages,
+    training_count: int | None = None,
+    precision: str = "float32",
+) -> UtilityScore:
+    """Summarise the ``runs`` of the classifier of a name on ``test``."""
     sound = [run for run in runs if run.diverged is None]
     by_class = zip(*(run.recall for run in sound), strict=True)
     return UtilityScore(
-        classifier=first.name,
-        training_count=first.training_count,
+        classifier=name,
+        training_count=training_count,
         test_count=len(test.labels),
         image_type=str(test.images.dtype),
-        precision=first.precision,
-        runs=runs,
+        precision=precision,
+        runs=tuple(runs),
         accuracy=Spread.of([run.accuracy for run in sound]),
         balanced_accuracy=Spread.of([run.balanced_accuracy for run in sound]),
         recall=tuple(Spread.of([r for r in shares if r is not None]) for shares in by_class),

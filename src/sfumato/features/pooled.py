@@ -21,10 +21,14 @@ from safetensors.numpy import load as load_arrays
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.errors import UsageError
 from sfumato.features.encoder import Encoder, load_encoder
 from sfumato.features.perceptual import PublicAxes, to_unit
 
 CHUNK = 250
+LARGEST_SIZE = 512
+"""Pixels a side that images are enlarged to at most."""
+
 AXES = "photograph_axes.safetensors"
 
 
@@ -39,6 +43,12 @@ class PooledFeatures(nn.Module):
     def __init__(self, encoder: Encoder, size: int) -> None:
         super().__init__()
         self.encoder, self.size = encoder, size
+
+    @property
+    def width(self) -> int:
+        """Number of features: the channels of all blocks."""
+        image = torch.zeros(1, 3, 32, 32, device=self.encoder.mean.device)
+        return sum(layer.shape[1] for layer in self.encoder(image))
 
     def forward(self, images: Tensor) -> Tensor:
         """Float ``[b, 1 or 3, h, w]`` in [0, 1] → float32 ``[b, channels of all blocks]``.
@@ -64,24 +74,31 @@ class PooledCoordinates(nn.Module):
     Args:
         features: what the axes were fitted on.
         axes: whitened public axes.
-        shipped: SHA-256 of the file that the axes ship in; empty where they were fitted on public
-            images that the user gave.
     """
 
-    def __init__(self, features: PooledFeatures, axes: PublicAxes, shipped: str) -> None:
+    def __init__(self, features: PooledFeatures, axes: PublicAxes) -> None:
         super().__init__()
-        self.features, self.axes, self.shipped = features, axes, shipped
+        self.features, self.axes = features, axes
 
     @classmethod
     def of(
         cls, encoder: str, size: int, count: int, public: NDArray[np.uint8] | None = None
     ) -> PooledCoordinates:
-        """The first ``count`` of the axes that ship, or of those of the user's public images."""
+        """The first ``count`` of the axes that ship, or of those of the user's public images.
+
+        Raises:
+            UsageError: so many do not ship.
+        """
         features = PooledFeatures(load_encoder(encoder), size)
         if public is not None:
-            return cls(features, fitted_axes(features.encoder, features.of(public), count), "")
-        mean, axes, digest = photograph_axes()
-        return cls(features, PublicAxes(mean, axes[:, :count], whitened=True), digest)
+            return cls(features, fitted_axes(features.encoder, features.of(public), count))
+        mean, axes = photograph_axes()
+        if count > axes.shape[1]:
+            raise UsageError(
+                f"axes={count}: the axes that ship are {axes.shape[1]}. Ask for fewer, or fit axes "
+                "on public images of your own (--public)."
+            )
+        return cls(features, PublicAxes(mean, axes[:, :count].contiguous(), whitened=True))
 
     @property
     def width(self) -> int:
@@ -93,33 +110,37 @@ class PooledCoordinates(nn.Module):
         coordinates: Tensor = self.axes(self.features(images))
         return coordinates
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the axes, as little-endian float32."""
+        arrays = (tensor.cpu().numpy().astype("<f4") for tensor in self.tensors().values())
+        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors that :meth:`load` needs; none where the axes ship with the package."""
-        return {} if self.shipped else {"mean": self.axes.mean, "axes": self.axes.axes}
+        """The tensors that :meth:`load` needs."""
+        return {"mean": self.axes.mean, "axes": self.axes.axes}
 
     def config(self) -> dict[str, Any]:
         """What :meth:`load` needs besides them."""
-        return {
-            "encoder": self.features.encoder.name,
-            "encoder_size": self.features.size,
-            "count": self.width,
-            "axes": self.shipped,
-        }
+        return {"encoder": self.features.encoder.name, "encoder_size": self.features.size}
 
     @classmethod
     def load(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> PooledCoordinates:
         """Rebuild coordinates from what was saved.
 
         Raises:
-            ValueError: they were made with axes that another version ships.
+            ValueError: the axes are not those of the encoder's features.
         """
-        if config["axes"]:
-            found = cls.of(config["encoder"], config["encoder_size"], config["count"])
-            if found.shipped != config["axes"]:
-                raise ValueError("made with public axes that another version ships")
-            return found
-        features = PooledFeatures(load_encoder(config["encoder"]), config["encoder_size"])
-        return cls(features, PublicAxes(tensors["mean"], tensors["axes"], whitened=True), "")
+        size = config["encoder_size"]
+        if not isinstance(size, int) or not 1 <= size <= LARGEST_SIZE:
+            raise ValueError("images cannot be enlarged so far")
+        features = PooledFeatures(load_encoder(config["encoder"]), size)
+        mean, axes = tensors["mean"], tensors["axes"]
+        if axes.ndim != 2 or mean.shape != (len(axes),) or len(axes) != features.width:
+            raise ValueError("the axes are not those of the encoder's features")
+        if not all(t.dtype == torch.float32 and bool(t.isfinite().all()) for t in (mean, axes)):
+            raise ValueError("the axes must be finite float32 numbers")
+        return cls(features, PublicAxes(mean, axes, whitened=True))
 
 
 def fitted_axes(encoder: Encoder, features: Tensor, count: int) -> PublicAxes:
@@ -136,16 +157,15 @@ def fitted_axes(encoder: Encoder, features: Tensor, count: int) -> PublicAxes:
 
 
 @cache
-def photograph_axes() -> tuple[Tensor, Tensor, str]:
+def photograph_axes() -> tuple[Tensor, Tensor]:
     """Axes fitted on Tiny ImageNet; the file holds its card (``docs/methods/least-squares.md``).
 
     Returns:
-        Mean ``[width]`` and axes ``[width, 600]``, float32, and the SHA-256 of the file.
+        Mean ``[width]`` and axes ``[width, 600]``, float32.
     """
-    content = files("sfumato.features").joinpath(AXES).read_bytes()
-    arrays = load_arrays(content)
+    arrays = load_arrays(files("sfumato.features").joinpath(AXES).read_bytes())
     axes = torch.from_numpy(arrays["axes"].astype(np.float32) * arrays["steps"])
-    return torch.from_numpy(arrays["mean"]), axes, hashlib.sha256(content).hexdigest()
+    return torch.from_numpy(arrays["mean"]), axes
 
 
 def photograph_card() -> dict[str, Any]:

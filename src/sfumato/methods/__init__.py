@@ -7,15 +7,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sfumato.methods.registry import BUILT_IN, find_method, load_model, method_names
+from sfumato.methods.registry import (
+    BUILT_IN,
+    find_method,
+    load_fitted,
+    load_model,
+    method_names,
+)
 
 if TYPE_CHECKING:
-    from sfumato.methods.base import Batch, Method, Model, Option
+    from sfumato.methods.base import Batch, Classifier, Fitted, Method, Model, Option
 
 _NAMES = {target.rpartition(":")[2]: name for name, target in BUILT_IN.items()}
-_SHARED = ("Batch", "Method", "Model", "Option")
+_SHARED = ("Batch", "Classifier", "Fitted", "Method", "Model", "Option")
 
-__all__ = ["Batch", "Method", "Model", "Option", "find_method", "load_model", "method_names"]
+__all__ = [
+    "Batch",
+    "Classifier",
+    "Fitted",
+    "Method",
+    "Model",
+    "Option",
+    "find_method",
+    "load_fitted",
+    "load_model",
+    "method_names",
+]
 
 
 def __getattr__(name: str) -> Any:

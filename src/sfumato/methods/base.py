@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.options import described
-from sfumato.privacy import Curator, Query
+from sfumato.privacy import Answer, Curator, Query
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Images uint8 ``[b, channels, height, width]`` and labels int64 ``[b]``."""
@@ -23,18 +23,17 @@ HIDDEN = ("public", "public_labels")
 """Options that are arrays: their digest stands in the configuration, they themselves do not."""
 
 
-class Model(ABC):
+class Fitted(ABC):
     """What a fit leaves behind: public, because it is computed from noisy answers alone."""
+
+    releases: ClassVar[str]
+    """What a release of it holds: ``images`` or a ``classifier``."""
 
     spec: PublicSpec
     """Shape and classes of the images."""
 
-    embedding: Any = None
-    """A released embedding that other generators may be trained on, where there is one."""
-
-    @abstractmethod
-    def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
-        """Sample ``count`` images in batches; the seed is public and repeats the sample."""
+    answer: Answer | None = None
+    """The noisy answer that it was computed from, where it holds that instead of weights."""
 
     @abstractmethod
     def tensors(self) -> dict[str, NDArray[Any]]:
@@ -46,7 +45,7 @@ class Model(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, spec: PublicSpec, config: dict[str, Any], tensors: dict[str, Any]) -> Model:
+    def load(cls, spec: PublicSpec, config: dict[str, Any], tensors: dict[str, Any]) -> Fitted:
         """Rebuild a model from what was saved; malformed values raise ValueError or the like."""
 
     def losses(
@@ -55,6 +54,19 @@ class Model(ABC):
         """The model's own loss on each image, which an audit attacks; None where it has none."""
         return None
 
+
+class Model(Fitted):
+    """A model that images are sampled from."""
+
+    releases = "images"
+
+    embedding: Any = None
+    """A released embedding that other generators may be trained on, where there is one."""
+
+    @abstractmethod
+    def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
+        """Sample ``count`` images in batches; the seed is public and repeats the sample."""
+
     def with_sampler(self, sampler: str | None, steps: int | None) -> Model:
         """The same model with another sampler, where it has several.
 
@@ -62,6 +74,44 @@ class Model(ABC):
             UsageError: it has none, or not this one.
         """
         raise UsageError(f"sampler={sampler!r}: only a diffusion model has samplers.")
+
+
+class Classifier(Fitted):
+    """A classifier of images, which was trained privately and makes none."""
+
+    releases = "classifier"
+
+    @abstractmethod
+    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Class scores ``[b, classes]`` of images uint8 ``[b, c, h, w]``, each from its own image.
+
+        The largest names the class; how far apart they are says no probability.
+        """
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Labels int64 ``[b]`` of images uint8 ``[b, c, h, w]``, numbers of ``spec.classes``.
+
+        Raises:
+            UsageError: the images have another form than those that it was trained on.
+        """
+        expected = (self.spec.channels, self.spec.height, self.spec.width)
+        if images.dtype != np.uint8 or images.shape[1:] != expected:
+            raise UsageError(
+                f"images of shape {images.shape} and type {images.dtype}: this classifier takes "
+                f"uint8 [n, {', '.join(map(str, expected))}], channels, height and width. Bring "
+                "them into this form first."
+            )
+        labels: NDArray[np.int64] = self.scores(images).argmax(axis=1)
+        return labels
+
+    def losses(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64]
+    ) -> NDArray[np.float64] | None:
+        """Cross-entropy of each image's label."""
+        scores = self.scores(images).astype(np.float64)
+        scores -= scores.max(axis=1, keepdims=True)
+        own: NDArray[np.float64] = np.take_along_axis(scores, labels[:, None], axis=1)[:, 0]
+        return np.log(np.exp(scores).sum(axis=1)) - own
 
 
 @dataclass(frozen=True)
@@ -74,7 +124,7 @@ class Option:
 
 
 class Method(ABC):
-    """A method turns noisy answers into a model; it never holds a private image.
+    """A method turns noisy answers into a model or a classifier; it never holds a private image.
 
     A method is a frozen dataclass whose fields are its options; the ``Args`` section of its
     docstring says what each does. :mod:`sfumato.methods.registry` finds methods by name.
@@ -87,8 +137,9 @@ class Method(ABC):
     title: ClassVar[str]
     """What it does, in a line of ``sfumato methods``."""
 
-    model: ClassVar[type[Model]]
-    """What :meth:`fit` returns, and what reads a released model."""
+    model: ClassVar[type[Fitted]]
+    """What :meth:`fit` returns, and what reads a released model: a :class:`Model` of images, which
+    ``sfumato synthesize`` releases, or a :class:`Classifier`, which ``sfumato classify`` does."""
 
     presets: ClassVar[Mapping[str, Callable[[PublicSpec], Settings]]] = {}
     """Named settings, each for the images of a public specification."""
@@ -107,7 +158,7 @@ class Method(ABC):
         """What the method will ask about a data set of this public specification."""
 
     @abstractmethod
-    def fit(self, curator: Curator) -> Model:
+    def fit(self, curator: Curator) -> Fitted:
         """Ask the curator the queries and learn a model from the answers."""
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
@@ -162,6 +213,16 @@ def check_rules(method: Method, rules: Mapping[str, bool]) -> None:
                 f"{method.name}: {name}={value!r} is outside its rule; "
                 f"see help({type(method).__name__})."
             )
+
+
+def check_classes(method: str, spec: PublicSpec) -> None:
+    """Raise UsageError unless images of ``spec`` are of two classes or more."""
+    if len(spec.classes) < 2:
+        raise UsageError(
+            f"{method}: a classifier needs two classes or more, and the images have "
+            f"{len(spec.classes) or 'none'}. Put them into a folder for each class, or name the "
+            "labels."
+        )
 
 
 def poisson_rate(method: str, batch: int, spec: PublicSpec) -> float:

@@ -7,7 +7,7 @@ method's and whose value is its class; ``docs/adding-a-method.md``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from sfumato.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from sfumato.methods.base import Method, Model
+    from sfumato.methods.base import Fitted, Method, Model
 
 GROUP = "sfumato.methods"
 
-BUILT_IN = {
+IMAGES = {
     "mepf": "sfumato.methods.mepf.method:DPMEPF",
     "moments": "sfumato.methods.moments:Moments",
     "dpdm": "sfumato.methods.dpdm.method:DPDM",
@@ -30,6 +30,11 @@ BUILT_IN = {
     "merf": "sfumato.methods.merf:DPMERF",
     "ntk": "sfumato.methods.ntk:DPNTK",
 }
+CLASSIFIERS = {
+    "least-squares": "sfumato.methods.classifiers.least_squares:LeastSquares",
+}
+BUILT_IN = {**IMAGES, **CLASSIFIERS}
+"""Every method that ships with sfumato, by what it releases."""
 
 
 @cache
@@ -39,9 +44,9 @@ def _known() -> Mapping[str, EntryPoint]:
     return {entry.name: entry for entry in [*entry_points(group=GROUP), *ours]}
 
 
-def method_names() -> list[str]:
-    """The names of all methods, those of this package first; imports none of them."""
-    return [*BUILT_IN, *sorted(set(_known()) - set(BUILT_IN))]
+def method_names(built_in: Iterable[str] = BUILT_IN) -> list[str]:
+    """The names of all methods, or of ``built_in`` and other packages'; imports none of them."""
+    return [*built_in, *sorted(set(_known()) - set(BUILT_IN))]
 
 
 def find_method(name: str) -> type[Method]:
@@ -87,6 +92,24 @@ def configured(name: str, config: Mapping[str, Any]) -> Method:
 
 
 def load_model(path: Path) -> Model:
+    """Read the released ``model.safetensors`` of a method that makes images.
+
+    Raises:
+        DataError: the file is missing or is not a released model.
+        UsageError: it is a released classifier.
+    """
+    from sfumato.methods.base import Model
+
+    found = load_fitted(path)
+    if not isinstance(found, Model):
+        raise UsageError(
+            f"{path} is a private classifier, which makes no images. Open its release with "
+            "sfumato.load and call predict."
+        )
+    return found
+
+
+def load_fitted(path: Path) -> Fitted:
     """Read a released ``model.safetensors``; nothing in it is executed.
 
     Raises:

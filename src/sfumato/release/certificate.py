@@ -16,6 +16,7 @@ from sfumato.data.spec import PublicSpec
 from sfumato.errors import CertificateError
 from sfumato.privacy.ledger import GENESIS, digest, seal
 from sfumato.release import strict_json
+from sfumato.release.files import CLASSIFIER
 from sfumato.release.versions import FORMAT, WRITERS
 
 Certificate = dict[str, Any]
@@ -67,6 +68,11 @@ def public_entries(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
             body = {k: v for k, v in entry.items() if k not in ("seq", "time", "hash")}
             chain.append(seal({**body, "prev": chain[-1]["hash"] if chain else GENESIS}))
     return chain
+
+
+def is_classifier(certificate: Mapping[str, Any]) -> bool:
+    """Whether the release is a private classifier, which holds no images."""
+    return bool(certificate["release"]["format"] == CLASSIFIER)
 
 
 def core_of(certificate: Mapping[str, Any]) -> Certificate:

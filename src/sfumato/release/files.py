@@ -17,6 +17,9 @@ METRICS = "metrics.json"
 SIGNATURE = "signature.json"
 CLASSES = "classes.txt"
 
+CLASSIFIER = "classifier"
+"""What a certificate states for the images' format where the release holds a classifier instead."""
+
 LARGEST = {
     "certificate.json": 2**24,
     CARD: 2**20,
@@ -107,6 +110,7 @@ def file_digest(path: Path) -> str:
 def digests(release: Path, names: list[str]) -> dict[str, str]:
     """Digest of each file beside the certificate; all images together have one, ``images``.
 
+    A release of a classifier has no images, and no digest of them.
     The signature has none: it is made over the certificate that states them.
     """
     result = {
@@ -118,4 +122,5 @@ def digests(release: Path, names: list[str]) -> dict[str, str]:
     for name in names:
         if name.startswith(f"{IMAGES}/"):
             tree.update(f"{name}\0{file_digest(release / name)}\n".encode())
-    return {**result, IMAGES: tree.hexdigest()}
+    any_images = any(name.startswith(f"{IMAGES}/") for name in names)
+    return {**result, **({IMAGES: tree.hexdigest()} if any_images else {})}

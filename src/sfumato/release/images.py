@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from sfumato.data.layout import class_folders, safe_folder_names
+from sfumato.release.certificate import is_classifier
 from sfumato.release.files import IMAGES
 from sfumato.release.versions import FIRST_FORMAT
 from sfumato.release.writing.grid import MOST_ROWS, PER_CLASS
@@ -20,8 +21,10 @@ Labelled = tuple[int, bytes]
 def first_pictures(release: Path, certificate: Mapping[str, Any]) -> list[list[bytes]]:
     """Return PNG files, a list for each of the first classes; one list where there are none.
 
-    The release must have been verified: its files are trusted here.
+    The release must have been verified: its files are trusted here. A classifier's has none.
     """
+    if is_classifier(certificate):
+        return []
     classes = certificate["classes"]
     rows: list[list[bytes]] = [[] for _ in classes[:MOST_ROWS] or [""]]
     most = PER_CLASS if classes else PER_CLASS**2

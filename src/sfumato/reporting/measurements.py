@@ -161,6 +161,8 @@ def _utility(score: Mapping[str, Any], real: Mapping[str, Any] | None) -> Utilit
 
 
 def _utility_note(score: Mapping[str, Any]) -> str:
+    if score["training_count"] is None:  # a released classifier
+        return f"Tested on {score['test_count']:,} real images."
     return (
         f"Trained on {score['training_count']:,} synthetic images, tested on "
         f"{score['test_count']:,} real ones; epoch: last."

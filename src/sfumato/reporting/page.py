@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from sfumato.privacy import RELATIONS, Event
-from sfumato.release.certificate import RECORD
+from sfumato.release.certificate import RECORD, is_classifier
 from sfumato.release.files import EMBEDDING
 from sfumato.release.verification.claim import is_stamped
 from sfumato.release.verification.numbers import factor, percent, scientific
@@ -61,6 +61,7 @@ def render(
         unit=spec.get("unit"),
         one="unit" if "unit" in spec else RECORD,
         release=certificate["release"],
+        classifier=is_classifier(certificate),
         config=certificate["method"]["config"],
         budgeted=next(one for one in odds if one.relation == certificate["relation"]),
         odds=odds,

@@ -9,6 +9,7 @@ from typing import Any
 
 from sfumato.privacy import Event
 from sfumato.release import Certificate
+from sfumato.release.certificate import is_classifier
 from sfumato.release.files import SAMPLES
 from sfumato.release.verification.claim import is_stamped
 from sfumato.release.verification.numbers import percent, scientific
@@ -40,11 +41,13 @@ def summary(folder: Path, certificate: Certificate) -> str:
         words = "<strong>NOT PRIVATE</strong>: the noise came from a known seed. Never share this."
     claim = ", ".join(f"ε = {value:.4g} ({name})" for name, value in epsilons.items())
     classes = len(stated["classes"])
+    images = f"{stated['release']['samples']:,} synthetic images"
+    what = "a classifier" if is_classifier(stated) else images
     total = stated["data_set_total"]
     return (
         '<div style="max-width: 46em">'
-        f"<p><strong>{escape(folder.name)}</strong>: {stated['release']['samples']:,} synthetic "
-        f"images{f' of {classes} classes' if classes else ''}, "
+        f"<p><strong>{escape(folder.name)}</strong>: {what}"
+        f"{f' of {classes} classes' if classes else ''}, "
         f"made by {escape(str(stated['method']['name']))}</p>"
         f"{_picture(folder / SAMPLES)}"
         f"<p>{claim} at δ = {scientific(delta)}. {words}</p>"

@@ -34,8 +34,9 @@ from sfumato.features import (
     to_unit,
 )
 from sfumato.methods.gaussian import Gaussians, MomentBlock
-from sfumato.methods.mepf.labeller import Labeller, SecondMoments, labelled_layers
+from sfumato.methods.mepf.labeller import Labeller, labelled_layers
 from sfumato.methods.mepf.settings import MEPFSettings
+from sfumato.methods.second_moments import SecondMoments
 from sfumato.networks import moved
 
 FORMAT = "sfumato-embedding/1"

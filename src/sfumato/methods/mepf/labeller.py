@@ -8,59 +8,15 @@ image better than the condition it was drawn with.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfumato.features import PerceptualFeatures, PublicAxes, load_encoder, to_unit
-from sfumato.methods.second_moments import SymmetricProducts
-
-RIDGE = 0.6
-"""Ridge relative to the spectral radius of the noise in Σ t tᵀ."""
-
-LEAST_RIDGE = 1e-5
-INTERCEPT = 0.3
-
-
-class SecondMoments:
-    """The two blocks of a contribution that a least-squares classifier needs.
-
-    Args:
-        size: length k of the coordinates t, of norm at most 1; an intercept is appended.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.width = size + 1
-        self.products = SymmetricProducts(self.width)
-        self.pairs = self.products.pairs
-
-    def extend(self, coordinates: Tensor) -> Tensor:
-        """t with its intercept, of norm at most 1."""
-        ones = coordinates.new_full((len(coordinates), 1), INTERCEPT)
-        return torch.cat([coordinates, ones], dim=1) / math.sqrt(1 + INTERCEPT**2)
-
-    def solve(
-        self, products: NDArray[np.float64], targets: NDArray[np.float64], noise_std: float
-    ) -> NDArray[np.float32]:
-        """Ridge weights ``[k + 1, classes]`` from the noisy sums.
-
-        Args:
-            products: noisy Σ of what ``self.products`` makes of t, ``[pairs]``.
-            targets: noisy Σ t by class, ``[classes, k + 1]``.
-            noise_std: standard deviation of each noisy coordinate of ``products``.
-        """
-        values, vectors = np.linalg.eigh(self.products.matrix(products))
-        values = np.clip(values, 0, None)
-        # Weyl: the noise moves eigenvalues by at most about √2·σ·√k, whatever the data.
-        ridge = RIDGE * noise_std * math.sqrt(self.width) + LEAST_RIDGE * values.sum()
-        centred = targets - targets.mean(axis=0)
-        weights: NDArray[np.float64] = vectors / (values + ridge) @ (vectors.T @ centred.T)
-        return weights.astype(np.float32)
+from sfumato.methods.second_moments import SecondMoments
 
 
 def labelled_layers(activations: Sequence[Tensor]) -> Tensor:

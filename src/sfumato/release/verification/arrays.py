@@ -20,15 +20,17 @@ import sfumato
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import SfumatoError
 from sfumato.methods.mepf.method import DPMEPF
-from sfumato.methods.registry import configured, load_model, method_names
+from sfumato.methods.registry import configured, find_method, load_fitted, method_names
+from sfumato.privacy import Answer
 from sfumato.privacy.run import answer_digest
-from sfumato.release.certificate import encoder_of
-from sfumato.release.files import EMBEDDING, MODEL
+from sfumato.release.certificate import encoder_of, is_classifier
+from sfumato.release.files import CLASSIFIER, EMBEDDING, IMAGES, MODEL
 from sfumato.release.verification.claim import spec_of
 from sfumato.release.verification.mechanisms import STEPS_OF_A_CLIP_NORM
 from sfumato.release.versions import writer_of
 
 _FORMAT = "sfumato-embedding/1"
+_SUMS = {"total": np.float64, "shared": np.float64}
 _PUBLIC = {"public_steps": 0, "public_digest": ""}
 """What a configuration says about public images, which are not at hand here."""
 
@@ -72,10 +74,15 @@ def _model_problems(path: Path, certificate: Mapping[str, Any]) -> Iterator[str]
         yield f"{MODEL} makes other images than the certificate says: its specification differs"
         return
     known = stated["name"] in method_names()
+    if known and find_method(stated["name"]).model.releases != (
+        CLASSIFIER if is_classifier(certificate) else IMAGES
+    ):
+        yield f"the method {stated['name']!r:.60} makes releases of another kind"
+        return
     if not known or certificate["sfumato"] != sfumato.__version__:
         return  # see remarks()
     try:
-        model = load_model(path)
+        model = load_fitted(path)
         # Tuples become the lists that a file holds.
         same = json.loads(json.dumps(model.config())) == facts["config"]
         whole = same and _forms(model.tensors()) == _stored(path)
@@ -84,12 +91,19 @@ def _model_problems(path: Path, certificate: Mapping[str, Any]) -> Iterator[str]
     if not whole:
         yield f"{MODEL}: its arrays are not those of the model that its configuration states"
         return
+    if model.answer is not None and not _is_answer(model.answer, certificate):
+        yield f"{MODEL} holds none of the noisy answers that the ledger names"
+    axes = [query["axes_digest"] for query in certificate["queries"] if query.get("axes_digest")]
+    if any(digest != facts["config"].get("axes_digest") for digest in axes):
+        yield f"{MODEL} holds other public axes than the query names"
     spec, queries = spec_of(certificate), None
     try:
         method = configured(stated["name"], stated["config"])
         config = method.config()
         expected = method.model_config(spec)
-        if encoder_of(certificate["queries"]) is None:  # else it would take minutes
+        fitted = bool(stated["config"].get("public_digest"))  # on images that are not at hand
+        if encoder_of(certificate["queries"]) is None or (model.answer and not fitted):
+            # Where neither holds it would take minutes, or cannot be done.
             queries = json.loads(json.dumps([query.to_dict() for query in method.queries(spec)]))
     except (SfumatoError, TypeError, ValueError, LookupError, ArithmeticError, RuntimeError):
         config, expected = {}, {}
@@ -132,35 +146,39 @@ def _embedding_problems(path: Path, certificate: Mapping[str, Any]) -> Iterator[
     elif about != {"spec": certificate["spec"], "config": certificate["method"]["config"]}:
         yield f"{EMBEDDING} is of another specification or configuration than the certificate"
     else:
-        answers = {
-            entry["name"]: entry["answer"]
-            for entry in certificate["ledger"]
-            if entry["kind"] == "answer"
-        }
-        for query, event in zip(certificate["queries"], certificate["events"], strict=True):
-            if query["query"] == "sum" and facts["noise_std"] == event["noise_std"]:
-                grid = _answer(path, query, event, spec_of(certificate))
-                if grid is not None and answer_digest(grid) == answers[query["name"]]:
-                    return
-        yield f"{EMBEDDING} is none of the noisy answers that the ledger names"
+        with safe_open(path, framework="np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+        answer = None
+        if {name: array.dtype for name, array in arrays.items()} == _SUMS:
+            answer = Answer(arrays["total"], arrays["shared"], facts["noise_std"])
+        if answer is None or not _is_answer(answer, certificate):
+            yield f"{EMBEDDING} is none of the noisy answers that the ledger names"
 
 
-def _answer(
-    path: Path, query: Mapping[str, Any], event: Mapping[str, Any], spec: PublicSpec
+def _is_answer(answer: Answer, certificate: Mapping[str, Any]) -> bool:
+    """Whether the ledger names the digest of this noisy answer to one of the sums."""
+    named = {
+        entry["name"]: entry["answer"]
+        for entry in certificate["ledger"]
+        if entry["kind"] == "answer"
+    }
+    for query, event in zip(certificate["queries"], certificate["events"], strict=True):
+        if query["query"] == "sum" and answer.noise_std == event["noise_std"]:
+            grid = _on_grid(answer, query, event, spec_of(certificate))
+            if grid is not None and answer_digest(grid) == named[query["name"]]:
+                return True
+    return False
+
+
+def _on_grid(
+    answer: Answer, query: Mapping[str, Any], event: Mapping[str, Any], spec: PublicSpec
 ) -> NDArray[np.int64] | None:
     """The answer in steps of its grid, int64 ``[n]``, or None where the arrays are of no answer."""
     rows = max(1, len(spec.classes)) if query.get("by_class") else 1
     dimension, shared = query.get("dimension"), query.get("shared", 0)
-    with safe_open(path, framework="np") as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}
-        shapes = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
-        expected = {
-            "total": ("F64", [rows, dimension - shared]),
-            "shared": ("F64", [shared]),
-        }
-        if shapes != expected:
-            return None
-        values = np.concatenate([file.get_tensor("total").ravel(), file.get_tensor("shared")])
+    if answer.total.shape != (rows, dimension - shared) or answer.shared.shape != (shared,):
+        return None
+    values = np.concatenate([answer.total.ravel(), answer.shared])
     step = event["clip_norm"] / STEPS_OF_A_CLIP_NORM
     with np.errstate(all="ignore"):
         steps = np.rint(values / step)

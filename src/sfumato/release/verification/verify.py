@@ -12,9 +12,17 @@ from sfumato.data import stated_path
 from sfumato.errors import CertificateError
 from sfumato.privacy import Relation
 from sfumato.privacy.budget import delta_problem
-from sfumato.release.certificate import Certificate, core_of, own_digest, read_certificate
+from sfumato.release.certificate import (
+    Certificate,
+    core_of,
+    is_classifier,
+    own_digest,
+    read_certificate,
+)
 from sfumato.release.files import (
     CARD,
+    CLASSIFIER,
+    EMBEDDING,
     IMAGES,
     MODEL,
     SAMPLES,
@@ -33,7 +41,7 @@ STAMPED = (
     "a release is for tests only and must not be shared."
 )
 _RELEASE = {"made_by": str, "format": str, "samples": int, "seed_public": int}
-_MADE_BY = ("synthesize", "sample", "fit-embedding")
+_MADE_BY = ("synthesize", "sample", "fit-embedding", "classify")
 
 
 @dataclass(frozen=True)
@@ -163,7 +171,7 @@ def problems(folder: Path, certificate: Certificate) -> Iterator[str]:
         yield from unexpected
         if unexpected:
             return  # files of any size or kind are not opened
-        yield from _changed_files(folder, names, certificate.get("files"))
+        yield from _changed_files(folder, names, certificate)
         about_leaks = list(leaks.file_leaks(folder, names, claim.is_stamped(certificate)))
         yield from about_leaks
         about_metrics = list(metrics.problems(folder, names, certificate))
@@ -192,6 +200,10 @@ def _release_problems(certificate: Certificate) -> Iterator[str]:
     stated = certificate["release"]
     if stated["made_by"] not in _MADE_BY:
         yield f"certificate.release.made_by must be one of {', '.join(_MADE_BY)}"
+    if is_classifier(certificate) != (stated["made_by"] == "classify"):
+        yield "a release of images and one of a classifier are made by different commands"
+    if is_classifier(certificate) and stated["samples"] != 0:
+        yield f"the release of a classifier cannot hold {stated['samples']} images"
     writer, maker = writer_of(certificate), certificate.get("sfumato")
     if writer not in WRITERS[certificate["format"]]:
         yield f"no version {writer!r:.60} of sfumato wrote the format {certificate['format']}"
@@ -199,12 +211,15 @@ def _release_problems(certificate: Certificate) -> Iterator[str]:
         yield f"sfumato {writer} wrote the release of a run of the later version {maker}"
 
 
-def _changed_files(folder: Path, names: list[str], claimed: object) -> Iterator[str]:
+def _changed_files(folder: Path, names: list[str], certificate: Certificate) -> Iterator[str]:
+    claimed, release = certificate.get("files"), certificate.get("release")
     if not isinstance(claimed, dict):
         yield "certificate.files must be an object"
         return
-    actual = digests(folder, names)
-    for name in sorted(claimed.keys() | actual.keys() | {CARD, MODEL, SAMPLES}):
+    actual, needed = digests(folder, names), {CARD, MODEL}
+    if not isinstance(release, dict) or release.get("format") != CLASSIFIER:
+        needed |= {IMAGES, SAMPLES}
+    for name in sorted(claimed.keys() | actual.keys() | needed):
         if name not in claimed:
             yield f"{name[:200]!r} is not named by the certificate"
         elif name not in actual:
@@ -216,6 +231,10 @@ def _changed_files(folder: Path, names: list[str], claimed: object) -> Iterator[
 def _images(folder: Path, names: list[str], certificate: Certificate) -> Iterator[str]:
     spec = claim.spec_of(certificate)
     images = [name for name in names if name.startswith(f"{IMAGES}/")]
+    if is_classifier(certificate):
+        for name in [*images[:1], *({SAMPLES, EMBEDDING} & set(names))]:
+            yield f"{name[:200]!r} is no part of a classifier's release"
+        return
     stated = certificate["release"]
     first = certificate["format"] == FIRST_FORMAT
     found, count = pictures.check_images(folder, images, stated["format"], spec, first)

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from sfumato.release.certificate import RECORD
+from sfumato.release.certificate import RECORD, is_classifier
 from sfumato.release.files import EMBEDDING
 from sfumato.release.verification.claim import is_stamped
 from sfumato.release.verification.numbers import factor
@@ -45,10 +45,11 @@ def make_card(
     # A card of the first format is derived from its own words.
     name = "card-1.md.jinja" if certificate["format"] == FIRST_FORMAT else "card.md.jinja"
     template = room.joinpath(name).read_text(encoding="utf-8")
-    samples = certificate["release"]["samples"]
+    samples, classifier = certificate["release"]["samples"], is_classifier(certificate)
     return environment.from_string(template).render(
         certificate=certificate,
-        title="Synthetic images with differential privacy",
+        title=f"{'A classifier' if classifier else 'Synthetic images'} with differential privacy",
+        classifier=classifier,
         classes=certificate["classes"],
         spec=certificate["spec"],
         total={"units": [], **certificate["data_set_total"]},

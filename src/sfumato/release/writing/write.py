@@ -18,11 +18,12 @@ from safetensors.numpy import save_file
 import sfumato
 from sfumato.data.writers import write_images
 from sfumato.errors import CertificateError, UsageError
-from sfumato.methods.base import Batch, Model
+from sfumato.methods.base import Batch, Fitted, Model
 from sfumato.release import certificate as certificates
 from sfumato.release.certificate import NAME, Certificate
 from sfumato.release.files import (
     CARD,
+    CLASSIFIER,
     EMBEDDING,
     IMAGES,
     LARGEST,
@@ -75,9 +76,9 @@ def _is_release(folder: Path) -> bool:
 
 def write_release(
     out: Path,
-    model: Model,
+    model: Fitted,
     core: Mapping[str, Any],
-    batches: Iterable[Batch],
+    batches: Iterable[Batch] = (),
     *,
     format: str = "folder",
     made_by: str = "synthesize",
@@ -88,9 +89,10 @@ def write_release(
 
     Args:
         out: a new or empty folder, or a release to replace with ``force``.
-        model: the released model; its ``embedding``, if it has one, is released too.
+        model: the released model or classifier; a model's ``embedding``, if it has one, is
+            released too.
         core: what the run spent, ``make_core(curator.record())`` or another release's.
-        batches: released images uint8 ``[b, c, h, w]`` and labels int64 ``[b]``, streamed.
+        batches: a model's images uint8 ``[b, c, h, w]`` and labels int64 ``[b]``, streamed.
         format: ``folder``, ``parquet`` or ``webdataset``.
         made_by: the command that makes it; ``seed_public``: the public seed of the draw.
 
@@ -129,19 +131,24 @@ def _replacing(out: Path) -> Iterator[Path]:
 
 def _fill(
     part: Path,
-    model: Model,
+    model: Fitted,
     core: Mapping[str, Any],
     batches: Iterable[Batch],
     format: str,
     made: Mapping[str, Any],
 ) -> None:
-    grid = SampleGrid(model.spec)
-    count = write_images(_seen(batches, grid), model.spec.classes, part, format)
-    (part / SAMPLES).write_bytes(grid.to_png())
     _save_model(part / MODEL, model, core)
-    if model.embedding is not None:
-        model.embedding.save(part / EMBEDDING)
-        shutil.copymode(part / SAMPLES, part / EMBEDDING)
+    count = 0
+    if isinstance(model, Model):
+        grid = SampleGrid(model.spec)
+        count = write_images(_seen(batches, grid), model.spec.classes, part, format)
+        (part / SAMPLES).write_bytes(grid.to_png())
+        if model.embedding is not None:
+            model.embedding.save(part / EMBEDDING)
+            # safetensors makes files that only their owner can read; a release is to be shared.
+            shutil.copymode(part / SAMPLES, part / EMBEDDING)
+    else:
+        format = CLASSIFIER
     release = {"sfumato": sfumato.__version__, **made, "format": format, "samples": count}
     names, _ = list_files(part)
     facts = {"format": FORMAT, **core, "release": release}
@@ -162,8 +169,8 @@ def _seen(batches: Iterable[Batch], grid: SampleGrid) -> Iterator[Batch]:
         yield images, labels
 
 
-def _save_model(path: Path, model: Model, core: Mapping[str, Any]) -> None:
-    """Save what ``sfumato.methods.load_model`` reads."""
+def _save_model(path: Path, model: Fitted, core: Mapping[str, Any]) -> None:
+    """Save what ``sfumato.methods.load_fitted`` reads, readable by all who may read the folder."""
     facts = {
         "method": core["method"]["name"],
         "spec": model.spec.to_dict(),
@@ -171,9 +178,10 @@ def _save_model(path: Path, model: Model, core: Mapping[str, Any]) -> None:
     }
     # safetensors writes the bytes of a strided view as they lie.
     tensors = {name: np.ascontiguousarray(value) for name, value in model.tensors().items()}
+    path.touch()
+    mode = path.stat().st_mode
     save_file(tensors, path, metadata={"sfumato": json.dumps(facts, allow_nan=False)})
-    # It makes files that only their owner can read, and a release is to be shared.
-    shutil.copymode(path.parent / SAMPLES, path)
+    path.chmod(mode)  # safetensors makes files that only their owner can read
 
 
 def _make_durable() -> None:

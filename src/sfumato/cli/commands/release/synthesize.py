@@ -66,6 +66,7 @@ def show_total(data: str, declared: DataOptions, state: Path | None, delta: floa
 def describe(release: Path, json: bool) -> None:
     """Print what a release holds and what it has cost."""
     from sfumato.release import read_certificate
+    from sfumato.release.certificate import is_classifier
 
     certificate = read_certificate(release)
     if json:
@@ -76,10 +77,16 @@ def describe(release: Path, json: bool) -> None:
         return
     if certificate["private"] is not True:
         show.line("NOT PRIVATE: the noise came from a known seed. Never share this release.")
-    show.line(
-        f"{certificate['release']['samples']} synthetic images in {release / 'images'}, "
-        f"a few of them in {release / 'samples.png'}"
-    )
+    if is_classifier(certificate):
+        show.line(
+            f"classifier of {len(certificate['classes'])} classes in "
+            f"{release / 'model.safetensors'}; to use it: sfumato.load({str(release)!r}).predict"
+        )
+    else:
+        show.line(
+            f"{certificate['release']['samples']} synthetic images in {release / 'images'}, "
+            f"a few of them in {release / 'samples.png'}"
+        )
     show.line(f"card: {release / 'README.md'}   certificate: {release / 'certificate.json'}")
     if (release / "report.html").exists():
         show.line(f"report: {release / 'report.html'}")

@@ -43,7 +43,8 @@ def verify(
         how = f"signed by {public_key}"
     else:
         how = f"signed by the key {verdict.signed_by}; name the key that you expect: --public-key"
-    show.line(f"{release}: verified ({how}). {verdict.samples} images, method {verdict.method}.")
+    held = f"{verdict.samples} images" if verdict.samples else "a classifier"
+    show.line(f"{release}: verified ({how}). {held}, method {verdict.method}.")
     show.line(f"claimed:    {show.epsilons(verdict.epsilon_by_relation, verdict.delta)}")
     show.line(f"recomputed: {show.epsilons(verdict.recomputed, verdict.delta)}")
     if verdict.metrics_recomputed is not None and verdict.metrics_delta is not None:

@@ -71,6 +71,8 @@ def compare(
         return
     if not how.public:
         show.line(result["watermark"])
-    show.table(comparing.columns(compared), [comparing.cells(release) for release in compared])
+    names = comparing.classifiers(compared)
+    rows = [comparing.cells(release, names) for release in compared]
+    show.table(comparing.columns(compared), rows)
     show.line(comparing.LEGEND)
     show.line(f"table: {as_markdown} and {as_json}   plot: {as_png}")

@@ -32,8 +32,11 @@ def methods(
         if json:
             show.as_json({method.name: method.title for method in found})
             return
-        rows = [(method.name, method.title, ", ".join(method.presets)) for method in found]
-        show.table(["method", "what it does", "presets"], rows)
+        rows = [
+            (method.name, method.model.releases, method.title, ", ".join(method.presets))
+            for method in found
+        ]
+        show.table(["method", "releases", "what it does", "presets"], rows)
         return
     method = find_method(name)
     options: list[dict[str, Any]] = [
@@ -45,8 +48,8 @@ def methods(
         show.as_json({**facts, "options": options, "citation": method.citation})
         return
     show.line(method.title)
-    rows = [
+    described = [
         (option["name"], str(option["default"]), option["help"].replace("``", ""))
         for option in options
     ]
-    show.table(["option", "default", "what it does"], rows)
+    show.table(["option", "default", "what it does"], described)

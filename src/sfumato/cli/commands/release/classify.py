@@ -1,0 +1,43 @@
+"""``sfumato classify``: a private classifier instead of images."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from sfumato.cli import parameters as p
+from sfumato.cli.commands.release.synthesize import describe, show_total
+from sfumato.data.options import DataOptions
+from sfumato.options import ClassifierOptions, ReleaseOptions, RunOptions
+from sfumato.privacy.budget import Budget
+
+
+def classify(
+    data: p.Data,
+    budget: Budget,
+    method: Annotated[ClassifierOptions, "method", "preset", "options", "public", "seed_public"],
+    to: Annotated[ReleaseOptions, "out", "force"],
+    declared: DataOptions,
+    run: RunOptions,
+    json: p.Json = False,
+) -> None:
+    """Train a private classifier; the release holds no images.
+
+    For those who need labels and not images: the whole budget goes into the classifier. The
+    release holds it with the same card and certificate as synthetic images have, the ledger is the
+    same, and verify, report and evaluate take it too. In Python sfumato.load(RELEASE).predict
+    names the class of images. After Ctrl-C or a crash the same command goes on where it was.
+
+    \b
+    Examples:
+      sfumato classify xrays/ --epsilon 1 --out classifier/
+      sfumato evaluate classifier/ --against heldout/
+    """
+    from sfumato.privacy.distributed import is_first
+    from sfumato.synthesis import classify
+
+    release = classify(data, budget, declared, method, run, to)
+    if not is_first():
+        return
+    describe(release, json)
+    if not json:
+        show_total(data, declared, run.folder, budget.delta)

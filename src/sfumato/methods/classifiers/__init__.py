@@ -1,0 +1,1 @@
+"""Methods whose release is a private classifier instead of images."""
