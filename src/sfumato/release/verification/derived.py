@@ -17,6 +17,7 @@ from PIL import Image, ImageFilter
 from sfumato.data.writers import class_list
 from sfumato.methods.registry import method_names
 from sfumato.release import strict_json
+from sfumato.release.certificate import is_classifier
 from sfumato.release.files import CARD, CLASSES, METRICS, REPORT, SAMPLES
 from sfumato.release.images import first_pictures
 from sfumato.release.verification.claim import spec_of
@@ -42,9 +43,9 @@ def problems(folder: Path, names: list[str], certificate: Mapping[str, Any]) -> 
     pictures = first_pictures(folder, certificate)
     if SAMPLES in names:
         yield from _picture_problems(folder / SAMPLES, pictures, certificate)
-    first = certificate["format"] == FIRST_FORMAT
+    lists = certificate["format"] != FIRST_FORMAT and not is_classifier(certificate)
     classes, form = tuple(certificate["classes"]), certificate["release"]["format"]
-    listed = class_list(classes, form) if classes and not first else None
+    listed = class_list(classes, form) if classes and lists else None
     if listed != ((folder / CLASSES).read_bytes() if CLASSES in names else None):
         yield f"{CLASSES} does not list the classes of the certificate, in label order"
     if certificate["method"]["name"] not in method_names():
