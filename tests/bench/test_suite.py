@@ -99,3 +99,13 @@ def test_every_data_set_needs_a_location() -> None:
     with pytest.raises(UsageError, match="--data mnist"):
         suite.locations({"mnist": "/x"})
     assert load_suite(SUITES / "digits.toml").locations({}) == {"digits": "digits"}
+
+
+def test_public_images_of_a_method_are_a_data_set_that_needs_a_location() -> None:
+    suite = load_suite(SUITES / "pe-cifar10.toml")
+    with pytest.raises(UsageError, match="--data tiny-imagenet=PATH"):
+        suite.locations({"cifar10": "/x"})
+    where = suite.locations({"cifar10": "/x", "tiny-imagenet": "/y"})
+    chosen = suite.methods[0].chosen(0, where)
+    assert chosen.public == "/y" and "public" not in chosen.options
+    assert suite.methods[0].options["public"] == "tiny-imagenet"  # what results say

@@ -17,13 +17,18 @@ from sfumato.methods import (
     DataLens,
     LeastSquares,
     Moments,
+    PrivateEvolution,
 )
+
+
+def few_patches():
+    return public_patches(PublicSpec(28, 28, 1, ()), 100)
 
 
 @pytest.fixture(scope="session")
 def small_mepf():
     """DP-MEPF that trains in a second, with changes."""
-    public = public_patches(PublicSpec(28, 28, 1, ()), 100)
+    public = few_patches()
 
     def make(**changes):
         options = {
@@ -132,6 +137,9 @@ def methods(small_mepf, small_dpdm, small_dpgan, small_dpaf, small_datalens):
         "dpaf": small_dpaf(),
         "datalens": small_datalens(),
         "merf": DPMERF(steps=3, batch=20, width=4, latent=8, frequencies=20),
+        "pe": PrivateEvolution(
+            iterations=3, candidates=4, kept=6, near="pixels", public=few_patches()
+        ),
         "ntk": DPNTK(steps=3, batch=20, width=4, latent=8, hidden=3),
         "least-squares": LeastSquares(axes=30, encoder_size=32),
     }

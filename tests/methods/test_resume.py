@@ -10,7 +10,7 @@ from sfumato.methods.training import Training
 from sfumato.privacy import Budget, Curator
 
 BUDGET = Budget(epsilon=10.0, delta=1e-5)
-ASKS = ("sum", "gradient", "aggregate", "pull_back", "vote")
+ASKS = ("sum", "histogram", "nearest", "gradient", "aggregate", "pull_back", "vote")
 
 
 class Killed(BaseException):

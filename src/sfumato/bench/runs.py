@@ -64,7 +64,7 @@ def run_suite(
         if left is not None and left < expected_seconds(known, case):
             say(f"{case}: no time left")
             continue
-        line = _run(case, suite.name, out, locations[case.data], extractor, quiet)
+        line = _run(case, suite.name, out, locations, extractor, quiet)
         append_result(out, line)
         say(f"{case}: {_outcome(line)}")
     keys = [case.key() for case in suite.cases()]
@@ -87,11 +87,11 @@ def _run(
     case: Case,
     suite: str,
     out: Path,
-    location: str,
+    locations: Mapping[str, str],
     extractor: str | None,
     quiet: bool,
 ) -> Line:
-    key = case.key()
+    key, location = case.key(), locations[case.data]
     seconds: dict[str, float] = {}
     line: Line = {
         "key": key,
@@ -107,7 +107,7 @@ def _run(
             synthesize(
                 location,
                 Budget(case.epsilon, case.delta, case.relation),
-                case.method.chosen(case.seed),
+                case.method.chosen(case.seed, locations),
                 ReleaseOptions(release, case.samples, "parquet", force=True),
                 RunOptions(state=state, quiet=quiet),
                 declared_size=case.declared_size,
@@ -127,7 +127,9 @@ def _run(
         line |= {"status": "done", **_scores(judged)}
     except Exception as error:  # the next run may well succeed, and the data is public
         # Results are shared: they name no folder of this machine.
-        text = str(error).replace(location, case.data).replace(str(out), "OUT")
+        text = str(error).replace(str(out), "OUT")
+        for name, place in locations.items():
+            text = text.replace(place, name)
         line |= {"status": "failed", "error": f"{type(error).__name__}: {text}"[:500]}
     # A finished run needs them no more; an interrupted one goes on from them.
     shutil.rmtree(release, ignore_errors=True)

@@ -30,11 +30,17 @@ class MethodChoice:
     method: str
     options: dict[str, Any] = field(default_factory=dict)
 
-    def chosen(self, seed: int) -> MethodOptions:
-        """What a run is asked for."""
+    @property
+    def public(self) -> str | None:
+        """The name of the public images that it learns from, if it does."""
+        return self.options.get("public")
+
+    def chosen(self, seed: int, locations: Mapping[str, str]) -> MethodOptions:
+        """What a run is asked for; ``locations`` say where data sets lie."""
         settings = {**self.options}
-        preset = settings.pop("preset", None)
-        return MethodOptions(self.method, preset, settings, seed_public=seed)
+        preset, public = settings.pop("preset", None), settings.pop("public", None)
+        where = None if public is None else locations[public]
+        return MethodOptions(self.method, preset, settings, public=where, seed_public=seed)
 
 
 @dataclass(frozen=True)
@@ -141,16 +147,18 @@ class Suite:
         Raises:
             UsageError: a location is missing, or is given for no data set of the suite.
         """
+        public = [choice.public for choice in self.methods if choice.public is not None]
+        names = list(dict.fromkeys([*self.data, *public]))
         for name in given:
-            if name not in self.data:
-                raise UsageError(f"--data {name}: suite {self.name!r} has {', '.join(self.data)}.")
-        for name in self.data:
+            if name not in names:
+                raise UsageError(f"--data {name}: suite {self.name!r} has {', '.join(names)}.")
+        for name in names:
             if name not in given and name not in NAMED:
                 raise UsageError(
                     f"suite {self.name!r} needs the data set {name!r}. Say where it lies: "
                     f"--data {name}=PATH"
                 )
-        return {name: given.get(name, name) for name in self.data}
+        return {name: given.get(name, name) for name in names}
 
 
 def load_suite(path: Path) -> Suite:

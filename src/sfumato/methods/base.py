@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, fields
@@ -243,20 +244,34 @@ def poisson_rate(method: str, batch: int, spec: PublicSpec) -> float:
     return batch / spec.declared_size
 
 
+def digest_of(images: NDArray[np.uint8]) -> str:
+    """SHA-256 of public images, by which a configuration names them."""
+    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
+
+
+def in_proportion(counts: NDArray[np.float64], total: int) -> NDArray[np.int64]:
+    """Whole numbers that add up to ``total`` and follow ``counts``, by largest remainder.
+
+    Negative counts are taken as zero; where none is positive, all shares are alike.
+    """
+    share = np.clip(counts, 0.0, None)
+    share = share / share.sum() if share.sum() > 0 else np.full(len(counts), 1 / len(counts))
+    whole = np.floor(share * total).astype(np.int64)
+    remainder = share * total - whole
+    whole[np.argsort(-remainder, kind="stable")[: total - whole.sum()]] += 1
+    return whole
+
+
 def labels_in_proportion(
     counts: NDArray[np.float64], samples: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Labels int64 ``[samples]`` whose class shares follow noisy ``counts``, in random order.
 
-    Shares are rounded to whole images by largest remainder; negative counts are taken as zero.
+    Shares are rounded as :func:`in_proportion` does.
     Every class has an image where there are as many images as classes, because loaders that read
     folders pass over a class without any.
     """
-    share = np.clip(counts, 0.0, None)
-    share = share / share.sum() if share.sum() > 0 else np.full(len(counts), 1 / len(counts))
-    whole = np.floor(share * samples).astype(np.int64)
-    remainder = share * samples - whole
-    whole[np.argsort(-remainder, kind="stable")[: samples - whole.sum()]] += 1
+    whole = in_proportion(counts, samples)
     if samples >= len(counts):
         for label in np.flatnonzero(whole == 0):
             whole[np.argmax(whole)] -= 1

@@ -29,6 +29,7 @@ IMAGES = {
     "datalens": "sfumato.methods.datalens.method:DataLens",
     "merf": "sfumato.methods.merf:DPMERF",
     "ntk": "sfumato.methods.ntk:DPNTK",
+    "pe": "sfumato.methods.pe.method:PrivateEvolution",
 }
 CLASSIFIERS = {
     "least-squares": "sfumato.methods.classifiers.least_squares:LeastSquares",

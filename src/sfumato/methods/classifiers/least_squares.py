@@ -8,7 +8,6 @@ classifier names a generated image better than the condition it was sampled for.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.features import LARGEST_SIZE, PooledCoordinates, to_unit
-from sfumato.methods.base import Classifier, Method, check_classes, check_rules
+from sfumato.methods.base import Classifier, Method, check_classes, check_rules, digest_of
 from sfumato.methods.estimate import reading
 from sfumato.methods.second_moments import SecondMoments
 from sfumato.networks import device_of, moved
@@ -156,8 +155,7 @@ class LeastSquares(Method):
         }
         check_rules(self, rules)
         if self.public is not None and not self.public_digest:
-            digest = hashlib.sha256(np.ascontiguousarray(self.public).tobytes()).hexdigest()
-            object.__setattr__(self, "public_digest", digest)
+            object.__setattr__(self, "public_digest", digest_of(self.public))
 
     def coordinates(self) -> PooledCoordinates:
         """The public coordinates that the classifier is linear in."""

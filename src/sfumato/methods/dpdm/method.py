@@ -8,7 +8,6 @@ sampled from one noisy ``sum`` (with central images: DP-FETA, arXiv 2504.07822).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, get_args
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.methods.base import Method, Settings, check_rules, poisson_rate
+from sfumato.methods.base import Method, Settings, check_rules, digest_of, poisson_rate
 from sfumato.methods.dpdm.diffusion import (
     Denoiser,
     DenoisingLoss,
@@ -173,8 +172,7 @@ class DPDM(Method):
                 f"dpdm: public_steps={self.public_steps} needs public images. Pass --public DATA."
             )
         if self.public is not None and not self.public_digest:
-            digest = hashlib.sha256(np.ascontiguousarray(self.public).tobytes()).hexdigest()
-            object.__setattr__(self, "public_digest", digest)
+            object.__setattr__(self, "public_digest", digest_of(self.public))
 
     @property
     def shape(self) -> Shape:

@@ -7,7 +7,6 @@ published code, and why, is written in ``docs/methods/mepf.md``.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.methods.base import Method, check_rules
+from sfumato.methods.base import Method, check_rules, digest_of
 from sfumato.methods.estimate import reading, seconds_of
 from sfumato.methods.mepf.embedding import Embedding, joint_embedding
 from sfumato.methods.mepf.generator import StartedGenerator, refiner
@@ -101,8 +100,7 @@ class DPMEPF(MEPFSettings, Method):
         }
         check_rules(self, rules)
         if self.public is not None and not self.public_digest:
-            digest = hashlib.sha256(np.ascontiguousarray(self.public).tobytes()).hexdigest()
-            object.__setattr__(self, "public_digest", digest)
+            object.__setattr__(self, "public_digest", digest_of(self.public))
 
     @classmethod
     def from_config(cls, config: dict[str, Any], public: NDArray[np.uint8] | None = None) -> DPMEPF:

@@ -1,0 +1,1 @@
+"""Private Evolution: public candidates that private images vote for; ``method`` is the start."""
