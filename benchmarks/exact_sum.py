@@ -37,7 +37,7 @@ class Counted(ImageSource):
         super().__init__("counted", PublicSpec(1, 1, 1, names), "benchmark")
         self._length = length
 
-    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches(self, size: int, *_: object) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Batches of black images."""
         for start in range(0, self._length, size):
             labels = np.arange(start, min(start + size, self._length))

@@ -416,7 +416,7 @@ def test_what_the_reader_says_of_the_public_format_is_shown(
     make_source: type, make_curator: Make, plan: Plan
 ) -> None:
     class Broken(make_source):
-        def batches(self, size: int) -> Iterator:
+        def batches(self, size: int, *_: object) -> Iterator:
             raise DataError("images.idx: wrong magic number")
 
     curator = make_curator(Broken([(3, 0)]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from functools import wraps
@@ -94,6 +95,15 @@ def parse_settings(items: list[str] | None) -> dict[str, Any]:
     return settings
 
 
+def parse_workers(number: int | None) -> int:
+    """Read ``--workers``: by default this process's share of the cores."""
+    if number is not None:
+        return number
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 @dataclass(frozen=True)
 class Spelling:
     """How a field is spelled on the command line, where that is not its own name and type."""
@@ -117,6 +127,7 @@ SPELLINGS = {
     "name_column": Spelling(metavar="COLUMN"),
     "value_range": Spelling(flags=("--value-range", "--float-range"), metavar="BLACK WHITE"),
     "dicom": Spelling(bool, flags=("--dicom",)),
+    "workers": Spelling(parse=parse_workers, more_help="; on the command line, one a core"),
     "follow_links": Spelling(bool, flags=("--follow-links",)),
     "unit_pattern": Spelling(
         metavar="REGEX", more_help=r": patient_(\d+). A record without a match is its own unit"

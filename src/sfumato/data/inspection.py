@@ -153,7 +153,7 @@ def inspect(source: ImageSource) -> Inspection:
     spec, found = source.spec, Inspection(colour=source.spec.channels == 3)
     counts = Counter({label: 0 for label in range(len(spec.classes))})
     with quiet():
-        for pixels, label in source._records():
+        for pixels, label in source._decoded():
             found.records += 1
             if pixels is None:
                 found.unreadable += 1

@@ -21,6 +21,7 @@ from sfumato.data.units import PrivacyUnit, declared_unit
 from sfumato.errors import DataError, UsageError
 
 MOST_CLASSES = 100_000
+MOST_WORKERS = 512
 PATIENT = "PatientID"
 
 
@@ -50,6 +51,8 @@ class DataOptions:
         dicom: the files are DICOM, whatever they are called.
         frame: the frame to read of files with several, from 0; without it these are unusable.
         follow_links: read files and folders that links in a folder point to.
+        workers: processes that decode images, without a change of a byte; 1, the default in
+            Python, decodes in the program itself.
 
     Raises:
         UsageError: a value is outside its rule.
@@ -71,6 +74,7 @@ class DataOptions:
     dicom: bool = False
     frame: int | None = None
     follow_links: bool = False
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         if self.image_size is not None and not (
@@ -92,6 +96,12 @@ class DataOptions:
                     f"value_range={low:g} {high:g} must be two different numbers: the values of "
                     "black and of white, for example 0 4095."
                 )
+        if self.workers is not None and not (
+            is_count(self.workers) and self.workers <= MOST_WORKERS
+        ):
+            raise UsageError(
+                f"workers={self.workers!r} must be an integer from 1 to {MOST_WORKERS}."
+            )
         if self.frame is not None and (isinstance(self.frame, bool) or self.frame < 0):
             raise UsageError(f"frame={self.frame!r} must be an integer >= 0; the first is 0.")
         if self.name_column is not None and self.labels is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath
@@ -16,10 +16,11 @@ from sfumato.data.decode import quiet
 from sfumato.data.options import DataOptions
 from sfumato.data.spec import PublicSpec
 from sfumato.data.units import Key
+from sfumato.data.workers import Decoded, Stored, decoded
 from sfumato.errors import UsageError
 
-Record = tuple[np.ndarray | None, int | None]
-"""uint8 [channels, height, width] or None if unusable, and the label as stored or None."""
+Record = tuple[Stored, int | None]
+"""Encoded bytes, or uint8 [channels, height, width], or None if unusable; the label or None."""
 
 
 @dataclass(frozen=True, order=True)
@@ -64,6 +65,15 @@ class ImageSource(ABC):
     def _records(self) -> Iterator[Record]:
         """Yield every record in its fixed order; a broken record is yielded, never skipped."""
 
+    def _decoded(self, wanted: Callable[[int], bool] = lambda index: True) -> Iterator[Decoded]:
+        """Yield every record's pixels, None if it is unusable or not ``wanted``, and its label.
+
+        Iterate inside ``quiet``. Raises DataError where the file format is broken.
+        """
+        records = enumerate(self._records())
+        chosen = ((stored if wanted(i) else None, label) for i, (stored, label) in records)
+        return decoded(chosen, self.spec, self.options)
+
     def _unit_keys(self) -> Iterator[Key]:
         """Yield each record's key, in the records' order. PRIVATE, and only with ``spec.unit``."""
         raise UsageError(f"{self.name}: these images have neither columns nor names of records.")
@@ -86,18 +96,22 @@ class ImageSource(ABC):
     def fingerprint(self) -> str:
         """Return a cheap digest that changes when the data set does. PRIVATE: never released."""
 
-    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches(
+        self, size: int, wanted: Callable[[int], bool] = lambda number: True
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield images uint8 [b, channels, height, width] and labels int64 [b] in a fixed order.
 
         All but the last batch have b == size. Label -1 marks a record whose content could not be
         used (undecodable, a label outside the classes, non-finite): its image is all zeros.
-        Unlabelled data has label 0. Raises DataError only where the file format is broken.
+        Unlabelled data has label 0. Batches whose number, from 0, is not ``wanted`` are not
+        decoded: all their records look unusable. Raises DataError only where the file format is
+        broken, or a process that decodes was ended.
         """
         if size < 1:
             raise UsageError(f"batch size {size} must be >= 1.")
         shape = (size, self.spec.channels, self.spec.height, self.spec.width)
         labelled, top = bool(self.spec.classes), len(self.spec.classes)
-        records = self._records()
+        records = self._decoded(lambda index: wanted(index // size))
         filled = size
         while filled == size:
             images, labels = np.zeros(shape, np.uint8), np.full(size, -1, np.int64)

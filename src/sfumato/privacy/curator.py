@@ -104,6 +104,7 @@ class Curator:
             self._ledger.set_cap(cap)
         self._plan: Plan | None = None
         self._run: Run | None = None
+        self._open_run: OpenRun | None = None
         self._answering: dict[str, Answering[Any]] = {}
 
     def __enter__(self) -> Curator:
@@ -311,8 +312,11 @@ class Curator:
         plan, run = self._opened()
         query = plan.query(name, kind)
         if name not in self._answering:
-            opened = OpenRun(self._source, run, self._ledger, self.quiet, self._insecure_seed)
-            self._answering[name] = answering(query, plan.event(name), opened)
+            if self._open_run is None:
+                self._open_run = OpenRun(
+                    self._source, run, self._ledger, self.quiet, self._insecure_seed
+                )
+            self._answering[name] = answering(query, plan.event(name), self._open_run)
         found: Any = self._answering[name]
         return found
 

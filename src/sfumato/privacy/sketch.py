@@ -125,7 +125,7 @@ def _read(source: ImageSource, key: bytes, sketch: Sketch) -> Sketch:
 def _hashes(source: ImageSource, key: bytes) -> Iterator[NDArray[np.uint64]]:
     canonical = copy(source)
     canonical.spec = _CANONICAL
-    pixels = (image for image, _ in canonical._records() if image is not None)
+    pixels = (image for image, _ in canonical._decoded() if image is not None)
     while images := list(islice(pixels, _BATCH)):
         digests = [blake2b(p.tobytes(), digest_size=8, key=key).digest() for p in images]
         yield np.frombuffer(b"".join(digests), np.uint64)

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sfumato.data.decode import decode
 from sfumato.data.layout import choose_split, match_classes, split_name
 from sfumato.data.options import DataOptions
 from sfumato.data.source import ImageSource, Place, Record, digest_of_files
@@ -88,9 +87,7 @@ class ParquetSource(ImageSource):
             images.validate(full=True)
             labels = [None] * len(images) if label is None else _values(batch.column(label))
             for data, key in zip(images, labels, strict=True):
-                content = data.as_py()
-                pixels = None if content is None else decode(content, self.spec, self.options)
-                yield pixels, self._label_of.get(key)
+                yield data.as_py(), self._label_of.get(key)
 
     def _batches(self, shard: Path, wanted: list[str], rows: int) -> Iterator[pa.RecordBatch]:
         """At most so many rows at a time of the wanted columns, or of fields as ``image.bytes``."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sfumato.data import dicom
-from sfumato.data.decode import decode, quiet
+from sfumato.data.decode import quiet
 from sfumato.data.layout import Arrangement, arrange
 from sfumato.data.options import DataOptions
 from sfumato.data.source import ImageSource, Place, Record
@@ -153,7 +153,7 @@ class TreeSource(ImageSource):
         for data, label in zip(self._contents(), self._labels, strict=True):
             if self._label_tag is not None:
                 label = self._label_of.get(_tag(data, self._label_tag) or "")
-            yield None if data is None else decode(data, self.spec, self.options), label
+            yield data, label
 
     def _unit_keys(self) -> Iterator[Key]:
         unit = self.spec.unit

@@ -10,7 +10,7 @@ from io import BufferedIOBase
 from itertools import groupby
 from pathlib import Path
 
-from sfumato.data.decode import LARGEST_FILE, decode
+from sfumato.data.decode import LARGEST_FILE
 from sfumato.data.layout import IMAGE_SUFFIXES, label_of_folder
 from sfumato.data.options import DataOptions
 from sfumato.data.readers.tar import Member, open_shard, read_at
@@ -63,8 +63,7 @@ class WebDatasetSource(ImageSource):
             for part in sorted(places, key=lambda part: places[part][0] or (0, 0)):
                 parts[part] = read_at(file, *places[part])
             label = self._label(parts["label"], entry) if self.spec.classes else None
-            data = parts["image"]
-            yield None if data is None else decode(data, self.spec, self.options), label
+            yield parts["image"], label
 
     def _opened(self) -> Iterator[tuple[BufferedIOBase, _Entry]]:
         """Every entry with its shard, one shard open at a time."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -27,6 +28,7 @@ from sfumato.privacy.noise.entropy import Stream, fresh_stream
 from sfumato.privacy.noise.integer_gaussian import add_noise
 from sfumato.privacy.noise.keys import RunKey
 from sfumato.privacy.queries.base import Query
+from sfumato.privacy.records.decoded import Records
 from sfumato.privacy.run import Run, answer_digest, store
 from sfumato.privacy.sealed import sealed, unsealed
 
@@ -62,6 +64,11 @@ class OpenRun:
         first = distributed.is_first()
         own = RunKey.of_run(self.run.folder, self.insecure_seed) if first else None
         return distributed.from_first(own)
+
+    @cached_property
+    def records(self) -> Records:
+        """The private records, decoded once for all queries that read them again and again."""
+        return Records(self.source, self.run.folder)
 
     def check_same_data(self) -> None:
         """Raise DataError where the data set has changed since the run's first answer."""

@@ -238,17 +238,21 @@ def contributed(
 ) -> Iterator[Contributed]:
     """What this rank's records contribute, in batches of one fixed shape.
 
-    Batches go to the first ``ranks`` ranks in turn: each reads all records, and asks the function
-    about its own.
+    Batches go to the first ``ranks`` ranks in turn: each reads all records as they are stored, and
+    decodes its own.
     """
     spec, units, done = source.spec, units_of(source), 0
     progress = _Progress(source._private_length(), report)
     images = torch.zeros((size, spec.channels, spec.height, spec.width), dtype=torch.uint8)
     labels = torch.zeros(size, dtype=torch.int64)
     of_record = None if units is None else units.bounds()
-    for number, (pixels, classes) in enumerate(source.batches(size)):
+
+    def mine(number: int) -> bool:
+        return number % ranks == distributed.rank()
+
+    for number, (pixels, classes) in enumerate(source.batches(size, mine)):
         count = len(pixels)
-        if number % ranks != distributed.rank():
+        if not mine(number):
             done += count
             continue
         images[:count], images[count:] = torch.from_numpy(pixels), 0

@@ -60,7 +60,7 @@ class SampledAnswering(Answering[Asked]):
     def _sample(self, step: int, randomness: UnitRandomness, device: torch.device) -> UnitBatch:
         """This rank's part of the step's sample, with its draws."""
         if self._records is None:
-            self._records = Records(self._run.source, self._run.run.folder)
+            self._records = self._run.records
         name, rate = self.query.name, self.event.sampling_rate
         units = poisson_sample(self._records.units, rate, self._key.stream(f"sample {name}", step))
         index = self._records.one_each(units, self._key.stream(f"records {name}", step))

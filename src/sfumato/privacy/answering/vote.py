@@ -23,7 +23,6 @@ from sfumato.privacy.answering.base import Answering, OpenRun, foreign
 from sfumato.privacy.gradients.per_example import same_bits
 from sfumato.privacy.gradients.topagg import VOTE_BITS, add_votes, top_signs
 from sfumato.privacy.queries.vote import VoteQuery
-from sfumato.privacy.records.decoded import Records
 from sfumato.privacy.records.shards import Shards
 from sfumato.privacy.records.teacher_states import TeacherStates
 
@@ -152,8 +151,7 @@ class VoteAnswering(Answering[VoteQuery]):
         groups = self._groups()
         if self._shards is None:
             stream = self._key.stream(f"shards {self.query.name}", 0)
-            records = Records(self._run.source, self._run.run.folder)
-            self._shards = Shards(records, self.query.teachers, stream)
+            self._shards = Shards(self._run.records, self.query.teachers, stream)
         if self._states is None:
             self._states = self._remembered(step, teachers, groups)
         if self._states.step != step:

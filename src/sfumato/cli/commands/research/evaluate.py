@@ -41,6 +41,7 @@ def evaluate(
         "dicom",
         "frame",
         "follow_links",
+        "workers",
     ] = DataOptions(),
     run: Annotated[
         RunOptions, "fresh", "same_data_as", "independent_data", "state", "quiet"
