@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 # The methods come from the registry: DPMEPF, Moments, DPDM, DPGAN, DPAF, DataLens, DPMERF, DPNTK,
-# LeastSquares, PrivateEvolution.
+# DPSGD, LeastSquares, PrivateEvolution.
 
 __version__: str
 

@@ -49,9 +49,11 @@ class ClassifierOptions(MethodOptions):
         options: settings of the method, over those of the preset.
         public: public images that the method may learn from; read like DATA.
         seed_public: public seed of training; the noise never has one.
+        compress: train on the signs of each gradient's largest entries (TopAgg), with dp-sgd.
     """
 
-    method: Any = "least-squares"
+    method: Any = "dp-sgd"
+    compress: bool = False
 
 
 @dataclass(frozen=True)

@@ -239,6 +239,8 @@ def make_method(
         values = {**kind.preset(chosen.preset, spec), **values}
     if chosen.pretrain is not None:
         values["public_steps"] = chosen.pretrain
+    if isinstance(chosen, ClassifierOptions) and chosen.compress:
+        values["compress"] = True
     if chosen.public is not None:
         labelled = "public_labels" in known and values.get("public_conditional", False)
         images = public_images(chosen.public, spec, labelled)

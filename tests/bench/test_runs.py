@@ -9,7 +9,7 @@ import pytest
 
 from sfumato.bench import MethodChoice, Suite, read_results, run_suite, runs
 from sfumato.bench.results import RESULTS, append_result
-from sfumato.errors import DataError
+from sfumato.errors import DataError, UsageError
 
 pytestmark = pytest.mark.usefixtures("tile_features")
 
@@ -135,3 +135,16 @@ def test_data_that_cannot_be_opened_stops_before_the_first_run(tmp_path: Path) -
     with pytest.raises(DataError, match="nowhere"):
         run_suite(SUITE, tmp_path, locations={"digits": str(tmp_path / "nowhere")}, quiet=True)
     assert read_results(tmp_path) == []
+
+
+def test_a_private_classifier_is_run_beside_methods_that_make_images(tmp_path: Path) -> None:
+    choice = MethodChoice("dp-sgd", "dp-sgd", {"steps": 2, "batch": 50, "width": 1})
+    suite = replace(SUITE, methods=(choice,), samples=0, classifiers=(), declared_size=1500)
+    said: list[str] = []
+    (line,) = run_suite(suite, tmp_path, locations=WHERE, say=said.append, quiet=True)
+    assert line["status"] == "done", line
+    assert 0 <= line["accuracy"]["dp-sgd"] <= 1
+    assert line["frechet"] is None and line["setting"] is None
+    assert not (tmp_path / "samples").exists() and "dp-sgd" in said[0]
+    with pytest.raises(UsageError, match="samples=0"):
+        replace(suite, methods=SUITE.methods)

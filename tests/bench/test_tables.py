@@ -125,3 +125,17 @@ def test_a_section_is_rewritten_and_the_rest_kept(tmp_path: Path) -> None:
         rewrite_section(page, "y", "new\n")
     with pytest.raises(UsageError, match="cannot be read"):
         rewrite_section(tmp_path / "none.md", "x", "new\n")
+
+
+def test_private_classifiers_have_a_table_of_their_own() -> None:
+    own = {"frechet": None, "kernel": None, "setting": None, "samples": 0}
+    lines = [
+        {**line("dp-sgd", 1.0, 0, None), **own, "accuracy": {"dp-sgd": 0.8}},
+        {**line("dp-sgd", 10.0, 0, None), **own, "accuracy": {"dp-sgd": 0.85}},
+    ]
+    text = to_markdown(lines)
+    assert "accuracy (%) of private classifiers on real test images" in text
+    assert row(text, "| dp-sgd") == ["dp-sgd", "80.0", "85.0", "100", "none", "measured here"]
+    assert "synthetic" not in text and "Fréchet" not in text
+    both = to_markdown([*LINES, *lines])
+    assert row(both, "| mepf | cnn")[:2] == ["mepf", "cnn"] and "| dp-sgd | cnn" not in both

@@ -14,6 +14,7 @@ from sfumato.methods import (
     DPMEPF,
     DPMERF,
     DPNTK,
+    DPSGD,
     DataLens,
     LeastSquares,
     Moments,
@@ -141,6 +142,7 @@ def methods(small_mepf, small_dpdm, small_dpgan, small_dpaf, small_datalens):
             iterations=3, candidates=4, kept=6, near="pixels", public=few_patches()
         ),
         "ntk": DPNTK(steps=3, batch=20, width=4, latent=8, hidden=3),
+        "dp-sgd": DPSGD(steps=3, batch=30, width=2),
         "least-squares": LeastSquares(axes=30, encoder_size=32),
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,7 @@ def stepwise(methods, small_dpdm, small_dpgan, small_dpaf, small_datalens):
         "dpgan": small_dpgan(steps=5),
         "dpaf": small_dpaf(steps=5, first_layer="private"),
         "datalens": small_datalens(steps=5),
+        "dp-sgd, compressed": replace(methods["dp-sgd"], compress=True, stochastic=True),
         "datalens, networks": small_datalens(steps=5, **network),
     }
 
@@ -80,7 +83,7 @@ def run(monkeypatch):
     return fitted
 
 
-@pytest.mark.parametrize("name", [*BUILT_IN, "datalens, networks"])
+@pytest.mark.parametrize("name", [*BUILT_IN, "datalens, networks", "dp-sgd, compressed"])
 def test_a_killed_run_ends_as_an_unbroken_one(name, stepwise, digits, tmp_path, run):
     method = stepwise[name]
     whole, _, moments = run(method, digits, tmp_path / "whole")

@@ -46,6 +46,9 @@ DATALENS = (
 )  # fmt: skip
 
 
+DP_SGD = (
+    "--declared-size", "12", "--set", "steps=2", "--set", "batch=6", "--set", "width=1",
+)  # fmt: skip
 LEAST_SQUARES = (
     "--method", "least-squares", "--set", "axes=5", "--set", "encoder_size=32",
 )  # fmt: skip
@@ -216,7 +219,7 @@ def test_so_it_is_where_steps_are_asked(
     assert outcome(OTHERS["what decoders speak of"], as_folder, *method) == honest
 
 
-@pytest.mark.parametrize("method", [LEAST_SQUARES])
+@pytest.mark.parametrize("method", [LEAST_SQUARES, DP_SGD, (*DP_SGD, "--compress")])
 def test_so_it_is_of_a_classifier(
     outcome: Callable[..., dict[str, Any]], method: tuple[str, ...]
 ) -> None:

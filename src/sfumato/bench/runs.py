@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from sfumato.bench.suite import Case, Suite
 from sfumato.data import open_images
 from sfumato.evaluation.compare import FRECHET, KERNEL, fidelity
 from sfumato.evaluation.judging import Judged, judge, open_real, open_release
-from sfumato.options import EvaluationOptions, ReleaseOptions, RunOptions
+from sfumato.options import ClassifierOptions, EvaluationOptions, ReleaseOptions, RunOptions
 from sfumato.privacy import Budget
-from sfumato.synthesis import synthesize
+from sfumato.release.files import SAMPLES
+from sfumato.synthesis import classify, synthesize
 
 Say = Callable[[str], None]
 
@@ -103,12 +104,16 @@ def _run(
     }
     release, state = out / "work" / key, out / "state" / key
     try:
+        chosen = case.method.chosen(case.seed, locations)
+        to = ReleaseOptions(release, force=True)
+        if not isinstance(chosen, ClassifierOptions):
+            to = replace(to, samples=case.samples, format="parquet")
         with _timed(seconds, "synthesize"):
-            synthesize(
+            (classify if isinstance(chosen, ClassifierOptions) else synthesize)(
                 location,
                 Budget(case.epsilon, case.delta, case.relation),
-                case.method.chosen(case.seed, locations),
-                ReleaseOptions(release, case.samples, "parquet", force=True),
+                chosen,
+                to,
                 RunOptions(state=state, quiet=quiet),
                 declared_size=case.declared_size,
             )
@@ -121,9 +126,10 @@ def _run(
                 RunOptions(state=out / "state" / "evaluation", quiet=quiet),
                 seed=case.seed,
             )
-        grid = out / "samples" / f"{key}.png"
-        grid.parent.mkdir(exist_ok=True)
-        shutil.copyfile(release / "samples.png", grid)
+        if (release / SAMPLES).exists():  # a classifier has none
+            grid = out / "samples" / f"{key}.png"
+            grid.parent.mkdir(exist_ok=True)
+            shutil.copyfile(release / SAMPLES, grid)
         line |= {"status": "done", **_scores(judged)}
     except Exception as error:  # the next run may well succeed, and the data is public
         # Results are shared: they name no folder of this machine.
@@ -139,6 +145,7 @@ def _run(
 
 def _scores(judged: Judged) -> dict[str, Any]:
     utility, scores = judged.evaluation.utility, fidelity(judged.evaluation)
+    settings = [asdict(score.setting) for score in judged.evaluation.fidelity[:1]]
     return {
         "epsilon_by_relation": judged.release.facts()["epsilon_by_relation"],
         "accuracy": {
@@ -146,9 +153,9 @@ def _scores(judged: Judged) -> dict[str, Any]:
             for score in utility
         },
         "precision": {score.classifier: score.precision for score in utility},
-        "frechet": scores[FRECHET],
-        "kernel": scores[KERNEL],
-        "setting": asdict(judged.evaluation.fidelity[0].setting),
+        "frechet": scores.get(FRECHET),
+        "kernel": scores.get(KERNEL),
+        "setting": settings[0] if settings else None,
     }
 
 
@@ -160,7 +167,8 @@ def _outcome(line: Line) -> str:
         for name, share in line["accuracy"].items()
     ]
     taken = f"{sum(line['seconds'].values()):.0f} s"
-    return ", ".join([*shown, f"Fréchet {line['frechet']:.4g}", taken])
+    distance = [] if line["frechet"] is None else [f"Fréchet {line['frechet']:.4g}"]
+    return ", ".join([*shown, *distance, taken])
 
 
 @contextmanager

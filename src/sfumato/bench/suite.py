@@ -12,7 +12,8 @@ from sfumato.data.readers.named import NAMED
 from sfumato.errors import UsageError
 from sfumato.evaluation.classifiers import recipe
 from sfumato.methods import method_names
-from sfumato.options import MethodOptions
+from sfumato.methods.registry import CLASSIFIERS
+from sfumato.options import ClassifierOptions, MethodOptions
 from sfumato.privacy import Budget, Relation
 from sfumato.privacy.ledger import digest
 
@@ -40,7 +41,8 @@ class MethodChoice:
         settings = {**self.options}
         preset, public = settings.pop("preset", None), settings.pop("public", None)
         where = None if public is None else locations[public]
-        return MethodOptions(self.method, preset, settings, public=where, seed_public=seed)
+        kind = ClassifierOptions if self.method in CLASSIFIERS else MethodOptions
+        return kind(self.method, preset, settings, public=where, seed_public=seed)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Suite:
         data: names of data sets, known ones or given a location when the suite is run.
         methods: what runs on each.
         epsilons, seeds: budgets, and public seeds; the noise differs between seeds too.
-        samples: synthetic images of each run.
+        samples: synthetic images of each run; 0 where all methods are private classifiers.
         classifiers: names in ``sfumato.evaluation.RECIPES``.
         delta, relation: of every budget.
         declared_size: the number of records, for methods that draw samples of them.
@@ -120,7 +122,7 @@ class Suite:
             recipe(classifier)
         for epsilon in self.epsilons:
             Budget(epsilon, self.delta, self.relation)
-        if self.samples < 1:
+        if self.samples < 1 and any(choice.method not in CLASSIFIERS for choice in self.methods):
             raise UsageError(f"suite {self.name!r}: samples={self.samples} must be at least 1.")
 
     def cases(self) -> Iterator[Case]:

@@ -33,6 +33,12 @@ def tables(lines: Sequence[Line]) -> list[Table]:
     made = []
     for data in dict.fromkeys(line["data"] for line in done):
         mine = [line for line in done if line["data"] == data]
+        classifiers = [line for line in mine if line["frechet"] is None]
+        if classifiers:
+            made.append(_classifiers(data, classifiers))
+        mine = [line for line in mine if line["frechet"] is not None]
+        if not mine:
+            continue
         made += [_accuracy(data, mine), _distances(data, mine)]
         if any(row.fid_at(e) is not None for row in published_on(data) for e in _epsilons(mine)):
             made.append(_published_fid(data, mine))
@@ -104,6 +110,26 @@ def _accuracy(data: str, lines: Sequence[Line]) -> Table:
     )
 
 
+def _classifiers(data: str, lines: Sequence[Line]) -> Table:
+    """What classifiers that were trained privately themselves name right."""
+    epsilons = _epsilons(lines)
+    rows = []
+    for label in _methods(lines):
+        cells, seconds = [], []
+        for epsilon in epsilons:
+            found = _at(lines, label, epsilon)
+            shares = [share for line in found for share in line["accuracy"].values()]
+            cells.append(_spread([100 * share for share in shares]))
+            seconds += [line["seconds"]["synthesize"] for line in found]
+        rows.append((label, *cells, _spread([mean(seconds)], 0), _needs(lines, label), OURS))
+    return Table(
+        f"{data}: accuracy (%) of private classifiers on real test images",
+        ("method", *(f"ε = {epsilon:g}" for epsilon in epsilons), "train (s)", "needs", "source"),
+        tuple(rows),
+        (*_settings(lines), NEEDS),
+    )
+
+
 def _settings(lines: Sequence[Line]) -> list[str]:
     """How the figures of this benchmark came about."""
     notes = []
@@ -113,11 +139,12 @@ def _settings(lines: Sequence[Line]) -> list[str]:
         both = ", ".join(f"{e:.4g} ({r})" for r, e in known["epsilon_by_relation"].items())
         notes.append(f"{OURS}, ε = {epsilon:g}: budgeted under {known['relation']}; ε = {both}")
     samples = sorted({line["samples"] for line in lines})
+    counts = ", ".join(f"{count:,}" for count in samples)
+    images = f"{counts} synthetic images; last epoch; " if any(samples) else ""
     seeds = len({line["seed"] for line in lines})
     deltas = sorted({line["delta"] for line in lines})
     notes.append(
-        f"{OURS}: δ = {', '.join(f'{delta:g}' for delta in deltas)}; "
-        f"{', '.join(f'{count:,}' for count in samples)} synthetic images; last epoch; mean ± "
+        f"{OURS}: δ = {', '.join(f'{delta:g}' for delta in deltas)}; {images}mean ± "
         f"standard deviation over {seeds} seed{'s' if seeds > 1 else ''}; "
         f"commit {', '.join(sorted({str(line['commit']) for line in lines}))}; "
         f"{', '.join(sorted({_machine(line) for line in lines}))}"

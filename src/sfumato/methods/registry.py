@@ -32,6 +32,7 @@ IMAGES = {
     "pe": "sfumato.methods.pe.method:PrivateEvolution",
 }
 CLASSIFIERS = {
+    "dp-sgd": "sfumato.methods.classifiers.dp_sgd:DPSGD",
     "least-squares": "sfumato.methods.classifiers.least_squares:LeastSquares",
 }
 BUILT_IN = {**IMAGES, **CLASSIFIERS}

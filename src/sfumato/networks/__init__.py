@@ -1,5 +1,6 @@
 """Networks, their averages and their devices; nothing here knows about privacy."""
 
+from sfumato.networks.cnn import TanhCNN
 from sfumato.networks.device import (
     CPU,
     bfloat16_where,
@@ -22,6 +23,7 @@ __all__ = [
     "Discriminator",
     "Generator",
     "Refiner",
+    "TanhCNN",
     "UNet",
     "bfloat16_where",
     "described",

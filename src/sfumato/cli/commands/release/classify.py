@@ -14,7 +14,9 @@ from sfumato.privacy.budget import Budget
 def classify(
     data: p.Data,
     budget: Budget,
-    method: Annotated[ClassifierOptions, "method", "preset", "options", "public", "seed_public"],
+    method: Annotated[
+        ClassifierOptions, "method", "preset", "options", "public", "seed_public", "compress"
+    ],
     to: Annotated[ReleaseOptions, "out", "force"],
     declared: DataOptions,
     run: RunOptions,
@@ -29,7 +31,8 @@ def classify(
 
     \b
     Examples:
-      sfumato classify xrays/ --epsilon 1 --out classifier/
+      sfumato classify xrays/ --epsilon 1 --declared-size 6000 --out classifier/
+      sfumato classify xrays/ --epsilon 1 --method least-squares --out classifier/
       sfumato evaluate classifier/ --against heldout/
     """
     from sfumato.privacy.distributed import is_first
