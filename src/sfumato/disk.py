@@ -55,7 +55,9 @@ def append_durably(path: Path, line: bytes) -> None:
 def write_private(path: Path, content: str | bytes) -> None:
     """Write a file for the owner alone, over whatever is there, also through a link or a pipe."""
     with open(path, "wb", opener=_private) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        if isinstance(content, str):  # it may quote a file's name whose bytes are no text
+            content = content.encode(errors="backslashreplace")
+        file.write(content)
 
 
 def _private(path: str, flags: int) -> int:

@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -78,10 +78,15 @@ def stage(what: str, quiet: bool = False, begun: float = 0.0) -> Iterator[Report
             if share > begun and now - last >= PLAIN_LINE_SECONDS:
                 last = now
                 left = (now - started) * (1 - share) / (share - begun)
-                print(f"{what}: {share:.0%} done, about {left:.0f} s left", file=sys.stderr)
+                _say(f"{what}: {share:.0%} done, about {left:.0f} s left")
 
         yield line
-        print(f"{what}: done in {time.monotonic() - started:.0f} s", file=sys.stderr)
+        _say(f"{what}: done in {time.monotonic() - started:.0f} s")
+
+
+def _say(text: str) -> None:
+    with suppress(OSError, ValueError):  # nobody reads, or the stream is closed: work goes on
+        print(text, file=sys.stderr)
 
 
 def _tqdm() -> Any:

@@ -43,7 +43,7 @@ def read_results(folder: Path) -> list[Line]:
 def append_result(folder: Path, line: Mapping[str, Any]) -> None:
     """Add one line in one durable write; what a crash had cut off before it is removed."""
     path = folder / RESULTS
-    text = json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    text = json.dumps(line, allow_nan=False).encode() + b"\n"
     with FileLock(folder / ".results.lock"), open(path, "ab+") as file:
         file.seek(0)
         whole = file.read().rfind(b"\n") + 1

@@ -54,7 +54,9 @@ Exit codes:
   5  the ledger is damaged, in use or not writable
   6  a release does not prove what it claims, or holds something private; an audit refutes it
   130  interrupted; the same command goes on where it was
-  141  nobody reads the output"""
+  141  the output, which is all that the command makes, could not be written
+What a command prints may be lost (nobody reads it, no space is left): where its result is on the
+disk or is the code itself, the code stays what it is."""
 
 app = typer.Typer(
     cls=Commands,
@@ -66,24 +68,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command("check")(guarded(grouped(check)))
-app.command("plan")(guarded(grouped(plan)))
+app.command("check")(guarded(grouped(check), printed=True))
+app.command("plan")(guarded(grouped(plan), printed=True))
 app.command("synthesize")(guarded(grouped(synthesize)))
 app.command("classify")(guarded(grouped(classify)))
-app.command("methods")(guarded(grouped(methods)))
+app.command("methods")(guarded(grouped(methods), printed=True))
 app.command("sample")(guarded(grouped(sample)))
 app.command("fit-embedding")(guarded(grouped(fit_embedding)))
 app.command("report")(guarded(grouped(report)))
 app.command("verify")(guarded(grouped(verify)))
 app.command("keygen")(guarded(grouped(keygen)))
 app.command("sign")(guarded(grouped(sign)))
-app.command("ledger")(guarded(grouped(ledger)))
+app.command("ledger")(guarded(grouped(ledger), printed=True))
 app.command("evaluate")(guarded(grouped(evaluate)))
 app.command("compare")(guarded(grouped(compare)))
-app.command("audit")(guarded(grouped(audit)))
+app.command("audit")(guarded(grouped(audit), printed=True))
 app.command("bench")(guarded(grouped(bench)))
 app.command("demo")(guarded(grouped(demo)))
-app.command("doctor")(guarded(grouped(doctor)))
+app.command("doctor")(guarded(grouped(doctor), printed=True))
 app.command("app")(guarded(grouped(local_page)))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import traceback
 from collections.abc import Callable
 from functools import wraps
@@ -16,33 +14,36 @@ from sfumato.cli.spelling import as_options
 from sfumato.errors import SfumatoError, UsageError
 
 INTERRUPTED = 130
-BROKEN_PIPE = 141
 RESUME = "interrupted. Nothing is charged twice: run the same command again, and it goes on."
+
+kept = False
+"""Whether the command that ran has left its result elsewhere than in its output."""
 
 Arguments = ParamSpec("Arguments")
 
 
-def guarded(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
+def guarded(command: Callable[Arguments, None], printed: bool = False) -> Callable[Arguments, None]:
     """Let no exception of ``command`` reach the terminal as a traceback.
 
     The text of an unforeseen error may quote private values, so only its type and place are shown.
+
+    Args:
+        command: what is called.
+        printed: its output is its only result, so it has failed where that cannot be written.
     """
 
     @wraps(command)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        global kept
         try:
             command(*args, **kwargs)
-            sys.stdout.flush()
+            kept = not printed
         except typer.Exit:
             raise
         except SfumatoError as error:
             _end(as_options(str(error)), error.exit_code)
         except KeyboardInterrupt:
             _end(RESUME, INTERRUPTED)
-        except BrokenPipeError:
-            # Python flushes standard output once more at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(BROKEN_PIPE) from None
         except Exception as error:
             _end(_unforeseen(error), SfumatoError.exit_code)
 

@@ -10,6 +10,8 @@ import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from sfumato.cli.streams import printable
+
 
 def as_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object on one line."""
@@ -25,9 +27,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | No
     """Print a table as wide as the terminal allows."""
     drawn = Table(title=title, title_justify="left", title_style="bold")
     for name in columns:
-        drawn.add_column(name, overflow="fold")
+        drawn.add_column(printable(name), overflow="fold")
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(printable, row))
     rendered(drawn)
 
 
@@ -36,7 +38,6 @@ def rendered(drawn: RenderableType) -> None:
     console = Console()
     with console.capture() as capture:
         console.print(drawn, markup=False)
-    # By typer, because rich ends the program itself when nobody reads.
     typer.echo(capture.get(), nl=False)
 
 

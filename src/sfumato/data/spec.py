@@ -48,6 +48,11 @@ class PublicSpec:
                     f"the class name {name!r:.80} must be a text of 1 to {LONGEST_CLASS_NAME} "
                     "characters. Rename the class."
                 )
+            if any("\ud800" <= character <= "\udfff" for character in name):
+                raise DataError(
+                    f"the class name {name!r} is no text in the encoding of this system's file "
+                    "names. Set PYTHONUTF8=1 in the environment, or rename the class."
+                )
             if not name.isprintable():
                 raise DataError(
                     f"the class name {name!r} holds characters that cannot be printed. "

@@ -93,7 +93,7 @@ class Judged:
             "release": self.release.facts(),
             "against": against,
         }
-        text = json.dumps(result, indent=1, ensure_ascii=False).encode()
+        text = json.dumps(result, indent=1).encode()
         private_folder(path.parent)
         write_atomically(path, text)
         return path

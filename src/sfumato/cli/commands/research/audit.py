@@ -81,7 +81,7 @@ def audit(
     result = {"note": f"{PRIVATE} {MEANING}", "method": chosen.name, "unit": protected}
     result.update(verdict.to_dict())
     if out is not None:
-        write_private(out, text.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        write_private(out, text.dumps(result, indent=1) + "\n")
     if json:
         show.as_json(result)
     else:

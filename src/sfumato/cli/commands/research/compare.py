@@ -62,7 +62,7 @@ def compare(
     result = comparing.to_dict(compared, not how.public)
     private_folder(out)
     as_json, as_markdown, as_png = (out / name for name in FILES)
-    write_private(as_json, text.dumps(result, indent=1, ensure_ascii=False))
+    write_private(as_json, text.dumps(result, indent=1))
     write_private(as_markdown, comparing.to_markdown(compared, not how.public))
     write_private(as_png, b"")
     comparing.plot(compared, not how.public, as_png)  # into the file that is there
