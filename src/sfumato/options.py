@@ -100,12 +100,14 @@ class ReleaseOptions:
         samples: number of synthetic images; the declared size by default, else 10,000.
         format: folder (PNG), parquet or webdataset.
         force: replace a release that is in the folder.
+        balance: as many images of each class; else classes follow their noisy sizes.
     """
 
     out: Location
     samples: int | None = None
     format: str = "folder"
     force: bool = False
+    balance: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from sfumato.data.source import Place
 from sfumato.data.writers import FORMATS
 from sfumato.errors import UsageError
 from sfumato.methods import find_method, load_model
-from sfumato.methods.base import Batch, Classifier, Fitted, Method, Model
+from sfumato.methods.base import Batch, Classifier, Fitted, Method, Model, Sampling
 from sfumato.networks import resolve_device
 from sfumato.options import (
     ClassifierOptions,
@@ -114,6 +114,7 @@ def _released(
         raise UsageError(f"{problem}. Choose a smaller --delta, or pass --allow-large-delta.")
     method = make_method(chosen, source.spec)
     check_command(method, command, to)
+    check_classes(type(method).model, source.spec, None, to.balance)
     with open_curator(source, budget, run) as curator:
         fitted = method.fit(curator)
         if is_first():  # under torchrun the other ranks have done their part
@@ -144,6 +145,7 @@ def sample(
     *objects: Any,
     sampler: str | None = None,
     sampling_steps: int | None = None,
+    label: str | None = None,
     seed_public: int = 0,
     quiet: bool = False,
     **stated: Any,
@@ -153,9 +155,10 @@ def sample(
     Args:
         objects, stated: :class:`ReleaseOptions` or its fields; ``out`` is needed.
         sampler, sampling_steps: another sampler, for a diffusion model; see ``SAMPLERS``.
+        label: the only class of the images, by its name.
 
     Raises:
-        UsageError: an argument is outside its rule.
+        UsageError: an argument is outside its rule, or ``label`` is none of the classes.
         CertificateError: the release's claim fails, or its model was changed.
         DataError: the model cannot be read.
     """
@@ -165,9 +168,10 @@ def sample(
     check_apart(target, origin)
     core = trusted_core(origin, MODEL)
     model = load_model(origin / MODEL)
+    check_classes(type(model), model.spec, label, to.balance)
     if sampler is not None or sampling_steps is not None:
         model = model.with_sampler(sampler, sampling_steps)
-    _Making(core, "sample", seed_public, quiet).write(model, to)
+    _Making(core, "sample", seed_public, quiet, label).write(model, to)
     return target
 
 
@@ -204,6 +208,7 @@ def fit_embedding(
     check_apart(target, path.parent)
     core = trusted_core(path.parent, EMBEDDING)
     spec = spec_of(core)
+    check_classes(mepf.DPMEPF.model, spec, None, to.balance)
     images = None if public is None else public_images(public, spec).images
     session = Session(quiet=quiet, device=resolve_device())
     model = mepf.fit_embedding(
@@ -302,6 +307,21 @@ def check_command(method: Method, command: str, to: ReleaseOptions) -> None:
         )
 
 
+def check_classes(
+    model: type[Fitted], spec: PublicSpec, label: str | None, balance: bool
+) -> None:
+    """Refuse to sample classes as asked where that cannot be done, before anything is spent."""
+    if label is None and not balance:
+        return
+    if not (issubclass(model, Model) and model.by_class):
+        raise UsageError("label, balance: this method's images come in classes as they come.")
+    if label is not None and label not in spec.classes:
+        named = ", ".join(spec.classes) or "there are none"
+        raise UsageError(f"label={label!r} must be one of the classes: {named}.")
+    if balance and (label is not None or not spec.classes):
+        raise UsageError("balance=True is for all of several classes, not for one or none.")
+
+
 def check_publishable(spec: PublicSpec) -> None:
     """Refuse public names that no release may hold, before anything is spent on one."""
     found = list(json_leaks([*spec.classes, spec.unit_in_words], "the classes and the unit"))
@@ -343,17 +363,21 @@ class _Making:
     made_by: str
     seed_public: int
     quiet: bool
+    label: str | None = None
 
     def write(self, fitted: Fitted, to: ReleaseOptions) -> None:
         if not isinstance(fitted, Model):
             self._write(fitted, (), to)
             return
-        model, count = fitted, to.samples or fitted.spec.declared_size or DEFAULT_SAMPLES
+        model, classes = fitted, fitted.spec.classes
+        count = to.samples or fitted.spec.declared_size or DEFAULT_SAMPLES
+        label = None if self.label is None else classes.index(self.label)
+        wanted = Sampling(count, self.seed_public, label, to.balance)
         with stage("sampling synthetic images", self.quiet) as report:
 
             def sampled() -> Iterator[Batch]:
                 done = 0
-                for images, labels in model.sample(count, self.seed_public):
+                for images, labels in model.sampled(wanted):
                     yield images, labels
                     done += len(images)
                     report(done / count)
@@ -361,13 +385,14 @@ class _Making:
             self._write(model, sampled(), to)
 
     def _write(self, fitted: Fitted, batches: Iterable[Batch], to: ReleaseOptions) -> None:
+        asked: dict[str, Any] = {} if self.label is None else {"label": self.label}
+        asked |= {"balance": True} if to.balance else {}
         write_release(
             Path(to.out),
             fitted,
             self.core,
             batches,
             format=to.format,
-            made_by=self.made_by,
-            seed_public=self.seed_public,
+            made={"made_by": self.made_by, "seed_public": self.seed_public, **asked},
             force=to.force,
         )

@@ -24,6 +24,23 @@ HIDDEN = ("public", "public_labels")
 """Options that are arrays: their digest stands in the configuration, they themselves do not."""
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """What is sampled from a model, all of it public; the same sampling repeats the images.
+
+    Args:
+        count: number of images.
+        seed: public seed of their random numbers.
+        label: the only class, by its number.
+        balance: equal classes, which else follow the noisy class sizes.
+    """
+
+    count: int
+    seed: int = 0
+    label: int | None = None
+    balance: bool = False
+
+
 class Fitted(ABC):
     """What a fit leaves behind: public, because it is computed from noisy answers alone."""
 
@@ -61,12 +78,48 @@ class Model(Fitted):
 
     releases = "images"
 
+    redrawn: ClassVar[int] = 1000
+    """Images that ``verify`` makes again unless told otherwise: some seconds of one core."""
+
+    by_class: ClassVar[bool] = False
+    """Whether images of one class, or as many of each, can be asked for."""
+
     embedding: Any = None
     """A released embedding that other generators may be trained on, where there is one."""
 
     @abstractmethod
     def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
         """Sample ``count`` images in batches; the seed is public and repeats the sample."""
+
+    def sampled(self, wanted: Sampling) -> Iterator[Batch]:
+        """Sample what is ``wanted``, in batches.
+
+        Raises:
+            UsageError: classes are asked for, and the model samples them only as they come.
+        """
+        if wanted.label is not None or wanted.balance:
+            raise UsageError("label, balance: this model's images come in classes as they come.")
+        yield from self.sample(wanted.count, wanted.seed)
+
+    def labels_of(self, wanted: Sampling) -> NDArray[np.int64] | None:
+        """The label of each image of a sampling, where it is known before the images are made."""
+        return None
+
+    def redraw(self, wanted: Sampling, numbers: NDArray[np.int64]) -> Batch:
+        """The images of a sampling with these ascending numbers, and their labels."""
+        images: list[NDArray[np.uint8]] = []
+        labels: list[int] = []
+        left, start = iter(numbers.tolist()), 0
+        number = next(left, None)
+        for batch in self.sampled(wanted):
+            while number is not None and number < start + len(batch[1]):
+                images.append(batch[0][number - start])
+                labels.append(int(batch[1][number - start]))
+                number = next(left, None)
+            start += len(batch[1])
+            if number is None:
+                break
+        return np.stack(images), np.array(labels, np.int64)
 
     def with_sampler(self, sampler: str | None, steps: int | None) -> Model:
         """The same model with another sampler, where it has several.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfumato.methods.second_moments import SymmetricProducts
+from sfumato.networks import Random, normal
 
 RADIUS_SHARE = 0.43
 """Clip radius relative to √pixels, for pixels in [-½, ½]: few images of any kind exceed it."""
@@ -73,11 +74,10 @@ class Gaussians(nn.Module):
         self.register_buffer("means", torch.from_numpy(means), persistent=False)
         self.register_buffer("roots", torch.from_numpy(roots), persistent=False)
 
-    def draw(self, labels: Tensor, basis: Tensor, random: torch.Generator) -> Tensor:
+    def draw(self, labels: Tensor, basis: Tensor, random: Random) -> Tensor:
         """Flat images float ``[b, pixels]`` in [0, 1], one for each label."""
-        shape = (len(labels), self.means.shape[1])
-        normal = torch.randn(shape, generator=random, device=random.device)
-        coefficients = self.means[labels] + torch.einsum("bij,bj->bi", self.roots[labels], normal)
+        sampled = normal(random, (len(labels), self.means.shape[1]))
+        coefficients = self.means[labels] + torch.einsum("bij,bj->bi", self.roots[labels], sampled)
         return (coefficients @ basis + 0.5).clamp(0, 1)
 
     def tensors(self, prefix: str = "") -> dict[str, NDArray[Any]]:

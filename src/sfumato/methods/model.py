@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
-from sfumato.methods.base import Batch, Model, labels_in_proportion
+from sfumato.methods.base import Batch, Model, Sampling, labels_in_proportion
 from sfumato.methods.saved_arrays import arrays_of, checked_counts, loaded, tensors_below
-from sfumato.networks import Generator, device_of, moved, random_on, to_bytes
+from sfumato.networks import Generator, ImageStreams, device_of, moved, to_bytes
+
+TRIES = 20
+"""Most times that an image is made again because it was not called by the class asked for."""
 
 
 class ImageModel(Model):
@@ -23,6 +26,8 @@ class ImageModel(Model):
 
     ``counts`` float64 ``[classes]`` are the sizes, ones where none were asked for.
     """
+
+    by_class = True
 
     at_once: ClassVar[int] = 250
     """Images of a batch."""
@@ -35,8 +40,13 @@ class ImageModel(Model):
     def modules(self) -> Sequence[nn.Module]:
         """What computes the images."""
 
+    @property
+    def names_itself(self) -> bool:
+        """Whether an image may get another label than the one that it was made for."""
+        return False
+
     @abstractmethod
-    def draw(self, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, labels: Tensor, random: ImageStreams) -> tuple[Tensor, Tensor]:
         """Images uint8 ``[b, c, h, w]`` for labels int64 ``[b]``, and the labels they get."""
 
     def move(self, device: torch.device) -> None:
@@ -44,25 +54,65 @@ class ImageModel(Model):
         for module in self.modules:
             moved(module, device)
 
-    @torch.no_grad()
     def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
-        """Sample ``count`` images in batches, classes in proportion to their noisy sizes.
+        """Sample ``count`` images in batches, classes in proportion to their noisy sizes."""
+        return self.sampled(Sampling(count, seed))
 
-        Where there are as many images as classes, a class that no image is called by gets one in
-        the last batch, made for it if there is such: loaders of folders pass over an empty class.
+    @torch.no_grad()
+    def sampled(self, wanted: Sampling) -> Iterator[Batch]:
+        """Sample what is ``wanted``, in batches.
+
+        Where classes come as they are and there are as many images as classes, a class that no
+        image is called by gets one in the last batch, made for it if there is such: loaders of
+        folders pass over an empty class.
         """
-        device = device_of(self.modules[0])
-        random = random_on(device, seed)
-        labels = labels_in_proportion(self.counts, count, np.random.default_rng(seed))
-        sizes, left = np.zeros(len(self.counts), np.int64), count
-        for part in torch.from_numpy(labels).split(self.at_once):
-            images, called = self.draw(part.to(device), random)
-            named = called.cpu().numpy().copy()
+        labels, sizes = self._made_for(wanted), np.zeros(len(self.counts), np.int64)
+        for start in range(0, wanted.count, self.at_once):
+            numbers = np.arange(start, min(start + self.at_once, wanted.count))
+            images, named = self._batch(wanted, numbers, labels[numbers])
             sizes += np.bincount(named, minlength=len(sizes))
-            left -= len(part)
-            if left == 0 and count >= len(sizes):
-                name_each_class(named, part.numpy(), sizes)
-            yield images.cpu().numpy(), named
+            last = numbers[-1] == wanted.count - 1
+            if last and wanted.label is None and wanted.count >= len(sizes):
+                name_each_class(named, labels[numbers], sizes)
+            yield images, named
+
+    def labels_of(self, wanted: Sampling) -> NDArray[np.int64] | None:
+        """The label of each image, unless the model names images itself."""
+        free = self.names_itself and wanted.label is None and not wanted.balance
+        return None if free else self._made_for(wanted)
+
+    @torch.no_grad()
+    def redraw(self, wanted: Sampling, numbers: NDArray[np.int64]) -> Batch:
+        """The images of a sampling with these numbers, and their labels; no others are made."""
+        labels = self._made_for(wanted)[numbers]
+        starts = range(0, len(numbers), self.at_once)
+        parts = [slice(start, start + self.at_once) for start in starts]
+        made = [self._batch(wanted, numbers[part], labels[part]) for part in parts]
+        images, named = zip(*made, strict=True)
+        return np.concatenate(images), np.concatenate(named)
+
+    def _made_for(self, wanted: Sampling) -> NDArray[np.int64]:
+        if wanted.label is not None:
+            return np.full(wanted.count, wanted.label, np.int64)
+        sizes = np.ones_like(self.counts) if wanted.balance else self.counts
+        return labels_in_proportion(sizes, wanted.count, np.random.default_rng(wanted.seed))
+
+    def _batch(
+        self, wanted: Sampling, numbers: NDArray[np.int64], labels: NDArray[np.int64]
+    ) -> Batch:
+        device = device_of(self.modules[0])
+        random = ImageStreams(wanted.seed, numbers.tolist(), device)
+        made_for = torch.from_numpy(labels).to(device)
+        images, named = self.draw(made_for, random)
+        if wanted.label is not None or wanted.balance:
+            for _ in range(TRIES):
+                others = np.flatnonzero((named != made_for).cpu().numpy())
+                if not len(others):
+                    break
+                at = torch.from_numpy(others).to(device)
+                images[at], named[at] = self.draw(made_for[at], random.of(others))
+            named = made_for
+        return images.cpu().numpy(), named.cpu().numpy().copy()
 
 
 def name_each_class(
@@ -103,21 +153,18 @@ class GeneratorModel(ImageModel):
         """The generator."""
         return (self.generator,)
 
-    def draw(self, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, labels: Tensor, random: ImageStreams) -> tuple[Tensor, Tensor]:
         """Images of the generator, and the labels as they are."""
         if self.codes is None:
-            shape = (len(labels), self.generator.latent)
-            z = torch.randn(shape, generator=random, device=random.device)
+            z = random.normal(self.generator.latent)
         else:
             z = self._blended(self.codes.to(labels.device), labels, random)
         return to_bytes(self.generator(z, labels)), labels
 
-    def _blended(self, codes: Tensor, labels: Tensor, random: torch.Generator) -> Tensor:
+    def _blended(self, codes: Tensor, labels: Tensor, random: ImageStreams) -> Tensor:
         by_class = codes.view(-1, self.generator.classes, codes.shape[1])
-        count, device = len(labels), random.device
-        places = torch.randint(len(by_class), (2, count), generator=random, device=device)
-        first, second = by_class[places, labels]
-        share = torch.rand(count, 1, generator=random, device=device)
+        first, second = by_class[random.below(len(by_class), 2).T, labels]
+        share = random.uniform(1)
         return torch.lerp(first, second, self.blend * share)
 
     def tensors(self) -> dict[str, NDArray[Any]]:

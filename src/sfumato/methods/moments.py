@@ -26,7 +26,7 @@ from sfumato.methods.estimate import reading
 from sfumato.methods.gaussian import Gaussians, MomentBlock, loaded_gaussians
 from sfumato.methods.model import ImageModel
 from sfumato.methods.saved_arrays import checked_counts
-from sfumato.networks import moved
+from sfumato.networks import Random, moved
 from sfumato.privacy import Answer, Curator, Query, SumQuery
 
 
@@ -50,7 +50,7 @@ class MomentModel(ImageModel):
     def _basis(self) -> Tensor:
         return torch.from_numpy(dct_basis(self.spec, self.coefficients))
 
-    def draw(self, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, labels: Tensor, random: Random) -> tuple[Tensor, Tensor]:
         """Images sampled from the Gaussians, and the labels as they are."""
         flat = self.gaussians.draw(labels, self._basis.to(labels.device), random)
         shape = (self.spec.channels, self.spec.height, self.spec.width)

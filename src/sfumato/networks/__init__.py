@@ -15,6 +15,7 @@ from sfumato.networks.ema import Average
 from sfumato.networks.gan import Discriminator, Generator
 from sfumato.networks.pixels import to_bytes, to_pixels
 from sfumato.networks.refiner import Refiner
+from sfumato.networks.streams import ImageStreams, Random, normal
 from sfumato.networks.unet import UNet
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "Average",
     "Discriminator",
     "Generator",
+    "ImageStreams",
+    "Random",
     "Refiner",
     "TanhCNN",
     "UNet",
@@ -30,6 +33,7 @@ __all__ = [
     "device_of",
     "fast_bfloat16",
     "moved",
+    "normal",
     "random_on",
     "resolve_device",
     "to_bytes",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
 
 from sfumato.data.layout import class_folders, safe_folder_names
 from sfumato.release.certificate import is_classifier
@@ -49,6 +53,12 @@ def numbered_images(release: Path, certificate: Mapping[str, Any]) -> Iterator[L
         yield from _in_tars(folder, labelled=bool(classes))
     else:
         yield from _in_folders(folder, folders_of(certificate))
+
+
+def pixels_of(png: bytes) -> NDArray[np.uint8]:
+    """A PNG, grey or in colour, as uint8 ``[1 or 3, height, width]``."""
+    pixels = np.asarray(Image.open(io.BytesIO(png)))
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def folders_of(certificate: Mapping[str, Any]) -> list[str]:

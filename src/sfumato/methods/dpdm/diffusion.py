@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from sfumato.methods.dpdm.samplers import DDIM, PRESETS, Preset, guided
 from sfumato.methods.model import ImageModel
 from sfumato.methods.saved_arrays import arrays_of, checked_counts, loaded, tensors_below
 from sfumato.networks import (
+    ImageStreams,
     UNet,
     bfloat16_where,
     device_of,
@@ -133,6 +134,8 @@ class DenoisingLoss:
 class DiffusionModel(ImageModel):
     """A trained denoiser, noisy class sizes (or none), and its sampler."""
 
+    redrawn: ClassVar[int] = 64
+
     spec: PublicSpec
     denoiser: Denoiser
     shape: Shape
@@ -176,14 +179,13 @@ class DiffusionModel(ImageModel):
         """The denoiser's network."""
         return (self.denoiser.network,)
 
-    def draw(self, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, labels: Tensor, random: ImageStreams) -> tuple[Tensor, Tensor]:
         """Images of the sampler, and the labels as they are."""
         preset = SAMPLERS[self.sampler]
         sampler = preset.sampler
         if self.sampling_steps is not None:
             sampler = replace(sampler, steps=self.sampling_steps)
-        shape = (len(labels), self.spec.channels, self.spec.height, self.spec.width)
-        noise = torch.randn(shape, generator=random, device=random.device)
+        noise = random.normal(self.spec.channels, self.spec.height, self.spec.width)
         known = labels if self.spec.classes else None
         denoiser = Denoiser.of(self.denoiser.network, self.parameterisation)
         images = sampler.sample(guided(denoiser, known, preset.guidance), noise, random)

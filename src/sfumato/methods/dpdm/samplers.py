@@ -1,7 +1,7 @@
 """Draw images from a denoiser: the samplers of DPDM on EDM's grid of noise levels.
 
 A denoiser D(x; σ) here has its label and its guidance built in, see ``guided``. Samplers start from
-standard normal noise, draw what they need from the generator given, and work in the start's
+standard normal noise, draw what they need from the random numbers given, and work in the start's
 precision.
 """
 
@@ -15,6 +15,8 @@ from itertools import pairwise
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+from sfumato.networks import Random, normal
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0
 
@@ -74,7 +76,7 @@ class DDIM:
 
     @torch.no_grad()
     def sample(
-        self, denoise: Denoise, start: Float[Tensor, "b c h w"], generator: torch.Generator
+        self, denoise: Denoise, start: Float[Tensor, "b c h w"], random: Random
     ) -> Float[Tensor, "b c h w"]:
         """Images from standard normal ``start``; not clamped to [−1, 1]."""
         grid = time_grid(self.steps)
@@ -84,7 +86,7 @@ class DDIM:
             kept = following / sigma
             if self.stochastic:
                 spread = following * math.sqrt(1 - kept**2)
-                x = D + kept**2 * (x - D) + spread * _noise(x, generator)
+                x = D + kept**2 * (x - D) + spread * _noise(x, random)
             else:
                 x = D + kept * (x - D)
         return x
@@ -112,7 +114,7 @@ class Churn:
 
     @torch.no_grad()
     def sample(
-        self, denoise: Denoise, start: Float[Tensor, "b c h w"], generator: torch.Generator
+        self, denoise: Denoise, start: Float[Tensor, "b c h w"], random: Random
     ) -> Float[Tensor, "b c h w"]:
         """Images from standard normal ``start``; not clamped to [−1, 1]."""
         grid = time_grid(self.steps)
@@ -122,7 +124,7 @@ class Churn:
             raised = sigma * (1 + gamma)
             if gamma > 0:
                 added = self.S_noise * math.sqrt(raised**2 - sigma**2)
-                x = x + added * _noise(x, generator)
+                x = x + added * _noise(x, random)
             slope = (x - denoise(x, _level(raised, x))) / raised
             euler = x + (following - raised) * slope
             if following > 0:
@@ -164,6 +166,5 @@ def _level(sigma: float, x: Tensor) -> Tensor:
     return x.new_full((len(x),), sigma)
 
 
-def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype)
-    return noise.to(x.device)
+def _noise(x: Tensor, random: Random) -> Tensor:
+    return normal(random, x.shape).to(x)

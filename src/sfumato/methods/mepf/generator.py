@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sfumato.data.spec import PublicSpec
 from sfumato.features import dct_basis
 from sfumato.methods.gaussian import Gaussians
-from sfumato.networks import Refiner, bfloat16_where, fast_bfloat16
+from sfumato.networks import Random, Refiner, bfloat16_where, fast_bfloat16, normal
 
 GREY = 0.5
 
@@ -44,7 +44,7 @@ class StartedGenerator(nn.Module):
         """Channels of the network's widest resolution."""
         return self.refiner.width
 
-    def forward(self, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    def forward(self, labels: Tensor, random: Random) -> tuple[Tensor, Tensor]:
         """Images, and how far the network moved the logits of their start images.
 
         Args:
@@ -61,7 +61,7 @@ class StartedGenerator(nn.Module):
         else:
             start = self.start.draw(labels, self.basis, random).view(shape)
         grid = (count, self.refiner.noise_channels, self.refiner.grid, self.refiner.grid)
-        noise = torch.randn(grid, generator=random, device=device)
+        noise = normal(random, grid)
         with bfloat16_where(fast_bfloat16(device), device):
             images, change = self.refiner(start, noise, labels)
         return images, change

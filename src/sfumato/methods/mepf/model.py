@@ -18,6 +18,7 @@ from sfumato.methods.mepf.generator import StartedGenerator, refiner
 from sfumato.methods.mepf.labeller import Labeller
 from sfumato.methods.model import ImageModel
 from sfumato.methods.saved_arrays import arrays_of, checked_counts, loaded, tensors_below
+from sfumato.networks import ImageStreams
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,12 @@ class MEPFModel(ImageModel):
         """Generator and labeller."""
         return (self.generator,) if self.labeller is None else (self.generator, self.labeller)
 
-    def draw(self, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    @property
+    def names_itself(self) -> bool:
+        """A labeller names the images."""
+        return self.labeller is not None
+
+    def draw(self, labels: Tensor, random: ImageStreams) -> tuple[Tensor, Tensor]:
         """Images of the generator, and what the labeller calls them."""
         images = (self.generator(labels, random)[0] * 255).round().to(torch.uint8)
         return images, labels if self.labeller is None else self.labeller(images)

@@ -5,7 +5,6 @@ Each text has one right content, so an edited one fails however well its digest 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from sfumato.methods.registry import method_names
 from sfumato.release import strict_json
 from sfumato.release.certificate import is_classifier
 from sfumato.release.files import CARD, CLASSES, METRICS, REPORT, SAMPLES
-from sfumato.release.images import first_pictures
+from sfumato.release.images import first_pictures, pixels_of
 from sfumato.release.verification.claim import spec_of
 from sfumato.release.versions import FIRST_FORMAT
 from sfumato.release.writing.card import make_card
@@ -76,8 +75,8 @@ def _picture_problems(
     grid = SampleGrid(spec_of(certificate))
     for label, row in enumerate(pictures):
         for png in row:
-            grid.add(_pixels(png)[None], np.array([label], np.int64))
-    shown, expected = _pixels(path.read_bytes()), _pixels(grid.to_png())
+            grid.add(pixels_of(png)[None], np.array([label], np.int64))
+    shown, expected = pixels_of(path.read_bytes()), pixels_of(grid.to_png())
     side = grid.width_of_images
     if not np.array_equal(shown[..., -side:], expected[..., -side:]):
         yield f"{SAMPLES} does not show the first images of each class"
@@ -96,9 +95,3 @@ def _same_names(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
         soft = Image.fromarray(np.ascontiguousarray(wide)).filter(ImageFilter.BoxBlur(1))
         blurred.append(np.asarray(soft, np.int64))
     return width == 0 or int(np.abs(blurred[0] - blurred[1]).max()) <= FONTS_DIFFER
-
-
-def _pixels(png: bytes) -> NDArray[np.uint8]:
-    """A PNG, grey or in colour, as uint8 ``[1 or 3, height, width]``."""
-    pixels = np.asarray(Image.open(io.BytesIO(png)))
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -33,6 +33,7 @@ from sfumato.release.files import (
 from sfumato.release.signature import read_signature
 from sfumato.release.strict_json import mismatches
 from sfumato.release.verification import arrays, claim, derived, leaks, metrics, pictures
+from sfumato.release.verification.redrawn import redraw as redraw_images
 from sfumato.release.versions import FIRST_FORMAT, VERSIONS, WRITERS, writer_of
 
 MOST_PROBLEMS = 50
@@ -40,7 +41,14 @@ STAMPED = (
     "NOT PRIVATE: the noise of this run came from a known seed, so anybody can subtract it. Such "
     "a release is for tests only and must not be shared."
 )
-_RELEASE = {"made_by": str, "format": str, "samples": int, "seed_public": int}
+_RELEASE = {
+    "made_by": str,
+    "format": str,
+    "samples": int,
+    "seed_public": int,
+    "label?": str,
+    "balance?": bool,
+}
 _MADE_BY = ("synthesize", "sample", "fit-embedding", "classify")
 
 
@@ -52,8 +60,8 @@ class Verification:
     closed form, the accountant that the writer did not use. ``metrics_recomputed`` is what the
     published metrics, if there are any, have cost the images that they were measured on.
     ``signed_by`` is the public key, in hex, of a valid signature; ``signer_expected`` whether it is
-    the key that was asked for, None where none was. ``remarks`` say in sentences what
-    this version could not derive again.
+    the key that was asked for, None where none was. ``redrawn`` images were made again from the
+    model. ``remarks`` say in sentences which, and what this version could not derive again.
     """
 
     epsilon: float
@@ -69,6 +77,7 @@ class Verification:
     metrics_unit: str | None = None
     signed_by: str | None = None
     signer_expected: bool | None = None
+    redrawn: int = 0
     remarks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,6 +90,7 @@ def verify(
     *,
     allow_large_delta: bool = False,
     public_key: str | os.PathLike[str] | None = None,
+    redraw: int | str | None = None,
 ) -> Verification:
     """Check a release folder against its certificate and for private leftovers.
 
@@ -91,9 +101,12 @@ def verify(
         release: the folder.
         allow_large_delta: accept a δ above 1/1,000, or not below one over the declared number.
         public_key: file with the Ed25519 public key that must have signed the release.
+        redraw: how many images, chosen at random, are made again from the model and compared; 0,
+            ``"all"``, or None for as many as take some seconds.
 
     Raises:
         CertificateError: the release fails; the message names every problem.
+        UsageError: ``redraw`` is no such number.
     """
     folder = stated_path(release, "release")
     certificate = read_certificate(folder)
@@ -107,6 +120,9 @@ def verify(
     check(folder, certificate, more)
     if not allow_large_delta and (large := list(_large_deltas(certificate))):
         raise CertificateError(_verdict(folder, large))
+    again = redraw_images(folder, certificate, redraw)
+    if again.problems:
+        raise CertificateError(_verdict(folder, again.problems))
     return Verification(
         certificate["epsilon"],
         certificate["delta"],
@@ -119,7 +135,8 @@ def verify(
         *_price_of_metrics(certificate),
         signed_by=None if signed is None else signed.fingerprint,
         signer_expected=None if signed is None else signed.expected,
-        remarks=tuple(arrays.remarks(certificate)),
+        redrawn=again.images,
+        remarks=(again.sentence, *arrays.remarks(certificate)),
     )
 
 
@@ -204,6 +221,11 @@ def _release_problems(certificate: Certificate) -> Iterator[str]:
         yield "a release of images and one of a classifier are made by different commands"
     if is_classifier(certificate) and stated["samples"] != 0:
         yield f"the release of a classifier cannot hold {stated['samples']} images"
+    classes = certificate.get("classes")
+    if "label" in stated and not (isinstance(classes, list) and stated["label"] in classes):
+        yield "certificate.release.label is none of the classes"
+    if "balance" in stated and ("label" in stated or not stated["balance"] or not classes):
+        yield "certificate.release.balance must be true, and is for all of several classes"
     writer, maker = writer_of(certificate), certificate.get("sfumato")
     if writer not in WRITERS[certificate["format"]]:
         yield f"no version {writer!r:.60} of sfumato wrote the format {certificate['format']}"

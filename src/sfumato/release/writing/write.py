@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,8 @@ from sfumato.release.versions import FORMAT
 from sfumato.release.writing.card import make_card
 from sfumato.release.writing.grid import SampleGrid
 from sfumato.release.writing.swap import exchange
+
+SYNTHESIZED = MappingProxyType({"made_by": "synthesize", "seed_public": 0})
 
 
 def check_target(out: Path, force: bool = False) -> None:
@@ -81,8 +84,7 @@ def write_release(
     batches: Iterable[Batch] = (),
     *,
     format: str = "folder",
-    made_by: str = "synthesize",
-    seed_public: int = 0,
+    made: Mapping[str, Any] = SYNTHESIZED,
     force: bool = False,
 ) -> Path:
     """Write a release into ``out`` and return it; a crash leaves the old state of ``out``.
@@ -94,7 +96,8 @@ def write_release(
         core: what the run spent, ``make_core(curator.record())`` or another release's.
         batches: a model's images uint8 ``[b, c, h, w]`` and labels int64 ``[b]``, streamed.
         format: ``folder``, ``parquet`` or ``webdataset``.
-        made_by: the command that makes it; ``seed_public``: the public seed of the draw.
+        made: what its certificate says under ``release``: the command, ``made_by``; the public
+            seed, ``seed_public``; ``label`` or ``balance`` where classes were asked for.
 
     Raises:
         UsageError: ``out`` holds something else.
@@ -102,7 +105,6 @@ def write_release(
     """
     check_target(out, force)
     with _replacing(out) as part:
-        made = {"made_by": made_by, "seed_public": seed_public}
         _fill(part, model, core, batches, format, made)
     return out
 

@@ -17,23 +17,38 @@ def verify(
         Path | None,
         typer.Option(help="Public key that must have signed the release.", metavar="KEY.pub"),
     ] = None,
+    redraw: Annotated[
+        str | None,
+        typer.Option(
+            help="Images to make again from the model, chosen at random; some seconds' worth by "
+            "default.",
+            metavar="N|all",
+        ),
+    ] = None,
     allow_large_delta: p.AllowLargeDelta = False,
     json: p.Json = False,
 ) -> None:
     """Check that a release proves its ε and leaks nothing.
 
-    Recomputes ε with a second accountant, derives again what the certificate determines, and looks
-    for private leftovers. Fails with exit code 6 and names every problem. Nothing in the release is
-    trusted. Who made it is known only from a signature (sfumato sign).
+    Recomputes ε with a second accountant, derives again what the certificate determines, makes some
+    images again from the model, and looks for private leftovers. Fails with exit code 6 and names
+    every problem. Nothing in the release is trusted. Who made it is known only from a signature
+    (sfumato sign).
 
     \b
     Examples:
       sfumato verify release/
+      sfumato verify release/ --redraw all
       sfumato verify release/ --public-key hospital.key.pub
     """
     from sfumato.release import verify
 
-    verdict = verify(release, allow_large_delta=allow_large_delta, public_key=public_key)
+    verdict = verify(
+        release,
+        allow_large_delta=allow_large_delta,
+        public_key=public_key,
+        redraw=int(redraw) if redraw is not None and redraw.isdecimal() else redraw,
+    )
     if json:
         show.as_json({"release": str(release), "verified": True, **verdict.to_dict()})
         return
