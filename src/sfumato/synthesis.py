@@ -307,9 +307,7 @@ def check_command(method: Method, command: str, to: ReleaseOptions) -> None:
         )
 
 
-def check_classes(
-    model: type[Fitted], spec: PublicSpec, label: str | None, balance: bool
-) -> None:
+def check_classes(model: type[Fitted], spec: PublicSpec, label: str | None, balance: bool) -> None:
     """Refuse to sample classes as asked where that cannot be done, before anything is spent."""
     if label is None and not balance:
         return

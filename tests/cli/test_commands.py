@@ -173,6 +173,19 @@ def test_sample_draws_another_release_of_the_same_price(run: Run, tmp_path: Path
     first, second = (read_certificate(tmp_path / name) for name in ("out", "more"))
     assert first["ledger"] == second["ledger"]
     assert len(charges(run)) == 1
+    said = run(
+        "sample", tmp_path / "out", "--label", "7", "--count", 5, "--out", tmp_path / "7", "--quiet"
+    ).output  # nothing is charged, so no price is named
+    assert "nothing was charged" in said and "ε" not in said and "cost" not in said
+    assert [path.name for path in tmp_path.glob("7/images/*/*.png")] == [
+        f"00000{number}.png" for number in range(5)
+    ]
+    checked = run("verify", tmp_path / "7", "--redraw", 2)
+    assert "2 of 5 images, chosen at random" in checked.output
+    refused = run("verify", tmp_path / "7", "--redraw", "some")
+    assert refused.exit_code == 2 and "--redraw" in refused.output
+    refused = run("sample", tmp_path / "out", "--label", "x", "--out", tmp_path / "x", "--quiet")
+    assert refused.exit_code == 2 and "must be one of the classes: 0, 1" in refused.output
 
 
 def test_verify_speaks_json_and_fails_with_its_own_code(run: Run, tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ SPELLINGS = {
     "public": Spelling(str | None, metavar="DATA"),
     "state": Spelling(Path | None, metavar="DIR"),
     "out": Spelling(Path, metavar="DIR"),
+    "samples": Spelling(flags=("--samples", "--count")),
     "quiet": Spelling(flags=("--quiet", "-q")),
     "insecure_seed": Spelling(hidden=True),
     "classifiers": Spelling(str, parse=parse_names, default="logistic,mlp,cnn"),

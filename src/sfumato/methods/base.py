@@ -142,7 +142,7 @@ class Classifier(Fitted):
         The largest names the class; how far apart they are says no probability.
         """
 
-    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def predict(self, images: NDArray[Any]) -> NDArray[np.int64]:
         """Labels int64 ``[b]`` of images uint8 ``[b, c, h, w]``, numbers of ``spec.classes``.
 
         Raises:
@@ -313,6 +313,14 @@ def in_proportion(counts: NDArray[np.float64], total: int) -> NDArray[np.int64]:
     remainder = share * total - whole
     whole[np.argsort(-remainder, kind="stable")[: total - whole.sum()]] += 1
     return whole
+
+
+def labels_for(counts: NDArray[np.float64], wanted: Sampling) -> NDArray[np.int64]:
+    """The labels int64 ``[count]`` of a sampling from a model of these noisy class sizes."""
+    if wanted.label is not None:
+        return np.full(wanted.count, wanted.label, np.int64)
+    sizes = np.ones_like(counts) if wanted.balance else counts
+    return labels_in_proportion(sizes, wanted.count, np.random.default_rng(wanted.seed))
 
 
 def labels_in_proportion(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
-from sfumato.methods.base import Batch, Model, Sampling, labels_in_proportion
+from sfumato.methods.base import Batch, Model, Sampling, labels_for
 from sfumato.methods.saved_arrays import arrays_of, checked_counts, loaded, tensors_below
 from sfumato.networks import Generator, ImageStreams, device_of, moved, to_bytes
 
@@ -66,7 +66,7 @@ class ImageModel(Model):
         image is called by gets one in the last batch, made for it if there is such: loaders of
         folders pass over an empty class.
         """
-        labels, sizes = self._made_for(wanted), np.zeros(len(self.counts), np.int64)
+        labels, sizes = labels_for(self.counts, wanted), np.zeros(len(self.counts), np.int64)
         for start in range(0, wanted.count, self.at_once):
             numbers = np.arange(start, min(start + self.at_once, wanted.count))
             images, named = self._batch(wanted, numbers, labels[numbers])
@@ -79,23 +79,17 @@ class ImageModel(Model):
     def labels_of(self, wanted: Sampling) -> NDArray[np.int64] | None:
         """The label of each image, unless the model names images itself."""
         free = self.names_itself and wanted.label is None and not wanted.balance
-        return None if free else self._made_for(wanted)
+        return None if free else labels_for(self.counts, wanted)
 
     @torch.no_grad()
     def redraw(self, wanted: Sampling, numbers: NDArray[np.int64]) -> Batch:
         """The images of a sampling with these numbers, and their labels; no others are made."""
-        labels = self._made_for(wanted)[numbers]
+        labels = labels_for(self.counts, wanted)[numbers]
         starts = range(0, len(numbers), self.at_once)
         parts = [slice(start, start + self.at_once) for start in starts]
         made = [self._batch(wanted, numbers[part], labels[part]) for part in parts]
         images, named = zip(*made, strict=True)
         return np.concatenate(images), np.concatenate(named)
-
-    def _made_for(self, wanted: Sampling) -> NDArray[np.int64]:
-        if wanted.label is not None:
-            return np.full(wanted.count, wanted.label, np.int64)
-        sizes = np.ones_like(self.counts) if wanted.balance else self.counts
-        return labels_in_proportion(sizes, wanted.count, np.random.default_rng(wanted.seed))
 
     def _batch(
         self, wanted: Sampling, numbers: NDArray[np.int64], labels: NDArray[np.int64]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.data.spec import PublicSpec
-from sfumato.methods.base import Batch, Model, labels_in_proportion
+from sfumato.methods.base import Batch, Model, Sampling, labels_for
 from sfumato.methods.saved_arrays import checked_counts
 
 AT_ONCE = 250
@@ -22,15 +22,25 @@ SHIFT = 16
 class PEModel(Model):
     """Images uint8 ``[classes · kept, c, h, w]``, class after class, and class sizes (or ones)."""
 
+    by_class = True
+
     spec: PublicSpec
     images: NDArray[np.uint8]
     counts: NDArray[np.float64]
     kept: int
 
     def sample(self, count: int, seed: int = 0) -> Iterator[Batch]:
+        """Sample ``count`` images in batches, classes in proportion to their noisy sizes."""
+        return self.sampled(Sampling(count, seed))
+
+    def labels_of(self, wanted: Sampling) -> NDArray[np.int64]:
+        """The label of each image of a sampling."""
+        return labels_for(self.counts, wanted)
+
+    def sampled(self, wanted: Sampling) -> Iterator[Batch]:
         """Sample each image of a class once before any a second time, then moved by some pixels."""
-        rng = np.random.default_rng(seed)
-        labels = labels_in_proportion(self.counts, count, rng)
+        count, labels = wanted.count, self.labels_of(wanted)
+        rng = np.random.default_rng(wanted.seed)
         numbers = np.zeros(count, np.int64)
         repeated = np.zeros(count, np.bool_)
         for label in range(len(self.counts)):

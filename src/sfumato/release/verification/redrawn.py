@@ -73,7 +73,7 @@ def redraw(folder: Path, certificate: Mapping[str, Any], most: int | str | None)
         compared = _compare(folder, certificate, model, np.array(chosen, np.int64))
     except (SfumatoError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError):
         return Redrawn(0, "", ("no image can be sampled from the model",))
-    problems = tuple(_problems(model, wanted, compared))
+    problems = tuple(_problems(model.labels_of(wanted), compared))
     return Redrawn(len(chosen), _sentence(wanted.count, compared), problems)
 
 
@@ -131,7 +131,8 @@ def _compare(
     return _Compared(labels, chosen, np.concatenate(named), np.concatenate(differences))
 
 
-def _problems(model: Model, wanted: Sampling, found: _Compared) -> Iterator[str]:
+def _problems(known: NDArray[np.int64] | None, found: _Compared) -> Iterator[str]:
+    """What is wrong; ``known`` are the labels of all images where the model names none itself."""
     median = float(np.median(found.differences))
     if median > MOST_LEVELS:
         yield (
@@ -142,7 +143,6 @@ def _problems(model: Model, wanted: Sampling, found: _Compared) -> Iterator[str]
     allowed = LEAST_LEVELS + TIMES_THE_MEDIAN * median
     if numbers := found.chosen[found.differences > allowed].tolist():
         yield f"{_shown(numbers)} not what the model makes of the public seed"
-    known = model.labels_of(wanted)
     if known is not None:
         wrong = np.flatnonzero(found.labels != known)
     else:

@@ -14,6 +14,9 @@ from sfumato.options import ReleaseOptions
 def sample(
     release: p.Release,
     to: ReleaseOptions,
+    label: Annotated[
+        str | None, typer.Option(help="The only class of the images, by its name.")
+    ] = None,
     sampler: Annotated[
         str | None,
         typer.Option(help="dpdm: quick, accuracy, fid, ddim or ddim-stochastic; else as released."),
@@ -25,11 +28,13 @@ def sample(
 ) -> None:
     """Sample more images from a release, at no privacy cost.
 
-    Its model puts them into another release with the same certificate of what was spent.
+    Its model puts them into another release with the same certificate of what was spent. Nothing
+    is charged, however many there are: the private images are not read again.
 
     \b
     Example:
       sfumato sample release/ --samples 100000 --format webdataset --out more/
+      sfumato sample release/ --label cat --count 500 --out cats/
       sfumato sample release/ --samples 1000 --sampler fid --sampling-steps 100 --out fine/
     """
     from sfumato.synthesis import sample
@@ -39,6 +44,7 @@ def sample(
         to,
         sampler=sampler,
         sampling_steps=sampling_steps,
+        label=label,
         seed_public=seed_public,
         quiet=quiet,
     )

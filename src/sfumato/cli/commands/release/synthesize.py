@@ -31,6 +31,7 @@ def synthesize(
       sfumato synthesize xrays/ --epsilon 1 --out release/
       sfumato synthesize fashion-mnist --epsilon 10 --declared-size 60000 --out release/
       sfumato synthesize scans.zip --epsilon 1 --image-size 64 --cap 3 --out release/
+      sfumato synthesize xrays/ --epsilon 1 --balance --out release/
       sfumato synthesize xrays/ --epsilon 1 --unit-pattern "patient_(\\d+)" --out release/
       sfumato synthesize digits --epsilon 10 --method moments --format parquet --out release/
       sfumato synthesize faces/ --epsilon 10 --declared-size 20000 --method dpdm --preset cpu \
@@ -90,4 +91,8 @@ def describe(release: Path, json: bool) -> None:
     show.line(f"card: {release / 'README.md'}   certificate: {release / 'certificate.json'}")
     if (release / "report.html").exists():
         show.line(f"report: {release / 'report.html'}")
-    show.line(f"cost: {show.epsilons(certificate['epsilon_by_relation'], certificate['delta'])}")
+    if certificate["release"]["made_by"] in ("sample", "fit-embedding"):
+        show.line("nothing was charged: the private images were not read again")
+    else:
+        price = show.epsilons(certificate["epsilon_by_relation"], certificate["delta"])
+        show.line(f"cost: {price}")
