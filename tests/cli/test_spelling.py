@@ -24,6 +24,7 @@ from sfumato.cli.spelling import as_options
         ("np.savez(images=..., labels=...)", "np.savez(images=..., labels=...)"),
         ("x.classes=3 and my_classes=3", "x.classes=3 and my_classes=3"),
         ("State label_key=.", "State --label-key."),
+        ("label='x' must be one", "--label 'x' must be one"),
     ],
 )
 def test_options_are_spelled_as_the_command_line_has_them(library: str, command_line: str) -> None:

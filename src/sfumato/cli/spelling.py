@@ -7,7 +7,11 @@ from dataclasses import fields
 
 from sfumato.cli.parameters import KINDS, flag_of
 
-_FLAGS = {entry.name: flag_of(kind, entry.name) for kind in KINDS for entry in fields(kind)}
+_OF_COMMANDS = ("label", "redraw", "sampler", "sampling_steps")
+"""Options that are parameters of one command, of no object."""
+_FLAGS = {name: f"--{name.replace('_', '-')}" for name in _OF_COMMANDS} | {
+    entry.name: flag_of(kind, entry.name) for kind in KINDS for entry in fields(kind)
+}
 _OPTION = re.compile(
     rf"(?<![\w.-])({'|'.join(sorted(_FLAGS, key=len, reverse=True))})=(?!\.\.)"
     r"('[^']*'|\"[^\"]*\"|\[[^\]]*\]|[^\s,;:.)\]]+(?:\.\d+)?)?"

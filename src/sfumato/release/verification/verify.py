@@ -136,7 +136,7 @@ def verify(
         signed_by=None if signed is None else signed.fingerprint,
         signer_expected=None if signed is None else signed.expected,
         redrawn=again.images,
-        remarks=(again.sentence, *arrays.remarks(certificate)),
+        remarks=(*arrays.remarks(certificate), again.sentence),
     )
 
 
