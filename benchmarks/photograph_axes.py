@@ -3,8 +3,8 @@
     python benchmarks/photograph_axes.py TINY_IMAGENET.parquet --out src/sfumato/features
 
 Principal axes of pooled encoder features, half-whitened, in steps of 1/127 of each axis's largest
-entry. The file holds its card; the photographs themselves are not kept. Features are computed in
-bfloat16 and kept in half precision, so another processor may differ in a step here and there.
+entry. The file holds its card; the photographs themselves are not kept. On one machine a rerun
+writes the same bytes; another processor may differ in a step here and there.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.numpy import save_file
-from torch import Tensor
 
 from sfumato.data.arrays import load_labelled
 from sfumato.data.opening import open_images
-from sfumato.features import Encoder, PooledFeatures, load_encoder, to_unit
+from sfumato.features import PooledFeatures, load_encoder
 from sfumato.features.pooled import AXES, fitted_axes
 
-COUNT, SIDE, ENCODER_SIZE, IMAGES, BATCH = 600, 32, 64, 30_000, 250
+COUNT, SIDE, ENCODER_SIZE, IMAGES = 600, 32, 64, 30_000
 
 
 def shrunk(photographs: Path, count: int) -> np.ndarray:
@@ -38,25 +37,17 @@ def shrunk(photographs: Path, count: int) -> np.ndarray:
     return np.ascontiguousarray(np.stack(small).transpose(0, 3, 1, 2))
 
 
-@torch.no_grad()
-def features(images: np.ndarray, encoder: Encoder) -> Tensor:
-    """Pooled features, rounded to half precision."""
-    pooled = PooledFeatures(encoder, ENCODER_SIZE)
-    with torch.autocast("cpu", torch.bfloat16):
-        parts = [pooled(to_unit(part)).half() for part in np.split(images, len(images) // BATCH)]
-    return torch.cat(parts).float()
-
-
-def write(public: Tensor, digest: str, out: Path) -> dict[str, object]:
-    """Fit, write the file, and return its card."""
+def write(images: np.ndarray, out: Path) -> dict[str, object]:
+    """Fit on uint8 images, write the file, and return its card."""
     encoder = load_encoder()
+    public = PooledFeatures(encoder, ENCODER_SIZE).of(images)
     fitted = fitted_axes(encoder, public, COUNT)
     steps = fitted.axes.abs().amax(dim=0) / 127
     card = {
         "source": "Tiny ImageNet: photographs of ImageNet at 64 pixels, 200 classes",
         "licence": "ImageNet's terms of access hold for the photographs; none is in this file",
-        "images": len(public),
-        "images_sha256": digest,
+        "images": len(images),
+        "images_sha256": hashlib.sha256(images.tobytes()).hexdigest(),
         "side": SIDE,
         "encoder": encoder.name,
         "encoder_sha256": encoder.digest,
@@ -65,7 +56,8 @@ def write(public: Tensor, digest: str, out: Path) -> dict[str, object]:
     }
     arrays = {
         "mean": fitted.mean.numpy(),
-        "axes": torch.round(fitted.axes / steps).to(torch.int8).numpy(),
+        # safetensors writes memory as it lies, which is transposed for a view that is.
+        "axes": torch.round(fitted.axes / steps).to(torch.int8).contiguous().numpy(),
         "steps": steps.numpy(),
     }
     save_file(arrays, out / AXES, metadata={"card": json.dumps(card, sort_keys=True)})
@@ -79,10 +71,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=IMAGES)
     arguments = parser.parse_args()
+    torch.set_num_threads(1)  # the order of sums, and with it the last bits, follows from threads
     images = shrunk(arguments.photographs, arguments.images)
-    digest = hashlib.sha256(images.tobytes()).hexdigest()
-    card = write(features(images, load_encoder()), digest, arguments.out)
-    print(json.dumps(card, indent=2))
+    print(json.dumps(write(images, arguments.out), indent=2))
 
 
 if __name__ == "__main__":

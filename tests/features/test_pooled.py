@@ -49,6 +49,15 @@ def test_axes_ship_with_a_card_and_belong_to_the_encoder():
     assert PooledCoordinates.of(NAME, 64, 600).width == 600
 
 
+def test_photographs_spread_most_along_the_first_axes_that_ship(patches):
+    coordinates = PooledCoordinates.of(NAME, 64, 600)
+    raw = (coordinates.features.of(patches) - coordinates.axes.mean) @ coordinates.axes.axes
+    spread = raw.std(dim=0)
+    # Half-whitened: about 1 along the first axes, 1/2 along the middle one. Axes whose rows were
+    # mixed up spread everything alike.
+    assert spread[:20].mean() > 1.5 * spread[300:].mean()
+
+
 def test_coordinates_are_rebuilt_from_what_was_saved(patches):
     pixels = torch.from_numpy(patches[:2]).float() / 255
     for made in (
