@@ -32,7 +32,7 @@ from sfumato.data import ImageSource, PublicSpec
 from sfumato.data.source import Record
 from sfumato.methods import DataLens
 from sfumato.methods.datalens.teachers import NetworkTeachers
-from sfumato.privacy import SAVED_EVERY, Budget, Curator, Question, Teachers
+from sfumato.privacy import SAVED_EVERY, Budget, Curator, GeneratedBatch, Teachers
 from sfumato.privacy.records.teacher_states import TeacherStates
 
 RECORDS = 15
@@ -65,10 +65,10 @@ class TimedCurator(Curator):
         super().__init__(*arguments, **options)
         self.asked: list[float] = []
 
-    def vote(self, name: str, step: int, teachers: Teachers, question: Question) -> Tensor:
+    def vote(self, name: str, step: int, teachers: Teachers, generated: GeneratedBatch) -> Tensor:
         """Note the time, and answer."""
         self.asked.append(time.perf_counter())
-        return super().vote(name, step, teachers, question)
+        return super().vote(name, step, teachers, generated)
 
 
 def step_seconds(method: DataLens, source: ImageSource) -> float:

@@ -25,12 +25,12 @@ from sfumato.evaluation.private_metrics import publish
 from sfumato.privacy import (
     Budget,
     Curator,
+    GeneratedBatch,
     GradientQuery,
-    Opinions,
     Query,
-    Question,
-    ShardBatch,
     SumQuery,
+    TeacherBatches,
+    TeacherGradients,
     VoteQuery,
     make_plan,
 )
@@ -95,7 +95,7 @@ class Mean:
 
 
 class Constant:
-    """Teachers of one opinion."""
+    """Teachers of one gradient."""
 
     memory, batch, at_once = 0, 1, 2
 
@@ -103,20 +103,20 @@ class Constant:
         return torch.zeros(count, 0)
 
     def draws(
-        self, count: int, question: Question, generator: torch.Generator
+        self, count: int, generated: GeneratedBatch, generator: torch.Generator
     ) -> tuple[Tensor, ...]:
         return ()
 
     def vote(
-        self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
-    ) -> tuple[Tensor, Opinions]:
-        return memory, Opinions(shard.there.any(dim=1, keepdim=True).float().expand(-1, 4))
+        self, memory: Tensor, shard: TeacherBatches, generated: GeneratedBatch, /, *draws: Tensor
+    ) -> tuple[Tensor, TeacherGradients]:
+        return memory, TeacherGradients(shard.there.any(dim=1, keepdim=True).float().expand(-1, 4))
 
 
 SUM = SumQuery("sum", lambda images, labels: torch.full((len(images), 2000), 0.1), 2000, 1.0, True)
 GRADIENT = GradientQuery("gradient", 5, 1.0, 1.0, 2)  # not sampled: its price is quick
 VOTE = VoteQuery("vote", 4, 4, 3, 2)
-IMAGES = Question(torch.zeros(1, 1, 2, 2), torch.tensor([0]), 0.0)
+IMAGES = GeneratedBatch(torch.zeros(1, 1, 2, 2), torch.tensor([0]), 0.0)
 
 
 def asked(curator: Curator, query: Query) -> np.ndarray:

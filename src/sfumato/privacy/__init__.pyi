@@ -2,7 +2,7 @@ from .accounting.epsilon import both_relations, epsilon, epsilon_recomputed
 from .accounting.events import Event
 from .answering.aggregate import UnitFeatures
 from .answering.integer_sums import Answer
-from .answering.vote import SAVED_EVERY, Opinions, Question, ShardBatch, Teachers
+from .answering.vote import SAVED_EVERY, GeneratedBatch, TeacherBatches, TeacherGradients, Teachers
 from .budget import RELATIONS, Budget, Relation
 from .curator import Curator
 from .gradients.per_example import UnitLoss
@@ -25,16 +25,16 @@ __all__ = [
     "Budget",
     "Curator",
     "Event",
+    "GeneratedBatch",
     "GradientQuery",
     "HistogramQuery",
     "NearestQuery",
-    "Opinions",
     "Plan",
     "Query",
-    "Question",
     "Relation",
-    "ShardBatch",
     "SumQuery",
+    "TeacherBatches",
+    "TeacherGradients",
     "Teachers",
     "TopSigns",
     "TotalQuery",

@@ -23,7 +23,7 @@ from sfumato.privacy.answering.base import Answering, OpenRun, forget_secrets
 from sfumato.privacy.answering.gradient import GradientAnswering
 from sfumato.privacy.answering.integer_sums import Answer, SumAnswering
 from sfumato.privacy.answering.nearest import NearestAnswering
-from sfumato.privacy.answering.vote import Question, Teachers, VoteAnswering
+from sfumato.privacy.answering.vote import GeneratedBatch, Teachers, VoteAnswering
 from sfumato.privacy.budget import Budget
 from sfumato.privacy.charging import Declared, charge_of, charged_run, look
 from sfumato.privacy.family import DataSetLedger
@@ -289,18 +289,18 @@ class Curator:
         answering = self._for(name, AggregateQuery, AggregateAnswering)
         return answering.pull_back(step, network, features, cotangent)
 
-    def vote(self, name: str, step: int, teachers: Teachers, question: Question) -> Tensor:
+    def vote(self, name: str, step: int, teachers: Teachers, generated: GeneratedBatch) -> Tensor:
         """Answer Σ of the teachers' votes + Gaussian noise; ``docs/proofs/vote.md``.
 
         Args:
             name, step: as for :meth:`gradient`.
             teachers: the public recipe of what a teacher does.
-            question: the public images that are voted on.
+            generated: the public images that are voted on.
 
         Returns:
             float64 ``[dimension]``; errors as :meth:`gradient`.
         """
-        return self._for(name, VoteQuery, VoteAnswering).answer(step, teachers, question)
+        return self._for(name, VoteQuery, VoteAnswering).answer(step, teachers, generated)
 
     def forget(self, name: str, before: int) -> None:
         """Drop stored answers of the steps before ``before``: a checkpoint covers them."""

@@ -9,18 +9,16 @@ the same data. All charges of a family add up, and every cap set in it binds eve
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
 from sfumato.data.source import ImageSource, Place
 from sfumato.disk import OWNER_ONLY
 from sfumato.errors import LedgerError, UsageError
-from sfumato.privacy.accounting.events import Event
 from sfumato.privacy.budget import Budget
 from sfumato.privacy.ledger import LOCK_SECONDS, Entry, Ledger, holding
 from sfumato.privacy.run import data_set_folder, state_of
@@ -111,11 +109,8 @@ class DataSetLedger(Ledger):
             self._write_places()
             super().set_cap(cap)
 
-    def charge(self, events: Sequence[Event], **content: Any) -> Entry:
-        """Charge a plan's events, or refuse because of a cap of the family."""
-        self.check(events)
+    def _note_data(self) -> None:
         self._write_places()
-        return super().charge(events, **content)
 
     def join(self, location: str) -> None:
         """Note that this data set is the one whose ledger was kept for ``location``.

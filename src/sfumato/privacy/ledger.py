@@ -187,7 +187,11 @@ class Ledger:
             LedgerError: the entry could not be made durable.
         """
         self.check(events)
+        self._note_data()
         return self.append("plan", events=[event.to_dict() for event in events], **content)
+
+    def _note_data(self) -> None:
+        """Note what a ledger that knows its data notes before it charges them; here nothing."""
 
     def check(self, events: Sequence[Event]) -> None:
         """Refuse a plan's events if they would pass a cap; call while :meth:`locked`.
@@ -195,8 +199,9 @@ class Ledger:
         Raises:
             BudgetExceededError: all charges together would pass a cap.
         """
-        for cap in self.caps():
-            before = self.charges()
+        caps = self.caps()
+        before = self.charges() if caps else []
+        for cap in caps:
             total = total_epsilon([*before, events], cap.delta, cap.relation)
             if total > cap.epsilon:
                 left = total_epsilon(before, cap.delta, cap.relation)

@@ -37,10 +37,10 @@ def fitted(method, source, state, stop=None):
     """The model and the curator's record; None if the run was killed before step ``stop``."""
     true = Curator.vote
 
-    def killed(self, query, step, teachers, question):
+    def killed(self, query, step, teachers, generated):
         if step == stop:
             raise KeyboardInterrupt
-        return true(self, query, step, teachers, question)
+        return true(self, query, step, teachers, generated)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Curator, "vote", killed)

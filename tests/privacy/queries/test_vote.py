@@ -23,10 +23,10 @@ from sfumato.privacy import (
     RELATIONS,
     Budget,
     Curator,
-    Opinions,
+    GeneratedBatch,
     Plan,
-    Question,
-    ShardBatch,
+    TeacherBatches,
+    TeacherGradients,
     Teachers,
     VoteQuery,
     epsilon_recomputed,
@@ -47,11 +47,11 @@ from sfumato.privacy.run import Run
 SURE = 1e-6
 D, K, N, STEPS = 12, 3, 5, 4
 QUERY = VoteQuery("v", D, K, N, STEPS)
-ASKED = Question(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]), 0.0)
+ASKED = GeneratedBatch(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]), 0.0)
 
 
 class Adders:
-    """Teachers whose opinion is a fixed random function of all they have ever seen."""
+    """Teachers whose gradient is a fixed random function of all they have ever seen."""
 
     memory, batch, at_once = 2, 3, 4
 
@@ -59,29 +59,29 @@ class Adders:
         return torch.rand(count, 2, generator=generator)
 
     def draws(
-        self, count: int, question: Question, generator: torch.Generator
+        self, count: int, generated: GeneratedBatch, generator: torch.Generator
     ) -> tuple[Tensor, ...]:
         return ()
 
     def vote(
-        self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
-    ) -> tuple[Tensor, Opinions]:
+        self, memory: Tensor, shard: TeacherBatches, generated: GeneratedBatch, /, *draws: Tensor
+    ) -> tuple[Tensor, TeacherGradients]:
         value = shard.images[:, :, 0, 0, 0].float() + 256 * shard.images[:, :, 0, 0, 1].float()
         seen = ((value + 1) * (shard.labels + 1) * shard.there).sum(dim=1)
         memory = memory + torch.stack([seen, seen * seen], dim=1) * 1e-3
         phase = memory.sum(dim=1, keepdim=True) * torch.arange(1, D + 1)
-        return memory, Opinions(phase.sin() * shard.there.any(dim=1, keepdim=True))
+        return memory, TeacherGradients(phase.sin() * shard.there.any(dim=1, keepdim=True))
 
 
 class Some(Adders):
     """The same, on three coordinates that depend on the shard."""
 
     def vote(
-        self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
-    ) -> tuple[Tensor, Opinions]:
-        memory, opinions = super().vote(memory, shard, question, *draws)
-        index = opinions.values.argsort(dim=1)[:, :3]
-        return memory, Opinions(opinions.values.gather(1, index), index)
+        self, memory: Tensor, shard: TeacherBatches, generated: GeneratedBatch, /, *draws: Tensor
+    ) -> tuple[Tensor, TeacherGradients]:
+        memory, gradients = super().vote(memory, shard, generated, *draws)
+        index = gradients.values.argsort(dim=1)[:, :3]
+        return memory, TeacherGradients(gradients.values.gather(1, index), index)
 
 
 def ballot(
@@ -180,10 +180,15 @@ def test_the_bound_is_reached(make_source: Callable, tmp_path: Path) -> None:
             return torch.zeros(count, 0)
 
         def vote(
-            self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
-        ) -> tuple[Tensor, Opinions]:
+            self,
+            memory: Tensor,
+            shard: TeacherBatches,
+            generated: GeneratedBatch,
+            /,
+            *draws: Tensor,
+        ) -> tuple[Tensor, TeacherGradients]:
             sign = 1.0 - 2.0 * (shard.there.sum(dim=1) % 2)
-            return memory, Opinions(sign[:, None].expand(-1, D))
+            return memory, TeacherGradients(sign[:, None].expand(-1, D))
 
     one = ballot(make_source([(1, 0)]), tmp_path / "a", query)._total(0, Turning(), ASKED)
     two = ballot(make_source([(1, 0), (2, 0)]), tmp_path / "b", query)._total(0, Turning(), ASKED)
@@ -236,9 +241,14 @@ def test_the_noise_is_what_was_paid_for(
             return torch.zeros(count, 0)
 
         def vote(
-            self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
-        ) -> tuple[Tensor, Opinions]:
-            return memory, Opinions(torch.zeros(len(memory), 3000))
+            self,
+            memory: Tensor,
+            shard: TeacherBatches,
+            generated: GeneratedBatch,
+            /,
+            *draws: Tensor,
+        ) -> tuple[Tensor, TeacherGradients]:
+            return memory, TeacherGradients(torch.zeros(len(memory), 3000))
 
     answer = ballot(make_source([(1, 0)]), tmp_path, query, 40.0 * factor).answer(
         0, Silent(), ASKED
@@ -269,9 +279,9 @@ def test_any_grouping_gives_the_same_votes(make_source: Callable, tmp_path: Path
     for teacher in range(N):
         start = key.stream(f"records v {teacher}", 0).uniform(1)
         parts = (torch.from_numpy(part) for part in shards.batch(np.array([teacher]), 30, start))
-        _, opinions = One().vote(torch.full((1, 2), 0.25), ShardBatch(*parts), ASKED)
-        for place in opinions.values[0].abs().argsort(descending=True)[:K]:
-            expected[place] += int(opinions.values[0, place].sign())
+        _, gradients = One().vote(torch.full((1, 2), 0.25), TeacherBatches(*parts), ASKED)
+        for place in gradients.values[0].abs().argsort(descending=True)[:K]:
+            expected[place] += int(gradients.values[0, place].sign())
     assert torch.equal(alone[0], expected) and expected.any()
 
 
@@ -280,10 +290,15 @@ def test_teachers_that_influence_one_another_are_asked_one_by_one(
 ) -> None:
     class Mixing(Adders):
         def vote(
-            self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
-        ) -> tuple[Tensor, Opinions]:
-            memory, opinions = super().vote(memory, shard, question, *draws)
-            return memory, Opinions(opinions.values - 1e-7 * opinions.values.mean(dim=0))
+            self,
+            memory: Tensor,
+            shard: TeacherBatches,
+            generated: GeneratedBatch,
+            /,
+            *draws: Tensor,
+        ) -> tuple[Tensor, TeacherGradients]:
+            memory, gradients = super().vote(memory, shard, generated, *draws)
+            return memory, TeacherGradients(gradients.values - 1e-7 * gradients.values.mean(dim=0))
 
     asked = ballot(make_source([(1, 0)]), tmp_path)
     assert asked._lone_size(Mixing(), ASKED) == 1
@@ -293,10 +308,17 @@ def test_teachers_that_influence_one_another_are_asked_one_by_one(
 def test_a_teacher_with_a_nan_votes_nothing(make_source: Callable, tmp_path: Path) -> None:
     class Broken(Adders):
         def vote(
-            self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
-        ) -> tuple[Tensor, Opinions]:
-            memory, opinions = super().vote(memory, shard, question, *draws)
-            return memory, Opinions(torch.where(torch.arange(D) == 1, math.nan, opinions.values))
+            self,
+            memory: Tensor,
+            shard: TeacherBatches,
+            generated: GeneratedBatch,
+            /,
+            *draws: Tensor,
+        ) -> tuple[Tensor, TeacherGradients]:
+            memory, gradients = super().vote(memory, shard, generated, *draws)
+            return memory, TeacherGradients(
+                torch.where(torch.arange(D) == 1, math.nan, gradients.values)
+            )
 
     assert not ballot(make_source([(1, 0), (2, 1)]), tmp_path)._total(0, Broken(), ASKED).any()
 
@@ -350,7 +372,7 @@ def test_a_stored_step_is_answered_as_before_and_no_step_out_of_turn(
     with make_curator(source) as curator:
         curator.open_plan(plan)
         first = curator.vote("v", 0, Adders(), ASKED)
-        other = Question(torch.ones(2, 1, 2, 2), torch.tensor([1, 1]), 0.5)
+        other = GeneratedBatch(torch.ones(2, 1, 2, 2), torch.tensor([1, 1]), 0.5)
         assert torch.equal(curator.vote("v", 0, Adders(), other), first)
         with pytest.raises(UsageError, match="step=2"):
             curator.vote("v", 2, Adders(), ASKED)
@@ -390,11 +412,11 @@ class Loud(Adders):
     """Teachers whose ``vote`` says what a record holds."""
 
     def vote(
-        self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
-    ) -> tuple[Tensor, Opinions]:
+        self, memory: Tensor, shard: TeacherBatches, generated: GeneratedBatch, /, *draws: Tensor
+    ) -> tuple[Tensor, TeacherGradients]:
         if int(shard.images.max()) == 77:
             raise ValueError("patient Doe has 77")
-        return super().vote(memory, shard, question, *draws)
+        return super().vote(memory, shard, generated, *draws)
 
 
 class LoudWhenSampling(Adders):
@@ -404,10 +426,10 @@ class LoudWhenSampling(Adders):
         self.votes = 0
 
     def vote(
-        self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
-    ) -> tuple[Tensor, Opinions]:
+        self, memory: Tensor, shard: TeacherBatches, generated: GeneratedBatch, /, *draws: Tensor
+    ) -> tuple[Tensor, TeacherGradients]:
         self.votes += int(shard.images.max()) == 77
-        return super().vote(memory, shard, question, *draws)
+        return super().vote(memory, shard, generated, *draws)
 
     def draws(self, *given: Any) -> tuple[Tensor, ...]:
         if self.votes:

@@ -13,10 +13,10 @@ from sfumato.audit.canaries import numbers_of
 from sfumato.privacy import (
     Curator,
     Event,
-    Opinions,
-    Question,
+    GeneratedBatch,
     Relation,
-    ShardBatch,
+    TeacherBatches,
+    TeacherGradients,
     VoteQuery,
 )
 
@@ -38,18 +38,18 @@ class CanaryTeachers:
         return torch.zeros(count, 0)
 
     def draws(
-        self, count: int, question: Question, generator: torch.Generator
+        self, count: int, generated: GeneratedBatch, generator: torch.Generator
     ) -> tuple[Tensor, ...]:
         """No randomness."""
         return ()
 
     def vote(
-        self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
-    ) -> tuple[Tensor, Opinions]:
-        """One opinion a teacher; 0 without a record."""
+        self, memory: Tensor, shard: TeacherBatches, generated: GeneratedBatch, /, *draws: Tensor
+    ) -> tuple[Tensor, TeacherGradients]:
+        """One gradient a teacher; 0 without a record."""
         number, other = numbers_of(shard.images[:, 0], self.canaries)
         values = (1 - 2 * other.float()) * shard.there[:, 0].float()
-        return memory, Opinions(values[:, None], number[:, None])
+        return memory, TeacherGradients(values[:, None], number[:, None])
 
 
 class VoteAudit:
@@ -73,11 +73,11 @@ class VoteAudit:
     ) -> NDArray[np.float64]:
         """Log likelihood ratios, added up over the steps."""
         shape = (1, curator.spec.channels, curator.spec.height, curator.spec.width)
-        question = Question(torch.zeros(shape), torch.zeros(1, dtype=torch.int64), 0.0)
+        generated = GeneratedBatch(torch.zeros(shape), torch.zeros(1, dtype=torch.int64), 0.0)
         teachers, total = CanaryTeachers(canaries), np.zeros(canaries)
         alone, middle = (1.0, 0.5) if relation == "add-or-remove-one" else (2.0, 0.0)
         for step in range(twin.steps):
-            votes = curator.vote(twin.name, step, teachers, question).numpy()
+            votes = curator.vote(twin.name, step, teachers, generated).numpy()
             total += alone * (votes - middle) / event.noise_std**2
             curator.forget(twin.name, step)
         return total

@@ -25,9 +25,9 @@ from sfumato.methods.training import Session, Training
 from sfumato.networks import CPU, random_on
 from sfumato.privacy import (
     Curator,
+    GeneratedBatch,
     Query,
-    Question,
-    ShardBatch,
+    TeacherBatches,
     Teachers,
     VoteQuery,
 )
@@ -216,9 +216,9 @@ class DataLens(Method):
         shape = (group, teachers.batch, spec.channels, spec.height, spec.width)
         labels = torch.zeros(shape[:2], dtype=torch.int64)
         there = torch.ones(shape[:2], dtype=torch.bool)
-        shard = ShardBatch(torch.zeros(shape, dtype=torch.uint8), labels, there)
+        shard = TeacherBatches(torch.zeros(shape, dtype=torch.uint8), labels, there)
         memory = teachers.begin(group, random)
-        asked = Question(torch.zeros(count, *shape[2:]), self._labels(spec), 0.0)
+        asked = GeneratedBatch(torch.zeros(count, *shape[2:]), self._labels(spec), 0.0)
         draws = teachers.draws(group, asked, random)
         seconds = seconds_of(lambda: teachers.vote(memory, shard, asked, *draws))
         minutes = seconds * self._teachers(spec) / group * self.steps / 60
@@ -245,8 +245,8 @@ class DataLens(Method):
             with torch.no_grad():
                 images = (student(codes, labels) + 1) / 2
             # Teachers vote on the CPU, where their shards are.
-            question = Question(images.cpu(), labels.cpu(), step / self.steps)
-            total = curator.vote("votes", step, teachers, question)
+            generated = GeneratedBatch(images.cpu(), labels.cpu(), step / self.steps)
+            total = curator.vote("votes", step, teachers, generated)
             size = self.step_size * (1 - step / self.steps)
             moves = self.direction(total.to(device, torch.float32), spec) * size
             moves = moves if basis is None else moves @ basis

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.networks import to_pixels
-from sfumato.privacy import Opinions, Question, ShardBatch
+from sfumato.privacy import GeneratedBatch, TeacherBatches, TeacherGradients
 
 LEAK = 0.2
 KERNEL, STRIDE, PADDING = 4, 2, 1
@@ -36,7 +36,7 @@ class NearestTeachers:
     Args:
         basis: orthonormal float32 ``[d, pixels]``: distances and votes are in its coordinates.
         batch: the most records a teacher looks at.
-        reach: images that a teacher has an opinion on: those that most of its records picked.
+        reach: images that a teacher has a gradient for: those that most of its records picked.
         first_spread, last_spread: h² over the number of pixels, at the first and last step.
     """
 
@@ -59,25 +59,25 @@ class NearestTeachers:
         return torch.zeros(count, 0, device=generator.device)
 
     def draws(
-        self, count: int, question: Question, generator: torch.Generator
+        self, count: int, generated: GeneratedBatch, generator: torch.Generator
     ) -> tuple[Tensor, ...]:
         """Uniform numbers that decide which image a record picks."""
-        return (torch.rand(count, self.batch, len(question.labels), generator=generator),)
+        return (torch.rand(count, self.batch, len(generated.labels), generator=generator),)
 
     def vote(
-        self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
-    ) -> tuple[Tensor, Opinions]:
+        self, memory: Tensor, shard: TeacherBatches, generated: GeneratedBatch, /, *draws: Tensor
+    ) -> tuple[Tensor, TeacherGradients]:
         """Σ over the records r that picked image x of r - x, in the basis."""
         n, b = shard.labels.shape
         device = shard.images.device
         basis = self.basis.to(device)
-        d, m = len(basis), len(question.labels)
-        asked = question.images.flatten(1) @ basis.T
+        d, m = len(basis), len(generated.labels)
+        asked = generated.images.flatten(1) @ basis.T
         known = (shard.images.view(n * b, -1).to(torch.float32) / 255) @ basis.T
         # ‖x - r‖² less ‖r‖², which is the same for all images.
         far = (asked.square().sum(dim=1) - 2 * known @ asked.T).view(n, b, m)
-        other = shard.labels[:, :, None] != question.labels
-        spread = self.first_spread * (self.last_spread / self.first_spread) ** question.progress
+        other = shard.labels[:, :, None] != generated.labels
+        spread = self.first_spread * (self.last_spread / self.first_spread) ** generated.progress
         # The largest of logits with Gumbel noise is a draw from their softmax.
         gumbel = draws[0].clamp(TINY, 1 - TINY).log_().neg_().log_()
         cost = far / (2 * spread * self.basis.shape[1]) + gumbel
@@ -88,7 +88,7 @@ class NearestTeachers:
         mine = ((picked[:, None] == images[:, :, None]) & there[:, None]).to(torch.float32)
         moves = mine @ known.view(n, b, d) - mine.sum(dim=2, keepdim=True) * asked[images]
         index = images[:, :, None] * d + torch.arange(d, device=device)
-        return memory, Opinions(moves.flatten(1), index.flatten(1))
+        return memory, TeacherGradients(moves.flatten(1), index.flatten(1))
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class NetworkTeachers:
     """Small convolutional discriminators, each trained on its own shard by Adam.
 
     Strided convolutions with a label's offset after the first and in the logit; trained with the
-    logistic loss on its records against the generated images of the step. The opinion is the
+    logistic loss on its records against the generated images of the step. The gradient is the
     negative gradient of -log D at each generated image.
 
     Args:
@@ -159,28 +159,28 @@ class NetworkTeachers:
         return torch.cat([*first, zeros], dim=1)
 
     def draws(
-        self, count: int, question: Question, generator: torch.Generator
+        self, count: int, generated: GeneratedBatch, generator: torch.Generator
     ) -> tuple[Tensor, ...]:
         """None: training visits a teacher's records in their order."""
         return ()
 
     def vote(
-        self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
-    ) -> tuple[Tensor, Opinions]:
+        self, memory: Tensor, shard: TeacherBatches, generated: GeneratedBatch, /, *draws: Tensor
+    ) -> tuple[Tensor, TeacherGradients]:
         """Train on the records against the generated images, then differentiate at the latter."""
-        images, asked = to_pixels(shard.images), question.images * 2 - 1
+        images, asked = to_pixels(shard.images), generated.images * 2 - 1
         for _ in range(self.training_steps):
-            memory = self._trained(memory, images, shard, asked, question.labels)
+            memory = self._trained(memory, images, shard, asked, generated.labels)
         weights = self._unpacked(memory[:, : self.weights])
         seen = asked.expand(len(memory), *asked.shape).detach().requires_grad_()
-        labels = question.labels.expand(len(memory), -1)
+        labels = generated.labels.expand(len(memory), -1)
         loss = F.softplus(-self.logits(weights, seen, labels)).sum()
         (gradient,) = torch.autograd.grad(loss, seen)
         # A teacher that has nothing to compare with has learned nothing to say.
         moves = -gradient.flatten(2) * shard.there.any(dim=1)[:, None, None]
         if self.basis is not None:
             moves = moves @ self.basis.to(moves.device).T
-        return memory, Opinions(moves.flatten(1))
+        return memory, TeacherGradients(moves.flatten(1))
 
     def logits(self, weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
         """How real each teacher finds each of its images ``[n, b, c, h, w]``: ``[n, b]``."""
@@ -204,7 +204,7 @@ class NetworkTeachers:
         self,
         memory: Tensor,
         images: Tensor,
-        shard: ShardBatch,
+        shard: TeacherBatches,
         asked: Tensor,
         asked_labels: Tensor,
     ) -> Tensor:

@@ -32,8 +32,8 @@ same steps goes on after a kill as if nothing had happened."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """What all teachers are asked about; public.
+class GeneratedBatch:
+    """The student's images of one step, which all teachers vote on; public.
 
     ``images`` float32 ``[m, c, h, w]`` in [0, 1], ``labels`` int64 ``[m]``; ``progress`` in [0, 1],
     how far the student is.
@@ -45,7 +45,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class ShardBatch:
+class TeacherBatches:
     """Records of each of n teachers; private.
 
     ``images`` uint8 ``[n, b, c, h, w]``, ``labels`` int64 ``[n, b]``, ``there`` bool ``[n, b]``.
@@ -57,8 +57,8 @@ class ShardBatch:
 
 
 @dataclass(frozen=True)
-class Opinions:
-    """What each of n teachers would vote with any number of digits.
+class TeacherGradients:
+    """Each of n teachers' gradient for the generated images, before it is cut to signs.
 
     ``values`` float ``[n, e]``; ``index`` int64 ``[n, e]``, the coordinates they are for, different
     in a row, or None for all coordinates in order. A teacher without records has zeros.
@@ -92,14 +92,14 @@ class Teachers(Protocol):
         """First states, float32 ``[count, memory]``."""
 
     def draws(
-        self, count: int, question: Question, generator: torch.Generator
+        self, count: int, generated: GeneratedBatch, generator: torch.Generator
     ) -> tuple[Tensor, ...]:
         """Independent draws for each of ``count`` teachers; dimension 0 is the teacher."""
 
     def vote(
-        self, memory: Tensor, shard: ShardBatch, question: Question, /, *draws: Tensor
-    ) -> tuple[Tensor, Opinions]:
-        """States after this step, float32 ``[n, memory]``, and what the teachers think."""
+        self, memory: Tensor, shard: TeacherBatches, generated: GeneratedBatch, /, *draws: Tensor
+    ) -> tuple[Tensor, TeacherGradients]:
+        """States after this step, float32 ``[n, memory]``, and the teachers' gradients."""
 
 
 class VoteAnswering(Answering[VoteQuery]):
@@ -111,7 +111,7 @@ class VoteAnswering(Answering[VoteQuery]):
         self._states: TeacherStates | None = None
         self._at_once = 0
 
-    def answer(self, step: int, teachers: Teachers, question: Question) -> Tensor:
+    def answer(self, step: int, teachers: Teachers, generated: GeneratedBatch) -> Tensor:
         """The noisy sum of votes of ``step`` (from 0), float64 ``[dimension]``.
 
         Raises:
@@ -120,9 +120,9 @@ class VoteAnswering(Answering[VoteQuery]):
             SfumatoError: the teachers fail on the private data (the message is withheld).
         """
         if self._stored(step) and not self._has_learned(step, teachers):
-            self._total(step, teachers, question)
+            self._total(step, teachers, generated)
         std = self.event.noise_std * 2**VOTE_BITS
-        steps = self._answer(step, "votes", lambda: self._total(step, teachers, question), std)
+        steps = self._answer(step, "votes", lambda: self._total(step, teachers, generated), std)
         return steps.double() * 2.0**-VOTE_BITS
 
     def forget(self, before: int) -> None:
@@ -136,18 +136,18 @@ class VoteAnswering(Answering[VoteQuery]):
             return True
         return self._states is not None and self._states.step > step
 
-    def _total(self, step: int, teachers: Teachers, question: Question) -> Tensor:
+    def _total(self, step: int, teachers: Teachers, generated: GeneratedBatch) -> Tensor:
         """Σ of all votes in grid steps, int64; afterwards the teachers have learned this step."""
         if self._at_once == 0:
             first = distributed.is_first()
-            alone = self._lone_size(teachers, question) if first else None
+            alone = self._lone_size(teachers, generated) if first else None
             self._at_once = distributed.from_first(alone)
         if self._shards is None and distributed.is_first():
             self._run.check_same_data()
-        mine = self._silently(lambda: self._votes(step, teachers, question), f"step {step}")
+        mine = self._silently(lambda: self._votes(step, teachers, generated), f"step {step}")
         return distributed.add_up(mine)
 
-    def _votes(self, step: int, teachers: Teachers, question: Question) -> Tensor:
+    def _votes(self, step: int, teachers: Teachers, generated: GeneratedBatch) -> Tensor:
         groups = self._groups()
         if self._shards is None:
             stream = self._key.stream(f"shards {self.query.name}", 0)
@@ -163,10 +163,10 @@ class VoteAnswering(Answering[VoteQuery]):
         for number, group in enumerate(groups):
             shard = self._batch(group, step, teachers.batch)
             random = self._generator("votes", group, step)
-            draws, uniform = foreign(partial(self._draws, teachers, question, random))
+            draws, uniform = foreign(partial(self._draws, teachers, generated, random))
             before = self._states.read(number)
-            after, opinions = foreign(partial(teachers.vote, before, shard, question, *draws))
-            add_votes(total, *self._signs(opinions, uniform), self.query.entries)
+            after, gradients = foreign(partial(teachers.vote, before, shard, generated, *draws))
+            add_votes(total, *self._signs(gradients, uniform), self.query.entries)
             self._states.write(number, after)
         self._states.step = step + 1
         if teachers.memory and (step + 1) % SAVED_EVERY == 0:
@@ -174,22 +174,22 @@ class VoteAnswering(Answering[VoteQuery]):
         return total
 
     def _draws(
-        self, teachers: Teachers, question: Question, generator: torch.Generator
+        self, teachers: Teachers, generated: GeneratedBatch, generator: torch.Generator
     ) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """The draws of a group of teachers, and those of their signs, before a record is seen."""
-        draws, parts = teachers.draws(self._at_once, question, generator), self.query.parts
+        draws, parts = teachers.draws(self._at_once, generated, generator), self.query.parts
         shape = (self._at_once * parts, self.query.entries // parts)
         return draws, torch.rand(shape, generator=generator) if self.query.stochastic else None
 
-    def _signs(self, opinions: Opinions, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _signs(self, gradients: TeacherGradients, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
         """Coordinates and signs of each teacher's vote, ``[n, ·]``: at most k / P in a part."""
-        values, index, parts = opinions.values, opinions.index, self.query.parts
+        values, index, parts = gradients.values, gradients.index, self.query.parts
         teachers, width = self._at_once, self.query.dimension // parts
         expected = (teachers, self.query.dimension) if index is None else (teachers, -1)
         same = index is None or (index.shape == values.shape and parts == 1)
         if not same or values.shape[0] != teachers or values.shape[1] != expected[1] != -1:
             raise UsageError(
-                f"query {self.query.name!r}: opinions have shape {tuple(values.shape)}; they must "
+                f"query {self.query.name!r}: gradients have shape {tuple(values.shape)}; they must "
                 f"have {teachers} rows, and be on all {self.query.dimension} coordinates or, where "
                 "parts=1, on those of an index of the same shape."
             )
@@ -211,11 +211,11 @@ class VoteAnswering(Answering[VoteQuery]):
         every[: self.query.teachers] = np.arange(self.query.teachers)
         return list(every.reshape(count, self._at_once)[distributed.share(count)])
 
-    def _batch(self, group: NDArray[np.int64], step: int, size: int) -> ShardBatch:
+    def _batch(self, group: NDArray[np.int64], step: int, size: int) -> TeacherBatches:
         assert self._shards is not None
         stream = self._key.stream(f"records {self.query.name} {group[0]}", step)
         parts = self._shards.batch(group, size, stream.uniform(len(group)))
-        return ShardBatch(*(torch.from_numpy(part) for part in parts))
+        return TeacherBatches(*(torch.from_numpy(part) for part in parts))
 
     def _generator(self, what: str, group: NDArray[np.int64], step: int) -> torch.Generator:
         purpose = f"{what} {self.query.name} {group[0]}"
@@ -231,10 +231,10 @@ class VoteAnswering(Answering[VoteQuery]):
                 states.write(number, first)
         return states
 
-    def _lone_size(self, teachers: Teachers, question: Question) -> int:
+    def _lone_size(self, teachers: Teachers, generated: GeneratedBatch) -> int:
         """The largest group in which a teacher's bits do not depend on its mates."""
         self._at_once = max(1, min(teachers.at_once, self.query.teachers))
-        while not self._are_independent(teachers, question):
+        while not self._are_independent(teachers, generated):
             if self._at_once == 1:
                 raise SfumatoError(
                     f"query {self.query.name!r}: a teacher votes otherwise on the same records. "
@@ -243,30 +243,30 @@ class VoteAnswering(Answering[VoteQuery]):
             self._at_once = -(-self._at_once // 2)
         return self._at_once
 
-    def _are_independent(self, teachers: Teachers, question: Question) -> bool:
+    def _are_independent(self, teachers: Teachers, generated: GeneratedBatch) -> bool:
         spec, size = self._run.source.spec, self._at_once
         generator = torch.Generator().manual_seed(0)  # public images
         first, others = (teachers.begin(size, generator) for _ in range(2))
         shard, crowd = (public_shards(spec, size, teachers.batch, generator) for _ in range(2))
-        own, other = (self._draws(teachers, question, generator) for _ in range(2))
+        own, other = (self._draws(teachers, generated, generator) for _ in range(2))
 
-        def bits(memory: Tensor, shard: ShardBatch, draws: tuple[Tensor, ...]) -> list[Tensor]:
-            after, opinions = teachers.vote(memory, shard, question, *draws)
-            index, signs = self._signs(opinions, own[1])
-            return [after, opinions.values, index, signs]
+        def bits(memory: Tensor, shard: TeacherBatches, draws: tuple[Tensor, ...]) -> list[Tensor]:
+            after, gradients = teachers.vote(memory, shard, generated, *draws)
+            index, signs = self._signs(gradients, own[1])
+            return [after, gradients.values, index, signs]
 
         expected = bits(first, shard, own[0])
         for place in {0, size // 2, size - 1}:
             only = torch.arange(size) == place
             mixed = [_either(only, a, b) for a, b in zip(_parts(shard), _parts(crowd), strict=True)]
             draws = (_either(only, a, b) for a, b in zip(own[0], other[0], strict=True))
-            found = bits(_either(only, first, others), ShardBatch(*mixed), tuple(draws))
+            found = bits(_either(only, first, others), TeacherBatches(*mixed), tuple(draws))
             if any(not same_bits(a[place], b[place]) for a, b in zip(expected, found, strict=True)):
                 return False
         return True
 
 
-def _parts(shard: ShardBatch) -> tuple[Tensor, Tensor, Tensor]:
+def _parts(shard: TeacherBatches) -> tuple[Tensor, Tensor, Tensor]:
     return shard.images, shard.labels, shard.there
 
 
@@ -276,11 +276,11 @@ def _either(chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def public_shards(
     spec: PublicSpec, teachers: int, size: int, generator: torch.Generator
-) -> ShardBatch:
+) -> TeacherBatches:
     """Shards of random images, some of them empty or not full."""
     shape = (teachers, size, spec.channels, spec.height, spec.width)
     images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
     labels = torch.randint(max(len(spec.classes), 1), shape[:2], generator=generator)
     length = torch.randint(size + 1, (teachers, 1), generator=generator)
     there = torch.arange(size)[None] < length
-    return ShardBatch(images * there.view(*there.shape, 1, 1, 1), labels * there, there)
+    return TeacherBatches(images * there.view(*there.shape, 1, 1, 1), labels * there, there)
