@@ -312,45 +312,6 @@ def test_what_does_not_fit_the_query_is_refused(source: Any, tmp_path: Path) -> 
         forward.pull_back(0, lower(), Pixels(), cotangent())
 
 
-def run(curator: Curator, plan: Plan, parts: int) -> list[Tensor]:
-    """Ask for ``parts`` answers, the first and second parts of steps in turn."""
-    curator.open_plan(plan)
-    network, answers = lower(), []
-    for number in range(parts):
-        step = number // 2
-        if number % 2 == 0:
-            answers.append(curator.aggregate(QUERY.name, step, network, Pixels()))
-        else:
-            c = answers[-1] / 10
-            answers.append(curator.pull_back(QUERY.name, step, network, Pixels(), c))
-            with torch.no_grad():
-                network.weight -= 0.01 * answers[-1].view(4, 2)
-    return answers
-
-
-@pytest.mark.parametrize("stops", [(1,), (2,), (3, 3), (7,), (8,)])
-def test_a_run_that_was_killed_gives_what_the_unbroken_one_does(
-    source: Any, plan: Plan, tmp_path: Path, stops: tuple[int, ...]
-) -> None:
-    def curator(name: str) -> Curator:
-        return Curator(source, BUDGET, state=tmp_path / name, quiet=True, insecure_seed=7)
-
-    with curator("unbroken") as whole:
-        expected = run(whole, plan, 8)
-        kinds = [entry["kind"] for entry in whole.record()["ledger"]]
-        assert kinds == ["plan", "answer"]
-    for stop in stops:
-        with curator("killed") as killed:
-            run(killed, plan, stop)
-            ended = [entry["kind"] for entry in killed.record()["ledger"]]
-            assert ended == ["plan"] + ["answer"] * (stop == 8)  # the last part confirms
-    with curator("killed") as resumed:
-        for found, wanted in zip(run(resumed, plan, 8), expected, strict=True):
-            assert torch.equal(found, wanted)
-        resumed.close()
-        assert not list(tmp_path.rglob("killed/**/steps-a"))
-
-
 def test_a_query_outside_the_plan_is_refused(source: Any, plan: Plan, tmp_path: Path) -> None:
     with Curator(source, BUDGET, state=tmp_path, quiet=True) as curator:
         curator.open_plan(plan)

@@ -147,24 +147,18 @@ def unbroken(digits: ImageSource, plan: Plan, tmp_path_factory: pytest.TempPathF
             return train(curator, plan)
 
 
-@pytest.mark.parametrize("checkpoints", [False, True])
-@pytest.mark.parametrize("stops", [(1,), (2,), (4,), (5,), (1, 3, 3)])
-def test_a_run_that_was_killed_ends_where_the_unbroken_one_does(
-    digits: ImageSource,
-    plan: Plan,
-    unbroken: Tensor,
-    tmp_path: Path,
-    stops: tuple[int, ...],
-    checkpoints: bool,
+@pytest.mark.parametrize("stops", [(2,), (1, 3, 3)])
+def test_a_run_goes_on_from_a_checkpoint_to_where_the_unbroken_one_ends(
+    digits: ImageSource, plan: Plan, unbroken: Tensor, tmp_path: Path, stops: tuple[int, ...]
 ) -> None:
     def curator() -> Curator:
         return Curator(digits, BUDGET, state=tmp_path, quiet=True, insecure_seed=7)
 
     for stop in stops:
         with curator() as killed:
-            train(killed, plan, stop, checkpoints)
+            train(killed, plan, stop, checkpoints=True)
     with curator() as resumed:
-        assert torch.equal(train(resumed, plan, checkpoints=checkpoints), unbroken)
+        assert torch.equal(train(resumed, plan, checkpoints=True), unbroken)
         assert unbroken.any()
         assert kinds(resumed) == ["plan", "answer"]  # charged once, confirmed once
         resumed.close()

@@ -342,29 +342,6 @@ def test_the_price_is_that_of_gaussians(plan: Plan) -> None:
     assert cut.sensitivity() == QUERY.sensitivity()
 
 
-def test_a_killed_run_goes_on_with_the_same_teachers(
-    make_source: Callable,
-    make_curator: Callable[..., Curator],
-    plan: Plan,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(vote, "SAVED_EVERY", 2)
-    source = make_source([(number, number % 3) for number in range(20)])
-
-    def run(stop: int, fresh: bool = False, start: int = 0) -> list[Tensor]:
-        with make_curator(source, insecure_seed=3, fresh=fresh) as curator:
-            curator.open_plan(plan)
-            answers = [curator.vote("v", step, Adders(), ASKED) for step in range(start, stop)]
-            if stop == STEPS:
-                curator.close()
-            return answers
-
-    unbroken = run(STEPS)
-    run(3)  # killed; a student's checkpoint is at step 2
-    again = run(STEPS, start=2)
-    assert [a.tolist() for a in again] == [a.tolist() for a in unbroken[2:]]
-
-
 def test_a_stored_step_is_answered_as_before_and_no_step_out_of_turn(
     make_source: Callable, make_curator: Callable[..., Curator], plan: Plan
 ) -> None:

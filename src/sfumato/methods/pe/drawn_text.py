@@ -10,8 +10,6 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
-from matplotlib import font_manager, get_data_path
-from matplotlib.ft2font import FT2Font
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -148,6 +146,8 @@ def _blurred(ink: NDArray[np.float64], pixels: float) -> NDArray[np.float64]:
 @cache
 def font_files() -> list[str]:
     """All fonts that matplotlib ships and the system has, by path."""
+    from matplotlib import font_manager, get_data_path  # on use: its import writes a cache
+
     shipped = Path(get_data_path(), "fonts", "ttf").glob("*.ttf")
     return sorted({*map(str, shipped), *font_manager.findSystemFonts()})
 
@@ -155,6 +155,8 @@ def font_files() -> list[str]:
 @cache
 def _characters(path: str) -> frozenset[int]:
     """The characters that a font file has; none if it cannot be read."""
+    from matplotlib.ft2font import FT2Font
+
     try:
         return frozenset(FT2Font(path).get_charmap())
     except (OSError, RuntimeError):
