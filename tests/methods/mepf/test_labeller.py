@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
 
-from sfumato.methods.mepf.labeller import LEAST_RIDGE, SecondMoments
+from sfumato.methods.second_moments import LEAST_RIDGE, SecondMoments
 
 
 def _sums(block, rows, labels, classes):

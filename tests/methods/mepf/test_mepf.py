@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError, UsageError
+from sfumato.features import PooledCoordinates
 from sfumato.methods import DPMEPF
 from sfumato.methods.mepf.embedding import Embedding, JointEmbedding
+from sfumato.methods.mepf.labeller import Labeller
 from sfumato.methods.mepf.matching import Matching
 from sfumato.methods.mepf.method import fit_embedding
 from sfumato.methods.training import Session
@@ -35,9 +37,13 @@ def noiseless(joint, images, labels):
     return Embedding(total.numpy(), shared, 1e-6, SPEC, joint.method.config())
 
 
-@pytest.fixture(scope="module", params=["norm", "clip", "per-layer"])
+@pytest.fixture(
+    scope="module",
+    params=[{"bound": "norm"}, {"bound": "clip"}, {"bound": "per-layer"}, {"encoder_size": 32}],
+    ids=str,
+)
 def bounded(request, small_mepf):
-    return JointEmbedding(small_mepf(bound=request.param), SPEC)
+    return JointEmbedding(small_mepf(**request.param), SPEC)
 
 
 @settings(max_examples=8)
@@ -65,6 +71,39 @@ def test_an_answer_is_taken_apart_into_class_means(joint):
         torch.testing.assert_close(targets.second[c], second[mine].mean(0), atol=1e-5, rtol=1e-4)
 
 
+def test_blocks_lie_side_by_side_each_within_its_norm(bounded):
+    images = np.random.default_rng(1).choice([0, 255], (3, 1, 28, 28)).astype(np.uint8)
+    rows = bounded.contribution(torch.from_numpy(images), torch.zeros(3, dtype=torch.int64))
+    blocks = rows.split([length for length, _ in bounded._blocks()], dim=1)
+    for block, (_, norm) in zip(blocks, bounded._blocks(), strict=True):
+        assert float(block.norm(dim=1).max()) <= norm * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("size", [0, 32])
+def test_the_labeller_sees_the_enlarged_image_and_is_rebuilt_from_its_file(
+    size, small_mepf, monkeypatch
+):
+    few = small_mepf().public
+    monkeypatch.setattr("sfumato.methods.mepf.embedding.public_patches", lambda spec: few)
+    method = small_mepf(encoder_size=size, public=None, seed_public=1)
+    joint = JointEmbedding(method, SPEC)
+    images = np.random.default_rng(0).integers(0, 256, (12, 1, 28, 28), dtype=np.uint8)
+    labeller = joint.targets(noiseless(joint, images, np.arange(12) % 3)).labeller
+    arrays = {name: torch.from_numpy(array) for name, array in labeller.tensors().items()}
+    again = Labeller.load(labeller.config(), arrays)
+    pixels = torch.from_numpy(images)
+    assert torch.equal(labeller(pixels), again(pixels))
+    assert ("encoder_size" in labeller.config()) is (size > 0)
+    expected = method.model_config(SPEC)["labeller"]
+    assert expected.items() <= labeller.config().items()
+    (query,) = method.queries(SPEC)
+    named = query.to_dict().get("labeller_axes_digest")
+    assert named == (PooledCoordinates.of(method.encoder, 32, 20).digest if size else None)
+    if size:
+        with pytest.raises(ValueError, match="weight for each axis"):
+            Labeller.load(labeller.config(), {**arrays, "weights": arrays["weights"][1:]})
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -72,6 +111,7 @@ def test_an_answer_is_taken_apart_into_class_means(joint):
         {"start_coefficients": 0},
         {"labeller_size": 0},
         {"compress": 16},
+        {"encoder_size": 32},
         {"second_weight": 0.0, "start_coefficients": 0, "labeller_size": 0},
     ],
 )
@@ -160,6 +200,7 @@ def test_what_is_not_an_embedding_is_refused(tmp_path):
         {"second_weight": -1.0},
         {"moving_average": 1.0},
         {"count_weight": 0.0},
+        {"encoder_size": 31},
     ],
 )
 def test_a_value_outside_its_rule_is_named(bad):

@@ -27,6 +27,7 @@ from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError
 from sfumato.features import (
     PerceptualFeatures,
+    PooledCoordinates,
     PublicAxes,
     dct_basis,
     load_encoder,
@@ -34,7 +35,7 @@ from sfumato.features import (
     to_unit,
 )
 from sfumato.methods.gaussian import Gaussians, MomentBlock
-from sfumato.methods.mepf.labeller import Labeller, labelled_layers
+from sfumato.methods.mepf.labeller import Coordinates, Labeller, LayerCoordinates
 from sfumato.methods.mepf.settings import MEPFSettings
 from sfumato.methods.second_moments import SecondMoments
 from sfumato.networks import moved
@@ -131,15 +132,19 @@ class JointEmbedding(nn.Module):
         )
         self.width = method.compress or moments[0].shape[1]
         self.start: MomentBlock | None = None
-        self.axes: PublicAxes | None = None
+        self.coordinates: Coordinates | None = None
         self.second: SecondMoments | None = None
         if method.start_coefficients:
             basis = dct_basis(spec, method.start_coefficients)
             self.start = MomentBlock(basis, START_MEAN_WEIGHT)
         if method.labeller_size and len(spec.classes) > 1:
-            joint = labelled_layers(activations)
-            self.axes = PublicAxes.fit(joint, min(method.labeller_size, joint.shape[1]), True)
-            self.second = SecondMoments(self.axes.axes.shape[1])
+            if method.encoder_size:
+                self.coordinates = labeller_view(method)
+            else:
+                self.coordinates = LayerCoordinates.fit(
+                    self.features, activations, method.labeller_size
+                )
+            self.second = SecondMoments(self.coordinates.width)
 
     @property
     def shared(self) -> int:
@@ -177,15 +182,11 @@ class JointEmbedding(nn.Module):
             return self.compressors[0](pair[0]), self.compressors[1](pair[1])
         return pair
 
-    def coordinates(self, activations: list[Tensor]) -> Tensor:
-        """t: whitened public coordinates with an intercept, for the labeller."""
-        assert self.axes is not None and self.second is not None
-        return self.second.extend(self.axes(labelled_layers(activations)))
-
     def contribution(self, images: Tensor, labels: Tensor) -> Tensor:
         """uint8 images → float ``[b, dimension]``, each row from its own image."""
         method = self.method
-        activations = moved(self, images.device).features.activations(to_unit(images))
+        pixels = to_unit(images)
+        activations = moved(self, images.device).features.activations(pixels)
         first, second = self.moments(activations)
         parts = [first.new_full((len(images), 1), method.count_weight), first]
         if method.second_weight:
@@ -193,7 +194,12 @@ class JointEmbedding(nn.Module):
         if self.start:
             parts.append(self.start(images) * method.start_weight)
         if self.second:
-            extended = self.coordinates(activations)
+            if isinstance(self.coordinates, LayerCoordinates):
+                coordinates = self.coordinates.along(activations)
+            else:
+                assert self.coordinates is not None
+                coordinates = self.coordinates(pixels)
+            extended = self.second.extend(coordinates)
             parts.append(extended * method.labeller_weight)
             parts.append(self.second.products(extended * math.sqrt(method.labeller_weight)))
         return torch.cat(parts, dim=1)
@@ -218,9 +224,16 @@ class JointEmbedding(nn.Module):
             solution = self.second.solve(
                 embedding.shared / weight, parts[4] / weight, embedding.noise_std / weight
             )
-            assert self.axes is not None
-            labeller = Labeller(self.features, self.axes, torch.from_numpy(solution))
+            assert self.coordinates is not None
+            labeller = Labeller(self.coordinates, torch.from_numpy(solution))
         return Targets(counts, first, second, start, labeller)
+
+
+def labeller_view(method: MEPFSettings) -> PooledCoordinates:
+    """The coordinates of a labeller that sees images enlarged."""
+    return PooledCoordinates.of(
+        method.encoder, method.encoder_size, method.labeller_size, method.public
+    )
 
 
 @lru_cache(maxsize=1)

@@ -9,51 +9,64 @@ image better than the condition it was drawn with.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sfumato.features import PerceptualFeatures, PublicAxes, load_encoder, to_unit
+from sfumato.features import (
+    PerceptualFeatures,
+    PooledCoordinates,
+    PublicAxes,
+    load_encoder,
+    to_unit,
+)
 from sfumato.methods.second_moments import SecondMoments
 
 
-def labelled_layers(activations: Sequence[Tensor]) -> Tensor:
-    """The layers a labeller looks at: all but the deepest, which is coarse in space."""
-    return torch.cat(list(activations[:-1] or activations), dim=1)
+class LayerCoordinates(nn.Module):
+    """Public coordinates t of an image as it is: layers along whitened axes, of norm at most 1.
 
-
-class Labeller(nn.Module):
-    """Names the class of generated images by the released least-squares classifier.
-
-    ``weights`` float32 ``[k + 1, classes]`` act on the public coordinates of public features.
+    All layers but the deepest, which is coarse in space.
     """
 
-    weights: Tensor
-
-    def __init__(self, features: PerceptualFeatures, axes: PublicAxes, weights: Tensor) -> None:
+    def __init__(self, features: PerceptualFeatures, axes: PublicAxes) -> None:
         super().__init__()
         self.features, self.axes = features, axes
-        self.register_buffer("weights", weights)
 
-    def scores(self, activations: Sequence[Tensor]) -> Tensor:
-        """Class scores ``[b, classes]``; differentiable."""
-        block = SecondMoments(self.axes.axes.shape[1])
-        return block.extend(self.axes(labelled_layers(activations))) @ self.weights
+    @classmethod
+    def fit(
+        cls, features: PerceptualFeatures, activations: Sequence[Tensor], count: int
+    ) -> LayerCoordinates:
+        """Along the main axes of public images, of which these are the activations."""
+        joint = cls._joint(activations)
+        return cls(features, PublicAxes.fit(joint, min(count, joint.shape[1]), whiten=True))
 
-    @torch.no_grad()
+    @staticmethod
+    def _joint(activations: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(activations[:-1] or activations), dim=1)
+
+    @property
+    def width(self) -> int:
+        """Length of t."""
+        return self.axes.axes.shape[1]
+
+    def along(self, activations: Sequence[Tensor]) -> Tensor:
+        """t of images of which these are the activations, ``[b, width]``."""
+        coordinates: Tensor = self.axes(self._joint(activations))
+        return coordinates
+
     def forward(self, images: Tensor) -> Tensor:
-        """Labels int64 ``[b]`` of images uint8 ``[b, c, h, w]``."""
-        return self.scores(self.features.activations(to_unit(images))).argmax(dim=1)
+        """Float images in [0, 1] → ``[b, width]``; differentiable."""
+        return self.along(self.features.activations(images))
 
-    def tensors(self, prefix: str = "") -> dict[str, NDArray[Any]]:
-        """The labeller's arrays by name."""
-        arrays = {"mean": self.axes.mean, "axes": self.axes.axes, "weights": self.weights}
-        return {f"{prefix}{k}": array.cpu().contiguous().numpy() for k, array in arrays.items()}
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that :meth:`load` needs."""
+        return {"mean": self.axes.mean, "axes": self.axes.axes}
 
     def config(self) -> dict[str, Any]:
-        """What :meth:`load` needs besides the arrays."""
+        """What :meth:`load` needs besides them."""
         features = self.features
         return {
             "encoder": features.encoder.name,
@@ -63,9 +76,58 @@ class Labeller(nn.Module):
         }
 
     @classmethod
-    def load(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Labeller:
-        """Rebuild a labeller from what was saved."""
+    def load(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> LayerCoordinates:
+        """Rebuild coordinates from what was saved."""
         encoder = load_encoder(config["encoder"])
         features = PerceptualFeatures(encoder, config["layers"], config["bound"], config["scales"])
-        axes = PublicAxes(tensors["mean"], tensors["axes"], whitened=True)
-        return cls(features, axes, tensors["weights"])
+        return cls(features, PublicAxes(tensors["mean"], tensors["axes"], whitened=True))
+
+
+Coordinates: TypeAlias = "LayerCoordinates | PooledCoordinates"
+
+
+class Labeller(nn.Module):
+    """Names the class of generated images by the released least-squares classifier.
+
+    ``weights`` float32 ``[k + 1, classes]`` act on the public coordinates and an intercept.
+    """
+
+    weights: Tensor
+
+    def __init__(self, coordinates: Coordinates, weights: Tensor) -> None:
+        super().__init__()
+        self.coordinates = coordinates
+        self.register_buffer("weights", weights)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Labels int64 ``[b]`` of images uint8 ``[b, c, h, w]``."""
+        block = SecondMoments(self.coordinates.width)
+        scores = block.extend(self.coordinates(to_unit(images))) @ self.weights
+        return scores.argmax(dim=1)
+
+    def tensors(self, prefix: str = "") -> dict[str, NDArray[Any]]:
+        """The labeller's arrays by name."""
+        arrays = {**self.coordinates.tensors(), "weights": self.weights}
+        return {f"{prefix}{k}": array.cpu().contiguous().numpy() for k, array in arrays.items()}
+
+    def config(self) -> dict[str, Any]:
+        """What :meth:`load` needs besides the arrays."""
+        if isinstance(self.coordinates, PooledCoordinates):
+            return {**self.coordinates.config(), "axes_digest": self.coordinates.digest}
+        return self.coordinates.config()
+
+    @classmethod
+    def load(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Labeller:
+        """Rebuild a labeller from what was saved.
+
+        Raises:
+            ValueError: the arrays do not belong together.
+        """
+        weights = tensors["weights"]
+        if "encoder_size" not in config:
+            return cls(LayerCoordinates.load(config, tensors), weights)
+        pooled = PooledCoordinates.load(config, tensors)
+        if weights.ndim != 2 or len(weights) != pooled.width + 1:
+            raise ValueError("there must be a weight for each axis and the intercept")
+        return cls(pooled, weights)

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
+from sfumato.features import LARGEST_SIZE, PooledCoordinates
 from sfumato.methods.base import Method, check_rules, digest_of
 from sfumato.methods.estimate import reading, seconds_of
-from sfumato.methods.mepf.embedding import Embedding, joint_embedding
+from sfumato.methods.mepf.embedding import Embedding, joint_embedding, labeller_view
 from sfumato.methods.mepf.generator import StartedGenerator, refiner
 from sfumato.methods.mepf.matching import Matching
 from sfumato.methods.mepf.model import MEPFModel
@@ -62,6 +63,8 @@ class DPMEPF(MEPFSettings, Method):
         start_weight: weight of the start's moments in the release.
         labeller_size: public axes of the least-squares labeller that names generated images; 0
             keeps the class they were made for, as in the paper.
+        encoder_size: side in pixels that images are enlarged to for the labeller, whose features
+            are then averages over space; 0 looks at ``layers`` of the image as it is.
         labeller_weight: weight of the labeller's sums in the release.
         count_weight: weight of the one that gives noisy class sizes.
         width: channels of the generator.
@@ -94,6 +97,7 @@ class DPMEPF(MEPFSettings, Method):
             "second_weight": self.second_weight >= 0,
             "start_coefficients": self.start_coefficients >= 0,
             "labeller_size": self.labeller_size >= 0,
+            "encoder_size": self.encoder_size == 0 or 32 <= self.encoder_size <= LARGEST_SIZE,
             "start_weight": self.start_weight > 0,
             "labeller_weight": self.labeller_weight > 0,
             "count_weight": self.count_weight > 0,
@@ -115,9 +119,15 @@ class DPMEPF(MEPFSettings, Method):
 
     def model_config(self, spec: PublicSpec) -> dict[str, Any]:
         """What the method determines of its model's configuration."""
-        labeller = None
-        if self.labeller_size and len(spec.classes) > 1:  # its scales come from public images
-            labeller = {"encoder": self.encoder, "layers": list(self.layers), "bound": self.bound}
+        labeller: dict[str, Any] | None = None
+        if self.labeller_size and len(spec.classes) > 1:
+            labeller = {"encoder": self.encoder}
+            if not self.encoder_size:  # its scales come from public images
+                labeller |= {"layers": list(self.layers), "bound": self.bound}
+            else:
+                labeller |= {"encoder_size": self.encoder_size}
+                if not self.public_digest:
+                    labeller |= {"axes_digest": labeller_view(self).digest}
         return {"width": self.width, "labeller": labeller}
 
     def queries(self, spec: PublicSpec) -> list[Query]:
@@ -129,6 +139,8 @@ class DPMEPF(MEPFSettings, Method):
             "encoder_digest": joint.features.encoder.digest,
             "features": joint.width,
         }
+        if isinstance(joint.coordinates, PooledCoordinates) and not self.public_digest:
+            describes["labeller_axes_digest"] = joint.coordinates.digest
         return [
             SumQuery(
                 "embedding",

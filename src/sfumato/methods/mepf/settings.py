@@ -28,6 +28,7 @@ class MEPFSettings:
     start_coefficients: int = 80
     start_weight: float = 1.4
     labeller_size: int = 300
+    encoder_size: int = 0
     labeller_weight: float = 0.85
     count_weight: float = 0.15
     width: int = 48
