@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from sfumato.data import ImageSource, LabelledImages, PublicSpec, load_labelled, open_images
 from sfumato.data.source import Record
+from sfumato.methods.classifiers.dp_sgd import CrossEntropy
 from sfumato.privacy import Budget, Curator, GradientQuery, Plan, TopSigns, make_plan
 from sfumato.privacy.gradients.layers import unflatten
 
@@ -58,20 +58,6 @@ class InMemory(ImageSource):
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self._labels.tobytes()).hexdigest()
-
-
-class CrossEntropy:
-    """Each unit's cross-entropy on its image; nothing is drawn."""
-
-    multiplicity = 1
-
-    def draws(self, units: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        return ()
-
-    def __call__(
-        self, network: nn.Module, images: Tensor, labels: Tensor, *draws: Tensor
-    ) -> Tensor:
-        return F.cross_entropy(network(images.float() / 127.5 - 1), labels, reduction="none")
 
 
 def classifier(spec: PublicSpec) -> nn.Module:

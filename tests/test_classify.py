@@ -16,8 +16,10 @@ from typer.testing import CliRunner
 
 import sfumato
 from sfumato.cli.app import app
+from sfumato.data import load_labelled, open_images
 from sfumato.errors import CertificateError, UsageError
 from sfumato.evaluation.judging import judge, open_real, open_release
+from sfumato.methods.classifiers.least_squares import LeastSquaresClassifier
 from sfumato.options import EvaluationOptions
 from sfumato.release import certificate as certificates
 from sfumato.release.files import digests, list_files
@@ -185,6 +187,29 @@ def test_it_is_measured_and_compared_beside_synthetic_images(
     command = ["evaluate", str(classifier), "--against", "digits:test", "--public"]
     result = CliRunner().invoke(app, [*command, "--state", str(tmp_path / "state")])
     assert result.exit_code == 0 and "The released classifier" in result.output, result.output
+
+
+def test_its_accuracy_can_be_paid_for_and_released(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cheap(self: object, images: np.ndarray) -> np.ndarray:
+        return np.eye(10, dtype=np.float32)[images.sum(axis=(1, 2, 3)) % 10]
+
+    monkeypatch.setattr(LeastSquaresClassifier, "scores", cheap)
+    test = load_labelled(open_images("digits:test"))
+    held_out = tmp_path / "heldout.npz"
+    np.savez(held_out, images=test.images[:60, 0], labels=test.labels[:60])
+    command = [
+        "evaluate", str(release), "--against", str(held_out), "--publish-metrics",
+        "--epsilon", "30", "--state", str(tmp_path / "state"),
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0 and "accuracy, least-squares" in result.output, result.output
+    metrics = json.loads((release / "metrics.json").read_text(encoding="utf-8"))
+    assert set(metrics) == {"utility", "same_data_set_as_release"}
+    assert "training_count" not in metrics["utility"][0]
+    sfumato.report(release)
+    assert sfumato.verify(release).metrics_recomputed is not None
 
 
 def test_more_images_cannot_be_asked_of_it(classifier: Path, tmp_path: Path) -> None:

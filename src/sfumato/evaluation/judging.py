@@ -212,16 +212,25 @@ def judge(release: Path, real: Real, *objects: Any, seed: int = 0, **stated: Any
     return Judged(released, real, evaluation)
 
 
-def _judge_classifier(
-    released: Released, real: Real, how: EvaluationOptions, run: RunOptions, seed: int
-) -> Evaluation:
+def open_classifier(released: Released) -> Classifier:
+    """The classifier of a release that is one.
+
+    Raises:
+        CertificateError, DataError: there is none.
+    """
     classifier = load_fitted(released.folder / MODEL)
     if not isinstance(classifier, Classifier):
         raise CertificateError(
             f"{released.folder}: its model is no classifier. Run: sfumato verify {released.folder}"
         )
+    return classifier
+
+
+def _judge_classifier(
+    released: Released, real: Real, how: EvaluationOptions, run: RunOptions, seed: int
+) -> Evaluation:
     return evaluate_classifier(
-        classifier,
+        open_classifier(released),
         released.certificate["method"]["name"],
         None if real.train is None else load_labelled(real.train),
         load_labelled(real.test),

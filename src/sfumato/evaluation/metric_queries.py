@@ -7,7 +7,8 @@ are those of the noise; that a test set is finite comes on top.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from sfumato.evaluation.extractors import Extractor
 from sfumato.evaluation.fidelity import gaussian_frechet_distance
 from sfumato.evaluation.training import FittedClassifier, scaled
+from sfumato.methods.base import Classifier
 from sfumato.privacy import Answer, SumQuery
 
 AXES = 8
@@ -34,6 +36,36 @@ Measured = dict[str, float | None]
 """``value`` and ``deviation`` (of the noise), both None where the noise drowns the value."""
 
 
+@dataclass(frozen=True)
+class Named:
+    """A finished classifier of one image at a time.
+
+    Args:
+        name: of the classifier.
+        training_count: synthetic images that it was trained on; None for a released classifier.
+        label: int64 ``[1]`` of an image uint8 ``[1, c, h, w]``.
+    """
+
+    name: str
+    training_count: int | None
+    label: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def fitted(cls, classifier: FittedClassifier) -> Named:
+        """A classifier that was trained on synthetic images."""
+        network = classifier.network.to("cpu").eval()
+
+        def label(image: Tensor) -> Tensor:
+            return network(scaled(image)).argmax(dim=1)
+
+        return cls(classifier.name, classifier.training_count, label)
+
+    @classmethod
+    def released(cls, name: str, classifier: Classifier) -> Named:
+        """A released classifier."""
+        return cls(name, None, lambda image: torch.from_numpy(classifier.predict(image.numpy())))
+
+
 class RecallQuery:
     """Right and wrong answers of ``classifiers`` by true class, as one sum over test images.
 
@@ -41,17 +73,20 @@ class RecallQuery:
     m classifiers, and no coordinate is negative.
     """
 
-    def __init__(self, classifiers: Sequence[FittedClassifier], about: dict[str, Any]) -> None:
-        self.classifiers = classifiers
-        networks = [classifier.network.to("cpu").eval() for classifier in classifiers]
+    def __init__(
+        self, classifiers: Sequence[FittedClassifier | Named], about: dict[str, Any]
+    ) -> None:
+        self.classifiers = [
+            classifier if isinstance(classifier, Named) else Named.fitted(classifier)
+            for classifier in classifiers
+        ]
 
         def contribution(images: Tensor, labels: Tensor) -> Tensor:
             columns = []
-            for network in networks:
+            for classifier in self.classifiers:
                 # One image at a time: the most probable class would hide from the curator's probe
                 # that a logit's last bits depend on the batch.
-                logits = torch.cat([network(scaled(image[None])) for image in images])
-                right = logits.argmax(dim=1) == labels
+                right = torch.cat([classifier.label(image[None]) for image in images]) == labels
                 columns += [right, ~right]
             return torch.stack(columns, dim=1).to(torch.float32)
 
@@ -71,10 +106,11 @@ class RecallQuery:
         for index, classifier in enumerate(self.classifiers):
             right, wrong = answer.total[:, 2 * index], answer.total[:, 2 * index + 1]
             spread = answer.noise_std * math.sqrt(len(right))
+            count = classifier.training_count
             results.append(
                 {
                     "classifier": classifier.name,
-                    "training_count": classifier.training_count,
+                    **({} if count is None else {"training_count": count}),
                     "accuracy": _share(right.sum(), wrong.sum(), spread),
                     "recall": [
                         _share(r, w, answer.noise_std) for r, w in zip(right, wrong, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from sfumato.errors import UsageError
 from sfumato.evaluation.classifiers import quick
 from sfumato.evaluation.evaluate import FIDELITY_IMAGES
 from sfumato.evaluation.extractors import SHIPPED, extract, load_extractor
-from sfumato.evaluation.judging import CACHE, Real, open_release
-from sfumato.evaluation.metric_queries import FrechetQuery, RecallQuery
+from sfumato.evaluation.judging import CACHE, Real, Released, open_classifier, open_release
+from sfumato.evaluation.metric_queries import FrechetQuery, Named, RecallQuery
 from sfumato.evaluation.training import fit
 from sfumato.options import EvaluationOptions, RunOptions, gathered
 from sfumato.privacy import Budget, Curator, Query, make_plan
@@ -20,6 +21,7 @@ from sfumato.privacy.family import DataSetLedger
 from sfumato.privacy.spending import ledger_of
 from sfumato.progress import stage
 from sfumato.release import attach_metrics, make_core, verify
+from sfumato.release.certificate import is_classifier
 
 
 def publish(
@@ -33,8 +35,9 @@ def publish(
     """Spend ``budget`` of the test images in ``real`` on metrics, and put them into ``release``.
 
     Accuracy and recall by class of classifiers trained on the released images, and a Fréchet
-    distance along a few public axes: one plan of sum queries, charged to the ledger of the test
-    images. The release then holds ``metrics.json``, and its certificate accounts for it.
+    distance along a few public axes; of a released classifier its own accuracy and recall. They are
+    one plan of sum queries, charged to the ledger of the test images. The release then holds
+    ``metrics.json``, and its certificate accounts for it.
 
     Args:
         objects, stated: :class:`EvaluationOptions` and :class:`RunOptions`, or their fields.
@@ -56,25 +59,17 @@ def publish(
             f"{release} holds published metrics already. Draw its images into another release with "
             "sfumato sample, and publish that one's."
         )
-    cache = real.folder(run.folder) / CACHE
-    synthetic = released.images()
     about = {"release": released.digest, "seed_public": seed}
-
-    utility = None
-    if synthetic.classes and classifiers:
-        fitted = []
-        for name in classifiers:
-            with stage(f"{name} on synthetic images", run.quiet) as report:
-                fitted.append(fit(synthetic, name, seed, cache=cache, report=report))
-        utility = RecallQuery(fitted, about)
-    chosen = load_extractor(how.network or SHIPPED)
-    count = min(FIDELITY_IMAGES, len(synthetic.images))
-    drawn = np.random.default_rng(seed).choice(len(synthetic.images), count, replace=False)
-    with stage("features of synthetic images", run.quiet) as report:
-        features = extract(chosen, synthetic.images[np.sort(drawn)], cache, report)
-    fidelity = FrechetQuery(chosen, features, about)
-
-    queries: list[Query] = [*([utility.query] if utility else []), fidelity.query]
+    fidelity = None
+    if is_classifier(released.certificate):
+        classifiers = [released.certificate["method"]["name"]]
+        own = Named.released(classifiers[0], open_classifier(released))
+        utility: RecallQuery | None = RecallQuery([own], about)
+    else:
+        asked = replace(how, classifiers=classifiers)
+        utility, fidelity = _of_images(released, real, about, asked, run)
+    parts = [part.query for part in (utility, fidelity) if part is not None]
+    queries: list[Query] = [*parts]
     ledger = ledger_of(real.test, run.folder)
     curator = Curator(
         real.test,
@@ -87,15 +82,34 @@ def publish(
     )
     method = {"name": "publish-metrics", "config": {"classifiers": list(classifiers)}}
     curator.open_plan(make_plan(method, queries, budget, curator.spec))
-    measured = utility.read(curator.sum(utility.query.name)) if utility else []
     metrics: dict[str, Any] = {
-        "utility": measured,
-        "frechet": fidelity.read(curator.sum(fidelity.query.name)),
+        "utility": utility.read(curator.sum(utility.query.name)) if utility else [],
+        **({"frechet": fidelity.read(curator.sum(fidelity.query.name))} if fidelity else {}),
         "same_data_set_as_release": _same_data_set(released.certificate, ledger),
     }
     attach_metrics(release, make_core(curator.record()), metrics)
     curator.close()
     return metrics
+
+
+def _of_images(
+    released: Released, real: Real, about: dict[str, Any], how: EvaluationOptions, run: RunOptions
+) -> tuple[RecallQuery | None, FrechetQuery]:
+    """What is asked about the images of a release."""
+    cache, seed = real.folder(run.folder) / CACHE, about["seed_public"]
+    synthetic, utility = released.images(), None
+    if synthetic.classes and how.classifiers:
+        fitted = []
+        for name in how.classifiers:
+            with stage(f"{name} on synthetic images", run.quiet) as report:
+                fitted.append(fit(synthetic, name, seed, cache=cache, report=report))
+        utility = RecallQuery(fitted, about)
+    chosen = load_extractor(how.network or SHIPPED)
+    count = min(FIDELITY_IMAGES, len(synthetic.images))
+    drawn = np.random.default_rng(seed).choice(len(synthetic.images), count, replace=False)
+    with stage("features of synthetic images", run.quiet) as report:
+        features = extract(chosen, synthetic.images[np.sort(drawn)], cache, report)
+    return utility, FrechetQuery(chosen, features, about)
 
 
 def _same_data_set(certificate: dict[str, Any], ledger: DataSetLedger) -> bool:

@@ -126,13 +126,13 @@ class DPSGD(Method):
     model = TanhClassifier
     citation = CITATION
 
-    steps: int = 400
-    batch: int = 1024
+    steps: int = 300
+    batch: int = 512
     clip_norm: float = 0.1
     compress: bool = False
     entries: int | None = None
     stochastic: bool = False
-    learning_rate: float = 0.45
+    learning_rate: float = 1.0
     average: float = 0.95
     width: int = 16
     seed_public: int = 0

@@ -20,9 +20,9 @@ PART = "published_metrics"
 _MEASURED = {"value": object, "deviation": object}
 _SHAPE = {
     "utility": [
-        {"classifier": str, "training_count": int, "accuracy": _MEASURED, "recall": [_MEASURED]}
+        {"classifier": str, "training_count?": int, "accuracy": _MEASURED, "recall": [_MEASURED]}
     ],
-    "frechet": {
+    "frechet?": {
         "value": float,
         "deviation": float,
         "floor": float,

@@ -100,6 +100,13 @@ def describe_published(release: str, metrics: dict[str, Any], json: bool) -> Non
     if json:
         show.as_json({"release": release, **metrics, "verified": verdict.to_dict()})
         return
+    distance = []
+    if found := metrics.get("frechet"):  # a classifier has none
+        name = f"Fréchet distance, {found['axes']} axes"
+        distance = [
+            (name, f"{found['value']:.4g}", f"{found['deviation']:.2g}"),
+            ("the same, from noise alone", f"{found['floor']:.4g}", ""),
+        ]
     show.table(
         ["metric", "value", "± of the noise"],
         [
@@ -107,12 +114,7 @@ def describe_published(release: str, metrics: dict[str, Any], json: bool) -> Non
                 (f"accuracy, {score['classifier']}", *percent(score["accuracy"]))
                 for score in metrics["utility"]
             ),
-            (
-                f"Fréchet distance, {metrics['frechet']['axes']} axes",
-                f"{metrics['frechet']['value']:.4g}",
-                f"{metrics['frechet']['deviation']:.2g}",
-            ),
-            ("the same, from noise alone", f"{metrics['frechet']['floor']:.4g}", ""),
+            *distance,
         ],
     )
     if verdict.metrics_recomputed is not None and verdict.metrics_delta is not None:
