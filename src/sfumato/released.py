@@ -61,7 +61,7 @@ class Released:
             raise UsageError(f"{self!r} is a classifier and holds no images; it has predict().")
         return load_labelled(open_images(self.folder))
 
-    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def predict(self, images: NDArray[Any]) -> NDArray[np.int64]:
         """Labels int64 ``[b]`` that a classifier gives to images uint8 ``[b, c, h, w]``.
 
         Costs no privacy. A label is a number of ``spec.classes``.

@@ -8,7 +8,7 @@ DP-SGD), whose norm is √k whatever the gradient was.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -94,8 +94,13 @@ class TanhClassifier(Classifier):
         if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
             raise ValueError("the weights must be finite")
         width = config["width"]
-        network = loaded(lambda: TanhCNN(spec.channels, len(spec.classes), width), weights)
-        return cls(spec, network, width)
+        return cls(spec, loaded(lambda: make_network(spec, width), weights), width)
+
+
+def make_network(spec: PublicSpec, width: int) -> TanhCNN:
+    """An untrained network for images of ``spec``."""
+    network = TanhCNN(spec.channels, len(spec.classes), width)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ class DPSGD(Method):
     name = "dp-sgd"
     title = "a small convolutional classifier trained on noisy gradients"
     model = TanhClassifier
+    short: ClassVar = {"steps": 10, "batch": 64}
     citation = CITATION
 
     steps: int = 300
@@ -162,7 +168,7 @@ class DPSGD(Method):
         """
         check_classes(self.name, spec)
         with torch.device("meta"):
-            network = TanhCNN(spec.channels, len(spec.classes), self.width)
+            network = make_network(spec, self.width)
         size = sum(parameter.numel() for parameter in network.parameters())
         signs = TopSigns(self.entries or size // 10, self.stochastic) if self.compress else None
         return [
@@ -214,5 +220,4 @@ class DPSGD(Method):
 
     def _untrained(self, spec: PublicSpec, device: torch.device) -> TanhCNN:
         torch.manual_seed(self.seed_public)
-        network = TanhCNN(spec.channels, len(spec.classes), self.width).to(device)
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return make_network(spec, self.width).to(device)
