@@ -21,7 +21,7 @@ from .privacy.queries.sum import SumQuery
 from .privacy.queries.vote import VoteQuery
 from .release.verification.verify import verify
 from .released import evaluate, load, report
-from .synthesis import classify, fit_embedding, sample, synthesize
+from .synthesis import classify, convert, fit_embedding, sample, synthesize
 
 __all__ = [
     "AggregateQuery",
@@ -40,6 +40,7 @@ __all__ = [
     "SumQuery",
     "VoteQuery",
     "classify",
+    "convert",
     "evaluate",
     "fit_embedding",
     "from_arrays",

@@ -35,7 +35,13 @@ from sfumato.privacy.budget import delta_problem
 from sfumato.privacy.distributed import is_first, join
 from sfumato.privacy.run import state_of
 from sfumato.progress import stage
-from sfumato.release import check_target, make_core, trusted_core, write_release
+from sfumato.release import (
+    check_target,
+    convert_release,
+    make_core,
+    trusted_core,
+    write_release,
+)
 from sfumato.release.certificate import Certificate
 from sfumato.release.files import EMBEDDING, MODEL
 from sfumato.release.verification.claim import spec_of
@@ -173,6 +179,25 @@ def sample(
         model = model.with_sampler(sampler, sampling_steps)
     _Making(core, "sample", seed_public, quiet, label).write(model, to)
     return target
+
+
+def convert(release: Location, *objects: Any, **stated: Any) -> Path:
+    """Write a release in another format, at no privacy cost: same images, same certificate.
+
+    Args:
+        objects, stated: :class:`ReleaseOptions` or its fields ``out``, ``format`` and ``force``.
+
+    Raises:
+        UsageError: an argument is outside its rule, or the release holds no images.
+        CertificateError: the release does not verify.
+    """
+    (to,) = gathered("convert", [ReleaseOptions], objects, stated)
+    if to.samples is not None or to.balance:
+        raise UsageError("samples, balance: convert keeps all images as they are. Leave both out.")
+    target = check_output(to)
+    origin = stated_path(release, "release")
+    check_apart(target, origin)
+    return convert_release(origin, target, to.format, to.force)
 
 
 def fit_embedding(

@@ -1,6 +1,7 @@
 from .certificate import Certificate, core_of, make_core, read_certificate
 from .verification.verify import Verification, trusted_core, verify
 from .writing.citations import citations
+from .writing.convert import convert_release
 from .writing.write import attach_metrics, attach_report, check_target, write_release
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "attach_report",
     "check_target",
     "citations",
+    "convert_release",
     "core_of",
     "make_core",
     "read_certificate",

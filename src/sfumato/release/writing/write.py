@@ -104,13 +104,13 @@ def write_release(
         CertificateError: what was written does not pass :func:`verify`; nothing is left of it.
     """
     check_target(out, force)
-    with _replacing(out) as part:
+    with replacing(out) as part:
         _fill(part, model, core, batches, format, made)
     return out
 
 
 @contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
+def replacing(out: Path) -> Iterator[Path]:
     """Give a new folder that takes the place of ``out`` if the block ends without an error."""
     out.parent.mkdir(parents=True, exist_ok=True)
     mark = secrets.token_hex(4)
@@ -199,7 +199,7 @@ def attach_report(release: Path, page: bytes) -> None:
         CertificateError: the release has no readable certificate.
     """
     certificate: Certificate = certificates.read_certificate(release)
-    with _replacing(release) as part:
+    with replacing(release) as part:
         shutil.copytree(release, part, copy_function=_link, dirs_exist_ok=True)
         for name in (REPORT, NAME, SIGNATURE):
             (part / name).unlink(missing_ok=True)  # a link: written through, it would change both
@@ -223,7 +223,7 @@ def attach_metrics(release: Path, core: Mapping[str, Any], metrics: Mapping[str,
     """
     certificate = certificates.read_certificate(release)
     made = certificate["release"]
-    with _replacing(release) as part:
+    with replacing(release) as part:
         shutil.copytree(release, part, copy_function=_link, dirs_exist_ok=True)
         for name in (METRICS, CARD, NAME, REPORT, SIGNATURE):
             (part / name).unlink(missing_ok=True)  # a link: written through, it would change both

@@ -48,4 +48,4 @@ def sample(
         seed_public=seed_public,
         quiet=quiet,
     )
-    describe(made, json)
+    describe(made, json, charged=False)

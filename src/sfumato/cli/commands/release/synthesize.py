@@ -64,8 +64,8 @@ def show_total(data: str, declared: DataOptions, state: Path | None, delta: floa
         show.line(f"cap: ε = {total.cap.epsilon:g}; a further run may cost ε = {total.left:.4g}")
 
 
-def describe(release: Path, json: bool) -> None:
-    """Print what a release holds and what it has cost."""
+def describe(release: Path, json: bool, charged: bool = True) -> None:
+    """Print what a release holds and what it has cost, if it was charged."""
     from sfumato.release import read_certificate
     from sfumato.release.certificate import is_classifier
 
@@ -91,7 +91,7 @@ def describe(release: Path, json: bool) -> None:
     show.line(f"card: {release / 'README.md'}   certificate: {release / 'certificate.json'}")
     if (release / "report.html").exists():
         show.line(f"report: {release / 'report.html'}")
-    if certificate["release"]["made_by"] in ("sample", "fit-embedding"):
+    if not charged:
         show.line("nothing was charged: the private images were not read again")
     else:
         price = show.epsilons(certificate["epsilon_by_relation"], certificate["delta"])

@@ -41,4 +41,4 @@ def fit_embedding(
     made = fit_embedding(
         embedding, to, steps=steps, public=public, seed_public=seed_public, quiet=quiet
     )
-    describe(made, json)
+    describe(made, json, charged=False)
