@@ -31,8 +31,8 @@ class Encoded(Dataset):
     """What a program that uses the DataLoader writes: decode, colour, square, tensor."""
 
     def __init__(self, path: Path, side: int) -> None:
-        column = pq.read_table(path, columns=["image.bytes"]).column("image").combine_chunks()
-        self.contents, self.side = column.field("bytes").to_pylist(), side
+        rows = pq.read_table(path, columns=["image"]).column("image").to_pylist()
+        self.contents, self.side = [row["bytes"] for row in rows], side
 
     def __len__(self) -> int:
         return len(self.contents)

@@ -72,6 +72,8 @@ class RunOptions:
         quiet: show no progress.
         device: where networks are trained, cpu, cuda, cuda:N or mps; auto takes a CUDA GPU if there
             is one.
+        engine: where sums over Parquet or WebDataset shards are computed, ray on this machine, or
+            ray://HOST:PORT for a cluster of several; by default in the process itself.
         insecure_seed: for tests, the seed of all noise; the release is stamped NOT PRIVATE.
     """
 
@@ -83,6 +85,7 @@ class RunOptions:
     independent_data: bool = False
     quiet: bool = False
     device: str = "auto"
+    engine: str | None = None
     insecure_seed: int | None = None
 
     @property

@@ -32,6 +32,7 @@ from sfumato.options import (
 )
 from sfumato.privacy import Budget, Curator
 from sfumato.privacy.budget import delta_problem
+from sfumato.privacy.cluster import on_cluster
 from sfumato.privacy.distributed import is_first, join
 from sfumato.privacy.run import state_of
 from sfumato.progress import stage
@@ -121,7 +122,7 @@ def _released(
     method = make_method(chosen, source.spec)
     check_command(method, command, to)
     check_classes(type(method).model, source.spec, None, to.balance)
-    with open_curator(source, budget, run) as curator:
+    with on_cluster(source, run.engine), open_curator(source, budget, run) as curator:
         fitted = method.fit(curator)
         if is_first():  # under torchrun the other ranks have done their part
             made = _Making(make_core(curator.record()), command, chosen.seed_public, run.quiet)

@@ -10,6 +10,7 @@ import sfumato
 from sfumato.cli.commands.app import app as local_page
 from sfumato.cli.commands.data.check import check
 from sfumato.cli.commands.data.ledger import ledger
+from sfumato.cli.commands.data.shard import shard
 from sfumato.cli.commands.demo import demo
 from sfumato.cli.commands.doctor import doctor
 from sfumato.cli.commands.release.classify import classify
@@ -82,6 +83,7 @@ app.command("verify")(guarded(grouped(verify)))
 app.command("keygen")(guarded(grouped(keygen)))
 app.command("sign")(guarded(grouped(sign)))
 app.command("ledger")(guarded(grouped(ledger), printed=True))
+app.command("shard")(guarded(grouped(shard)))
 app.command("evaluate")(guarded(grouped(evaluate)))
 app.command("compare")(guarded(grouped(compare)))
 app.command("audit")(guarded(grouped(audit), printed=True))

@@ -27,6 +27,7 @@ from sfumato.data.readers.named import NAMED, named_alias
 from sfumato.data.readers.npz import open_npz
 from sfumato.data.readers.parquet import open_parquet
 from sfumato.data.readers.tar import TAR_SUFFIXES, open_tar
+from sfumato.data.shards import read_manifest
 from sfumato.data.source import ImageSource
 from sfumato.data.units import check_rule
 from sfumato.data.writers import METADATA
@@ -129,7 +130,10 @@ def _open_folder(path: Path, name: str, declared: DataOptions) -> ImageSource:
         for folder in (path, path / "data"):
             for kind, opener in _SHARDS.items():
                 if files := _files_in(folder, kind):
-                    return opener(files, name, declared, path)
+                    manifest = read_manifest(folder, files)
+                    source = opener(files, name, declared, path)
+                    source.part = None if manifest is None else manifest.part_of(source.spec)
+                    return source
         if idx_images_in(path) or idx_labels_in(path):
             return open_idx(path, name, declared)
     return open_folder(path, name, declared)

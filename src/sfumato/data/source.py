@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath
+from typing import Any, Protocol
 
 import numpy as np
 
 from sfumato.data.decode import quiet
 from sfumato.data.options import DataOptions
 from sfumato.data.spec import PublicSpec
-from sfumato.data.units import Key
+from sfumato.data.units import Key, Part
 from sfumato.data.workers import Decoded, Stored, decoded
 from sfumato.errors import UsageError
 
@@ -38,6 +39,15 @@ class Place:
         return one.is_relative_to(two) or two.is_relative_to(one)
 
 
+class Cluster(Protocol):
+    """What maps work over shards on other processes or machines."""
+
+    def each(
+        self, work: Callable[[ImageSource], Any], shards: Sequence[ImageSource]
+    ) -> Iterator[tuple[int, Any]]:
+        """Each shard's number and what ``work`` makes of it, as they come."""
+
+
 class ImageSource(ABC):
     """A data set that streams: private content behind the public ``spec`` and ``name``.
 
@@ -46,7 +56,8 @@ class ImageSource(ABC):
     are found; ``aliases`` are location keys that the same records have under other names.
     ``knows_splits`` tells whether the container itself says which splits it has. ``options`` are
     what was stated when it was opened, and ``notes`` public sentences on how
-    the data set is read. Only public things are printed.
+    the data set is read. ``cluster`` computes one-pass sums over the shards, None being this
+    process. ``part`` is set where whole units lie in one shard. Only public things are printed.
     """
 
     def __init__(
@@ -60,6 +71,12 @@ class ImageSource(ABC):
         self.options = DataOptions()
         self.knows_splits = True
         self.notes: tuple[str, ...] = ()
+        self.cluster: Cluster | None = None
+        self.part: Part | None = None
+
+    def by_shard(self) -> list[ImageSource]:
+        """The same records as sources of one file each; [] where these are no shards."""
+        return []
 
     @abstractmethod
     def _records(self) -> Iterator[Record]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Literal
 
 from sfumato.errors import UsageError
@@ -18,6 +19,28 @@ LONGEST_RULE = 200
 
 Key = str | bytes | int | float | bool | None
 """What names a record's unit; None makes the record a unit of its own."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Shard ``number`` of ``count``, which hold each unit whole; None stands for all of them."""
+
+    number: int | None
+    count: int
+
+    def holds(self, key: Key) -> bool:
+        """Whether a record with this key belongs here; one without a key does everywhere."""
+        return key is None or self.number is None or shard_of(key, self.count) == self.number
+
+
+def shard_of(key: Key, count: int) -> int:
+    """The one of ``count`` shards in which all records with a key lie."""
+    return int.from_bytes(blake2b(text_of(key).encode(), digest_size=8).digest(), "big") % count
+
+
+def text_of(key: Key) -> str:
+    """A key as a text that no other key has. PRIVATE."""
+    return repr(key)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Fitted(ABC):
 class Model(Fitted):
     """A model that images are sampled from."""
 
-    releases = "images"
+    releases: ClassVar[str] = "images"
 
     redrawn: ClassVar[int] = 1000
     """Images that ``verify`` makes again unless told otherwise: some seconds of one core."""
@@ -133,7 +133,7 @@ class Model(Fitted):
 class Classifier(Fitted):
     """A classifier of images, which was trained privately and makes none."""
 
-    releases = "classifier"
+    releases: ClassVar[str] = "classifier"
 
     @abstractmethod
     def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

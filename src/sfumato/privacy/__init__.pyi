@@ -1,7 +1,7 @@
 from .accounting.epsilon import both_relations, epsilon, epsilon_recomputed
 from .accounting.events import Event
 from .answering.aggregate import UnitFeatures
-from .answering.integer_sums import Answer
+from .answering.total import Answer
 from .answering.vote import SAVED_EVERY, GeneratedBatch, TeacherBatches, TeacherGradients, Teachers
 from .budget import RELATIONS, Budget, Relation
 from .curator import Curator

@@ -21,11 +21,12 @@ from sfumato.privacy.accounting.epsilon import accountant_name
 from sfumato.privacy.answering.aggregate import AggregateAnswering, UnitFeatures
 from sfumato.privacy.answering.base import Answering, OpenRun, forget_secrets
 from sfumato.privacy.answering.gradient import GradientAnswering
-from sfumato.privacy.answering.integer_sums import Answer, SumAnswering
 from sfumato.privacy.answering.nearest import NearestAnswering
+from sfumato.privacy.answering.total import Answer, SumAnswering
 from sfumato.privacy.answering.vote import GeneratedBatch, Teachers, VoteAnswering
 from sfumato.privacy.budget import Budget
 from sfumato.privacy.charging import Declared, charge_of, charged_run, look
+from sfumato.privacy.cluster import check_one_pass
 from sfumato.privacy.family import DataSetLedger
 from sfumato.privacy.gradients.per_example import UnitLoss
 from sfumato.privacy.ledger import (
@@ -105,6 +106,7 @@ class Curator:
         self._plan: Plan | None = None
         self._run: Run | None = None
         self._open_run: OpenRun | None = None
+        self._asker: Asker | None = None
         self._answering: dict[str, Answering[Any]] = {}
 
     def __enter__(self) -> Curator:
@@ -142,6 +144,7 @@ class Curator:
         Returns:
             The open plan, whose queries can be asked by name.
         """
+        self._asker = method
         return self.open_plan(self.calibrate(method))
 
     def open_plan(self, plan: Plan) -> Plan:
@@ -158,6 +161,8 @@ class Curator:
             raise UsageError("the plan was made for another budget or public specification.")
         if self._run is not None:
             raise UsageError("this curator has a run open already; make a curator for each run.")
+        if self._source.cluster is not None:
+            check_one_pass(plan.queries)
         if distributed.size() > 1:
             distributed.check_agreement(plan.digest(), "was started with other options")
             distributed.check_agreement(self._source.fingerprint(), "sees other data")
@@ -314,7 +319,12 @@ class Curator:
         if name not in self._answering:
             if self._open_run is None:
                 self._open_run = OpenRun(
-                    self._source, run, self._ledger, self.quiet, self._insecure_seed
+                    self._source,
+                    run,
+                    self._ledger,
+                    self.quiet,
+                    self._insecure_seed,
+                    self._asker,
                 )
             self._answering[name] = answering(query, plan.event(name), self._open_run)
         found: Any = self._answering[name]

@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b, sha256
 from itertools import islice
 from pathlib import Path
@@ -109,8 +110,10 @@ def _read(source: ImageSource, key: bytes, sketch: Sketch) -> Sketch:
     # Silent, because the text of a warning or an error may quote what a record holds.
     with quiet():
         try:
-            for hashes in _hashes(source, key):
-                sketch = sketch.with_more(hashes)
+            if source.cluster is None:
+                return _with_records_of(source, key, sketch)
+            for _, own in source.cluster.each(partial(_own, key), source.by_shard()):
+                sketch = sketch.with_more(own.hashes)
             return sketch
         except SfumatoError:
             raise
@@ -120,6 +123,16 @@ def _read(source: ImageSource, key: bytes, sketch: Sketch) -> Sketch:
         f"reading the private data failed with {failure} (the message is withheld). Nothing was "
         "charged."
     )
+
+
+def _own(key: bytes, source: ImageSource) -> Sketch:
+    return _with_records_of(source, key, Sketch(np.zeros(0, np.uint64)))
+
+
+def _with_records_of(source: ImageSource, key: bytes, sketch: Sketch) -> Sketch:
+    for hashes in _hashes(source, key):
+        sketch = sketch.with_more(hashes)
+    return sketch
 
 
 def _hashes(source: ImageSource, key: bytes) -> Iterator[NDArray[np.uint64]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sfumato.data.layout import choose_split, match_classes, split_name
 from sfumato.data.options import DataOptions
 from sfumato.data.source import ImageSource, Place, Record, digest_of_files
 from sfumato.data.spec import DEFAULT_CHANNELS, PublicSpec
-from sfumato.data.units import Key, PrivacyUnit, as_key, check_rule
+from sfumato.data.units import Key, Part, PrivacyUnit, as_key, check_rule
 from sfumato.errors import DataError
 
 _IMAGES = ("image", "img", "images")
@@ -67,6 +68,18 @@ class ParquetSource(ImageSource):
         self._columns = columns
         self._label_of = label_of
         self._unit = unit
+
+    def by_shard(self) -> list[ImageSource]:
+        """One source a file; ``part`` says which of them it is."""
+        return [self._only(number) for number in range(len(self._shards))]
+
+    def _only(self, number: int) -> ParquetSource:
+        one, shard = copy(self), self._shards[number]
+        one._shards, one.places, one.cluster = [shard], (Place(str(shard.resolve())),), None
+        one.location_key = one.places[0].path
+        if self.part is not None:
+            one.part = Part(number, self.part.count)
+        return one
 
     def _records(self) -> Iterator[Record]:
         for shard in self._shards:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from itertools import groupby
 from pathlib import Path
@@ -52,6 +52,19 @@ class WebDatasetSource(ImageSource):
         self._entries = entries
         self._label_of = {class_name: label for label, class_name in enumerate(spec.classes)}
         self._label_of_folder = label_of_folder(spec.classes)
+
+    def by_shard(self) -> list[ImageSource]:
+        """One source a file."""
+        entries: list[list[_Entry]] = [[] for _ in self._shards]
+        for entry in self._entries:
+            entries[entry.shard].append(replace(entry, shard=0))
+        options = (self.name, self.spec)
+        found: list[ImageSource] = []
+        for shard, its in zip(self._shards, entries, strict=True):
+            one = WebDatasetSource(*options, str(shard.resolve()), [shard], its)
+            one.options = self.options
+            found.append(one)
+        return found
 
     def _records(self) -> Iterator[Record]:
         for file, entry in self._opened():

@@ -27,6 +27,7 @@ from sfumato.privacy.ledger import Ledger
 from sfumato.privacy.noise.entropy import Stream, fresh_stream
 from sfumato.privacy.noise.integer_gaussian import add_noise
 from sfumato.privacy.noise.keys import RunKey
+from sfumato.privacy.plan import Asker
 from sfumato.privacy.queries.base import Query
 from sfumato.privacy.records.decoded import Records
 from sfumato.privacy.run import Run, answer_digest, store
@@ -50,6 +51,7 @@ class OpenRun:
         run: the run's private folder, on a file system that all ranks see.
         ledger: where complete answers are entered.
         quiet: show no progress.
+        asker: who asks, for tasks on other machines.
         insecure_seed: noise and samples come from this seed; for tests.
     """
 
@@ -58,6 +60,7 @@ class OpenRun:
     ledger: Ledger
     quiet: bool = True
     insecure_seed: int | None = None
+    asker: Asker | None = None
 
     def key(self) -> RunKey:
         """The run's key, rank 0's on every rank; never for noise."""

@@ -1,4 +1,4 @@
-"""Integer sums over all private images, each unit on its own: the answers to sum and histogram.
+"""Integer sums over private images, each unit on its own: what sum and histogram answer.
 
 A kernel may choose its order of additions by the shape of the batch or a row's place in it, so the
 same image could give other last bits in another batch, and removing one record would move all later
@@ -24,11 +24,11 @@ from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import SfumatoError
 from sfumato.privacy import distributed
-from sfumato.privacy.answering.base import Answering, foreign
+from sfumato.privacy.answering.base import foreign
 from sfumato.privacy.clipping import EXACT_ROWS, UNIT
 from sfumato.privacy.queries.base import TotalQuery
 from sfumato.privacy.records.units import units_of
-from sfumato.progress import Report, stage
+from sfumato.progress import Report
 
 BATCH = 128
 VALUES_IN_MEMORY = 2**26
@@ -37,56 +37,6 @@ PROGRESS_STEPS = 100
 ROUNDS, PROBED = 4, 1024
 """Each batch size is probed with at least so many rows, in so many orders: a kernel that treats one
 image in a hundred otherwise at another place is found but for one time in 20,000."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A noisy answer; all of it is public.
-
-    ``total`` float64 ``[rows, d - shared]``, ``shared`` float64 ``[shared]``; whole multiples
-    of C · 2⁻²⁰, rounded once to float64. ``noise_std`` is the noise's standard deviation per
-    coordinate, in the units of both.
-    """
-
-    total: NDArray[np.float64]
-    shared: NDArray[np.float64]
-    noise_std: float
-
-
-class SumAnswering(Answering[TotalQuery]):
-    """Answers a sum or a histogram: the case of one step; as :class:`Answering`."""
-
-    def answer(self) -> Answer:
-        """The noisy total; the same when repeated.
-
-        Raises:
-            LedgerError: the stored answer or the ledger is damaged, or the disk refuses.
-            SfumatoError: the query's function fails on the private data (its message is withheld).
-        """
-        spec, query = self._run.source.spec, self.query
-        rows, columns = query.shape(len(spec.classes))
-        step = query.bound / UNIT
-
-        def exact() -> Tensor:
-            first = distributed.is_first()
-            if first:
-                self._run.check_same_data()
-            batch, ranks = independent_work(query, spec)
-            part = torch.zeros(rows * columns + query.shared, dtype=torch.int64)
-            if distributed.rank() < ranks:
-                with stage("reading the private images", self._run.quiet or not first) as report:
-                    part = self._silently(
-                        lambda: total(query, self._run.source, batch, report, ranks), "its function"
-                    )
-            return distributed.add_up(part)
-
-        grid = self._answer(0, "grid", exact, self.event.noise_std / step)
-        values = grid.numpy().astype(np.float64) * step
-        return Answer(
-            values[: rows * columns].reshape(rows, columns),
-            values[rows * columns :],
-            self.event.noise_std,
-        )
 
 
 @runtime_checkable
@@ -112,6 +62,8 @@ def independent_work(query: PerRecord, spec: PublicSpec) -> tuple[int, int]:
     less would move others to another machine.
     """
     batch = independent_batch_size(query, spec)
+    if distributed.size() == 1:
+        return batch, 1
     alike = distributed.everyones(f"{batch} {probe_digest(query, spec, batch)}")
     return batch, distributed.size() if len(set(alike)) == 1 else 1
 
@@ -184,8 +136,6 @@ def _rows_independent(query: PerRecord, spec: PublicSpec, size: int) -> bool:
 
 def probe_digest(query: PerRecord, spec: PublicSpec, size: int) -> str:
     """SHA-256 of what a batch of public random images contributes on this machine."""
-    if distributed.size() == 1:
-        return ""
     rng = np.random.default_rng(1)
     digest = sha256()
     for _ in range(-(-PROBED // size)):
@@ -211,7 +161,7 @@ def total(
     for part in contributed(query, source, size, report, ranks):
         bounds = None if spec.unit is None else torch.from_numpy(part.bounds)
         block = np.where(part.labels < 0, -1, part.labels if query.by_class else 0)
-        for row in range(rows):
+        for row in np.unique(block[block >= 0]).tolist():
             for chosen in torch.from_numpy(np.flatnonzero(block == row)).split(EXACT_ROWS):
                 of_chosen = None if bounds is None else bounds[chosen]
                 steps = query.bounded_sum(part.values[chosen], of_chosen)

@@ -18,7 +18,8 @@ from sfumato.errors import UsageError
 from sfumato.privacy import distributed
 from sfumato.privacy.accounting.events import Event
 from sfumato.privacy.answering.base import Answering, OpenRun
-from sfumato.privacy.answering.integer_sums import Answer, contributed, independent_work
+from sfumato.privacy.answering.integer_sums import contributed, independent_work
+from sfumato.privacy.answering.total import Answer
 from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.queries.nearest import NearestQuery
 from sfumato.progress import stage

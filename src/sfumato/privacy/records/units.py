@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.data.source import ImageSource
-from sfumato.data.units import Key
+from sfumato.data.units import Key, Part
 from sfumato.errors import DataError
 from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.noise.entropy import Stream
@@ -60,11 +60,16 @@ class Units:
 def units_of(source: ImageSource) -> Units | None:
     """The units of a data set; None where each record is one."""
     unit = source.spec.unit
-    return None if unit is None else group(source._unit_keys(), unit.records_per_unit)
+    if unit is None:
+        return None
+    return group(source._unit_keys(), unit.records_per_unit, source.part)
 
 
-def group(keys: Iterable[Key], most: int) -> Units:
-    """Group records by key, None being a unit of its own, and keep at most ``most`` of each."""
+def group(keys: Iterable[Key], most: int, part: Part | None = None) -> Units:
+    """Group records by key, None being a unit of its own, and keep at most ``most`` of each.
+
+    In a shard that a unit does not belong to none of its records is kept.
+    """
     number: dict[Key, int] = {}
     known: list[Key] = []
     owners: list[int] = []
@@ -80,6 +85,9 @@ def group(keys: Iterable[Key], most: int) -> Units:
     for large in np.flatnonzero(size > most):
         records = order[end[large] - size[large] : end[large]]
         owner[records[_surplus(known[large], len(records), most)]] = -1
+    if part is not None:
+        strange = np.array([not part.holds(key) for key in known], np.bool_)
+        owner[(owner >= 0) & strange[owner]] = -1
     return Units(owner, np.minimum(size, most))
 
 
