@@ -64,7 +64,7 @@ def total_over_shards(
     if len(set(about)) < len(about):
         raise DataError(f"{source.name}: a shard is listed twice. List each one once.")
     folder = private_folder(_folder_of(run, query))
-    paths = [folder / f"{number:06d}.safetensors" for number in range(len(shards))]
+    paths = [folder / f"{index:06d}.safetensors" for index in range(len(shards))]
     missing = [n for n, path in enumerate(paths) if _stored(path, about[n]) is None]
     todo = [shards[number] for number in missing]
     for done, (place, (seen, its_bits, part)) in enumerate(
