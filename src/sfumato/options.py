@@ -18,6 +18,16 @@ from sfumato.errors import UsageError
 Location = str | os.PathLike[str]
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a public seed that a generator of random numbers does not take.
+
+    Raises:
+        UsageError: it does not lie from 0 to 2^63 - 1.
+    """
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed_public={seed} must be a whole number from 0 to 2^63 - 1.")
+
+
 @dataclass(frozen=True)
 class MethodOptions:
     """Which method makes the images, and how it is set.
@@ -29,6 +39,9 @@ class MethodOptions:
         public: public images that the method may learn from; read like DATA.
         pretrain: steps on the images of --public, first of all, for methods that take them.
         seed_public: public seed of training and sampling; the noise never has one.
+
+    Raises:
+        UsageError: the seed is outside its rule.
     """
 
     method: Any = "mepf"
@@ -37,6 +50,9 @@ class MethodOptions:
     public: Location | None = None
     pretrain: int | None = None
     seed_public: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed_public)
 
 
 @dataclass(frozen=True)

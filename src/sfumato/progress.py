@@ -78,13 +78,14 @@ def stage(what: str, quiet: bool = False, begun: float = 0.0) -> Iterator[Report
             if share > begun and now - last >= PLAIN_LINE_SECONDS:
                 last = now
                 left = (now - started) * (1 - share) / (share - begun)
-                _say(f"{what}: {share:.0%} done, about {left:.0f} s left")
+                say(f"{what}: {share:.0%} done, about {left:.0f} s left")
 
         yield line
-        _say(f"{what}: done in {time.monotonic() - started:.0f} s")
+        say(f"{what}: done in {time.monotonic() - started:.0f} s")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print one line on standard error, if that can be."""
     with suppress(OSError, ValueError):  # nobody reads, or the stream is closed: work goes on
         print(text, file=sys.stderr)
 

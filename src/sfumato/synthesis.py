@@ -20,7 +20,15 @@ from sfumato.data.source import Place
 from sfumato.data.writers import FORMATS
 from sfumato.errors import UsageError
 from sfumato.methods import find_method, load_model
-from sfumato.methods.base import Batch, Classifier, Fitted, Method, Model, Sampling
+from sfumato.methods.base import (
+    Batch,
+    Classifier,
+    Fitted,
+    Method,
+    Model,
+    Sampling,
+    check_types,
+)
 from sfumato.networks import resolve_device
 from sfumato.options import (
     ClassifierOptions,
@@ -28,10 +36,11 @@ from sfumato.options import (
     MethodOptions,
     ReleaseOptions,
     RunOptions,
+    check_seed,
     gathered,
 )
 from sfumato.privacy import Budget, Curator
-from sfumato.privacy.budget import delta_problem
+from sfumato.privacy.budget import check_delta
 from sfumato.privacy.cluster import on_cluster
 from sfumato.privacy.distributed import is_first, join
 from sfumato.privacy.run import state_of
@@ -54,6 +63,10 @@ COMMANDS = {Model.releases: "synthesize", Classifier.releases: "classify"}
 """The command that makes a release of each kind."""
 
 WORDS = {Model.releases: "synthetic images", Classifier.releases: "a classifier"}
+
+
+MOST_SAMPLES = 10**9
+"""More images than any file system keeps as files."""
 
 
 def synthesize(data: Location, *objects: Any, **stated: Any) -> Path:
@@ -116,9 +129,7 @@ def _released(
     source = open_images(data, declared)
     check_publishable(source.spec)
     check_apart(target, source, run.state)
-    problem = delta_problem(budget.delta, source.spec.declared_size)
-    if problem and not run.allow_large_delta:
-        raise UsageError(f"{problem}. Choose a smaller --delta, or pass --allow-large-delta.")
+    check_delta(budget.delta, source.spec.declared_size, run.allow_large_delta)
     method = make_method(chosen, source.spec)
     check_command(method, command, to)
     check_classes(type(method).model, source.spec, None, to.balance)
@@ -170,6 +181,7 @@ def sample(
         DataError: the model cannot be read.
     """
     (to,) = gathered("sample", [ReleaseOptions], objects, stated)
+    check_seed(seed_public)
     target = check_output(to)
     origin = stated_path(release, "release")
     check_apart(target, origin)
@@ -226,6 +238,7 @@ def fit_embedding(
     from sfumato.methods.training import Session
 
     (to,) = gathered("fit_embedding", [ReleaseOptions], objects, stated)
+    check_seed(seed_public)
     target = check_output(to)
     path = stated_path(embedding, "embedding")
     path = path / EMBEDDING if path.is_dir() else path
@@ -283,6 +296,7 @@ def make_method(
     for option in values:
         if option not in known:
             raise UsageError(f"{kind.name} has no option {option!r}; it has {', '.join(known)}.")
+    check_types(kind, values)
     lists_as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     try:
         return kind(**lists_as_tuples)
@@ -311,8 +325,8 @@ def check_output(to: ReleaseOptions) -> Path:
     """Check where and how a release is to be written, before anything is spent on it."""
     if to.format not in FORMATS:
         raise UsageError(f"format={to.format!r} must be one of {', '.join(FORMATS)}.")
-    if to.samples is not None and to.samples < 1:
-        raise UsageError(f"samples={to.samples} must be at least 1.")
+    if to.samples is not None and not 1 <= to.samples <= MOST_SAMPLES:
+        raise UsageError(f"samples={to.samples} must be from 1 to {MOST_SAMPLES:,}.")
     target = stated_path(to.out, "out")
     check_target(target, to.force)
     return target

@@ -91,3 +91,16 @@ def test_an_empty_argument_is_never_the_current_folder(
     assert result.exit_code == 2
     assert "is followed by nothing" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_refusal_names_the_argument_and_never_the_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(data: str, out: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", f"{data}/patient_0042.png")
+
+    with pytest.raises(typer.Exit):
+        guarded(command)(data=str(tmp_path / "scans"), out=tmp_path / "out")
+    said = capsys.readouterr().err
+    assert f"refused something in {tmp_path / 'scans'}: Permission denied." in said
+    assert "0042" not in said

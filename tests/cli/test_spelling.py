@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
+import sfumato
+from sfumato.cli.parameters import KINDS, flag_of
 from sfumato.cli.spelling import as_options
 
 
@@ -29,3 +37,36 @@ from sfumato.cli.spelling import as_options
 )
 def test_options_are_spelled_as_the_command_line_has_them(library: str, command_line: str) -> None:
     assert as_options(library) == command_line
+
+
+def sentences() -> Iterator[tuple[str, str]]:
+    """The text of every error that the library raises, a 7 for each value."""
+
+    def text(node: ast.expr) -> str:
+        if isinstance(node, ast.JoinedStr):
+            return "".join(text(part) for part in node.values)
+        if isinstance(node, ast.FormattedValue):
+            return "7"
+        return node.value if isinstance(node, ast.Constant) and type(node.value) is str else ""
+
+    source = Path(sfumato.__file__).parent
+    for path in sorted(source.rglob("*.py")):
+        if path.relative_to(source).parts[0] in ("app", "bench", "cli"):
+            continue  # no functions of the library
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = getattr(node, "func", None)
+            if str(getattr(called, "id", "")).endswith("Error"):
+                for argument in node.args:  # type: ignore[attr-defined]
+                    yield f"{path.relative_to(source)}:{node.lineno}", text(argument)  # type: ignore[attr-defined]
+
+
+def test_every_error_names_options_for_the_library_and_for_the_command_line() -> None:
+    flags = {flag_of(kind, entry.name): entry.name for kind in KINDS for entry in fields(kind)}
+    found = list(sentences())
+    assert len(found) > 300
+    for place, sentence in found:
+        for flag in set(re.findall(r"--[a-z][a-z-]+", sentence)) & flags.keys():
+            assert f"{flags[flag]}=" in sentence, (place, flag, sentence)
+        for name in flags.values():
+            left = re.search(rf"(?<![\w.]){name}=(?!\.\.)", as_options(sentence))
+            assert not left, (place, name, sentence)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec
 
 import typer
@@ -45,7 +46,7 @@ def guarded(command: Callable[Arguments, None], printed: bool = False) -> Callab
         except KeyboardInterrupt:
             _end(RESUME, INTERRUPTED)
         except Exception as error:
-            _end(_unforeseen(error), SfumatoError.exit_code)
+            _end(_unforeseen(error, kwargs), SfumatoError.exit_code)
 
     return run
 
@@ -72,11 +73,11 @@ def _end(message: str, code: int) -> None:
     raise typer.Exit(code) from None
 
 
-def _unforeseen(error: Exception) -> str:
+def _unforeseen(error: Exception, given: Mapping[str, Any]) -> str:
     if isinstance(error, OSError) and error.strerror:
         return (
-            f"the system refused something: {error.strerror}. Once that is mended, run the same "
-            "command again: it goes on where it was."
+            f"the system refused something{_place(error, given)}: {error.strerror}. Once that is "
+            "mended, run the same command again: it goes on where it was."
         )
     if isinstance(error, MemoryError):
         return (
@@ -94,3 +95,13 @@ def _unforeseen(error: Exception) -> str:
         f"unforeseen {type(error).__name__} in {place}. Its text is withheld, because it may quote "
         "private values. This is a fault of sfumato: please report this line and the command."
     )
+
+
+def _place(error: OSError, given: Mapping[str, Any]) -> str:
+    """Where an argument of the command says that it was; the file's own name may be a person's."""
+    if not isinstance(error.filename, str | Path):
+        return ""
+    where = Path(error.filename).absolute()
+    paths = [Path(value) for value in given.values() if isinstance(value, str | Path)]
+    above = [path for path in paths if path.absolute() in (where, *where.parents)]
+    return f" in {max(above, key=lambda path: len(path.absolute().parts))}" if above else ""

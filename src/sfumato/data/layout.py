@@ -119,8 +119,9 @@ def match_classes(
     for name in found:
         if name not in labels:
             raise DataError(
-                f"{where}: the class {name!r} is in no declared list. "
-                "Add it to classes, or remove it from the data."
+                f"{where}: the class {name!r} is none of those that the images are read with, "
+                f"{', '.join(stated)[:500]}. Name it among the classes, or remove it from the "
+                "data; a release is evaluated on images of its own classes."
             )
     return stated, labels
 

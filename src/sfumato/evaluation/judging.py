@@ -15,7 +15,7 @@ from sfumato.evaluation.evaluate import Evaluation, evaluate, evaluate_classifie
 from sfumato.evaluation.extractors import SHIPPED, load_extractor
 from sfumato.methods import load_fitted
 from sfumato.methods.base import Classifier
-from sfumato.options import EvaluationOptions, RunOptions, gathered
+from sfumato.options import EvaluationOptions, RunOptions, check_seed, gathered
 from sfumato.privacy.ledger import digest
 from sfumato.privacy.run import data_set_folder, state_of
 from sfumato.release.certificate import Certificate, core_of, is_classifier, read_certificate
@@ -196,6 +196,7 @@ def judge(release: Path, real: Real, *objects: Any, seed: int = 0, **stated: Any
         CertificateError, DataError, UsageError: the release, the data or an option is unusable.
     """
     how, run = gathered("judge", [EvaluationOptions, RunOptions], objects, stated)
+    check_seed(seed)
     released = open_release(release)
     if is_classifier(released.certificate):
         return Judged(released, real, _judge_classifier(released, real, how, run, seed))

@@ -15,8 +15,9 @@ from sfumato.evaluation.extractors import SHIPPED, extract, load_extractor
 from sfumato.evaluation.judging import CACHE, Real, Released, open_classifier, open_release
 from sfumato.evaluation.metric_queries import FrechetQuery, Named, RecallQuery
 from sfumato.evaluation.training import fit
-from sfumato.options import EvaluationOptions, RunOptions, gathered
+from sfumato.options import EvaluationOptions, RunOptions, check_seed, gathered
 from sfumato.privacy import Budget, Curator, Query, make_plan
+from sfumato.privacy.budget import check_delta
 from sfumato.privacy.family import DataSetLedger
 from sfumato.privacy.spending import ledger_of
 from sfumato.progress import stage
@@ -51,8 +52,10 @@ def publish(
         BudgetExceededError: the cap of the test images does not allow it.
     """
     how, run = gathered("publish", [EvaluationOptions, RunOptions], objects, stated)
+    check_seed(seed)
     classifiers = [quick(name) for name in how.classifiers] if how.quick else how.classifiers
-    verify(release)
+    check_delta(budget.delta, real.test.spec.declared_size, run.allow_large_delta)
+    verify(release, allow_large_delta=run.allow_large_delta)
     released = open_release(release)
     if "published_metrics" in released.certificate:
         raise UsageError(

@@ -96,7 +96,7 @@ class PooledCoordinates(nn.Module):
         if count > axes.shape[1]:
             raise UsageError(
                 f"axes={count}: the axes that ship are {axes.shape[1]}. Ask for fewer, or fit axes "
-                "on public images of your own (--public)."
+                "on public images of your own with --public (public=)."
             )
         return cls(features, PublicAxes(mean, axes[:, :count].contiguous(), whitened=True))
 

@@ -6,7 +6,8 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, fields
-from typing import Any, ClassVar
+from types import UnionType
+from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -269,6 +270,54 @@ def check_rules(method: Method, rules: Mapping[str, bool]) -> None:
             )
 
 
+_FORMS = {
+    bool: "true or false",
+    int: "a whole number from 0 to 2^63 - 1",
+    float: "a number from 0 to 10^12",
+    str: "a text",
+}
+
+
+def check_types(kind: type[Method], values: Mapping[str, Any]) -> None:
+    """Raise UsageError for the first setting whose value is not of the form that its field has.
+
+    Every number of a method is finite and not negative; a method's own rules say more.
+    """
+    try:
+        hints = get_type_hints(kind)
+    except NameError:  # a method of another package names types that it imports for checkers alone
+        return
+    for name, value in values.items():
+        if not _has_form(value, hints[name]):
+            forms = [_FORMS[part] for part in _parts(hints[name]) if part in _FORMS]
+            listed = " or ".join(forms) or "of another type"
+            raise UsageError(
+                f"{kind.name}: {name}={value!r} must be {listed}; see sfumato methods {kind.name}."
+            )
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    """The types that a hint names, one level down."""
+    return get_args(hint) or (hint,)
+
+
+def _has_form(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return any(_has_form(value, part) for part in get_args(hint))
+    if hint is type(None):
+        return value is None
+    if get_origin(hint) is tuple:
+        part = get_args(hint)[0]
+        return isinstance(value, (list, tuple)) and all(_has_form(each, part) for each in value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    if hint is float:
+        return (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1e12
+        )
+    return isinstance(value, hint) if hint in (bool, str) else True
+
+
 def check_classes(method: str, spec: PublicSpec) -> None:
     """Raise UsageError unless images of ``spec`` are of two classes or more."""
     if len(spec.classes) < 2:
@@ -287,8 +336,9 @@ def poisson_rate(method: str, batch: int, spec: PublicSpec) -> float:
     """
     if spec.declared_size is None:
         raise UsageError(
-            f"{method}: the number of records must be declared (--declared-size N): a step draws "
-            "each record with probability batch / N, and the true N is private."
+            f"{method}: the number of records must be declared, --declared-size "
+            "(declared_size=): a step draws each record with probability batch / N, and the true N "
+            "is private."
         )
     if batch > spec.declared_size:
         raise UsageError(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
 from sfumato.features.basis import dct_basis
-from sfumato.methods.base import Method
+from sfumato.methods.base import Method, check_rules
 from sfumato.methods.estimate import reading
 from sfumato.methods.gaussian import Gaussians, MomentBlock, loaded_gaussians
 from sfumato.methods.model import ImageModel
@@ -86,6 +86,9 @@ class Moments(Method):
         count_weight: weight of the one that gives the noisy class sizes.
 
     Guarantee: one :class:`SumQuery`; everything after it is post-processing.
+
+    Raises:
+        UsageError: a value is outside its rule.
     """
 
     name = "moments"
@@ -95,6 +98,14 @@ class Moments(Method):
     coefficients: int | None = None
     mean_weight: float = 0.4
     count_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        rules = {
+            "coefficients": self.coefficients is None or self.coefficients >= 1,
+            "mean_weight": self.mean_weight > 0,
+            "count_weight": self.count_weight > 0,
+        }
+        check_rules(self, rules)
 
     def model_config(self, spec: PublicSpec) -> dict[str, Any]:
         """What the method determines of its model's configuration."""

@@ -13,6 +13,10 @@ LARGEST_DELTA = 1e-3
 Relation = Literal["add-or-remove-one", "replace-one"]
 RELATIONS: tuple[Relation, ...] = get_args(Relation)
 
+SMALLEST_EPSILON, LARGEST_EPSILON = 1e-3, 1e4
+"""Between these both accountants are right to a thousandth; beyond them no ε means anything: below,
+no image can be learned, above, nothing is protected."""
+
 SMALLEST_DELTA = 1e-12
 """The accountant cuts tails of 1e-15, which a smaller δ would feel."""
 
@@ -36,12 +40,26 @@ def delta_problem(delta: float, declared_size: int | None) -> str | None:
     return None
 
 
+def check_delta(delta: float, declared_size: int | None, allowed: bool) -> None:
+    """Refuse a δ that is too large, unless it is ``allowed`` in so many words.
+
+    Raises:
+        UsageError: it is; see :func:`delta_problem`.
+    """
+    problem = delta_problem(delta, declared_size)
+    if problem and not allowed:
+        raise UsageError(
+            f"{problem}. Choose a smaller --delta (delta=), or pass --allow-large-delta "
+            "(allow_large_delta=True)."
+        )
+
+
 @dataclass(frozen=True)
 class Budget:
     """An (ε, δ) under a neighbouring relation: the most a plan may cost.
 
     Args:
-        epsilon: privacy budget ε of this run, above 0; 0.2 to 10 are usual.
+        epsilon: privacy budget ε of this run, from 0.001 to 10,000; 0.2 to 10 are usual.
         delta: privacy budget δ in [1e-12, 1), well below 1/(number of records).
         relation: neighbouring relation: ``add-or-remove-one`` (data sets differ by one record
             more or less) or ``replace-one`` (equal size, one record differs). ε under one is not ε
@@ -56,9 +74,10 @@ class Budget:
     relation: Relation = "add-or-remove-one"
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon < float("inf"):
+        if not SMALLEST_EPSILON <= self.epsilon <= LARGEST_EPSILON:
             raise UsageError(
-                f"epsilon={self.epsilon} must be a positive number. Usual values are 0.2 to 10."
+                f"epsilon={self.epsilon} must be a number from {SMALLEST_EPSILON:g} to "
+                f"{LARGEST_EPSILON:,.0f}. Usual values are 0.2 to 10."
             )
         if not SMALLEST_DELTA <= self.delta < 1:
             raise UsageError(

@@ -66,7 +66,7 @@ class Ledger:
         except OSError as error:
             raise LedgerError(
                 f"the ledger folder {folder} cannot be made ({error.strerror}). "
-                "Give a writable --state folder."
+                "Give a writable folder with --state (state=)."
             ) from error
 
     def entries(self) -> list[Entry]:
@@ -238,7 +238,7 @@ def holding(lock: BaseFileLock, what: Path) -> Iterator[None]:
 def _unwritable(what: Path, error: OSError) -> LedgerError:
     return LedgerError(
         f"the ledger {what} cannot be written ({error.strerror}), so nothing is "
-        "answered. Free the disk or give a writable --state folder."
+        "answered. Free the disk, or give a writable folder with --state (state=)."
     )
 
 

@@ -147,7 +147,8 @@ def _check_grid(queries: Sequence[Query], spec: PublicSpec) -> None:
         if isinstance(query, SumQuery) and query.dimension > max_dimension(most):
             raise UsageError(
                 f"query {query.name!r}: {query.dimension} coordinates and {most} records per unit "
-                "lose over a hundredth of the bound to rounding. Lower --records-per-unit."
+                "lose over a hundredth of the bound to rounding. Lower --records-per-unit "
+                "(records_per_unit=)."
             )
 
 

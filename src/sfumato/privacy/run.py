@@ -19,6 +19,9 @@ from sfumato.disk import OWNER_ONLY, private_folder, write_atomically
 from sfumato.errors import LedgerError, UsageError
 from sfumato.privacy.ledger import digest
 
+FINGERPRINT = "fingerprint"
+"""File in a run's folder: the form of the data set that its first query was computed on."""
+
 
 def default_state() -> Path:
     """Where ledgers and private runs live unless ``--state`` says otherwise."""
@@ -75,7 +78,7 @@ class Run:
         except Timeout as error:
             raise LedgerError(
                 f"run {run_id} is being worked on by another process. Wait for it, or pass "
-                "--fresh to charge a second run."
+                "--fresh (fresh=True) to charge a second run."
             ) from error
 
     def release(self) -> None:
@@ -88,7 +91,7 @@ class Run:
         Raises:
             LedgerError: the disk refuses to store the first fingerprint, or it was lost.
         """
-        path = self.folder / "fingerprint"
+        path = self.folder / FINGERPRINT
         if not path.exists():
             if any(self.folder.glob("steps-*/[0-9]*")):
                 raise self._damaged(path)
@@ -98,7 +101,7 @@ class Run:
     def _damaged(self, path: Path) -> LedgerError:
         return LedgerError(
             f"{path} is missing or damaged, but this run has answered; a query is never answered "
-            "twice. Restore the file, or pass --fresh to charge a new run."
+            "twice. Restore the file, or pass --fresh (fresh=True) to charge a new run."
         )
 
 

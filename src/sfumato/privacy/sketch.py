@@ -92,8 +92,8 @@ def sketch_of(source: ImageSource, folder: Path, key: bytes) -> Sketch:
             write_atomically(_path(folder), save({"hashes": sketch.hashes}, about))
         except OSError as error:
             raise LedgerError(
-                f"{_path(folder)} cannot be written ({error.strerror}). Free the disk or give a "
-                "writable --state folder."
+                f"{_path(folder)} cannot be written ({error.strerror}). Free the disk, or give a "
+                "writable folder with --state (state=)."
             ) from error
     return sketch
 

@@ -241,7 +241,7 @@ def test_entries_that_images_cannot_share_are_refused():
 
 def test_the_number_of_teachers_is_public():
     unknown = PublicSpec(28, 28, 1, ("a",))
-    with pytest.raises(UsageError, match=r"teachers=N.*--declared-size N"):
+    with pytest.raises(UsageError, match=r"option teachers.*--declared-size"):
         DataLens().queries(unknown)
     assert DataLens(teachers=7).queries(unknown)[0].teachers == 7
 

@@ -178,8 +178,9 @@ class DataLens(Method):
     def _teachers(self, spec: PublicSpec) -> int:
         if self.teachers is None and spec.declared_size is None:
             raise UsageError(
-                "datalens: state the number of teachers (--set teachers=N), or the number of "
-                "records (--declared-size N), which is then taken; the true number is private."
+                "datalens: state the number of teachers (its option teachers), or the number of "
+                "records (--declared-size, declared_size=), which is then taken; the true number "
+                "is private."
             )
         return self.teachers or spec.declared_size or 1
 

@@ -169,7 +169,8 @@ class DPDM(Method):
         check_sampler(self.sampler, self.sampling_steps)
         if self.public_steps and self.public is None:
             raise UsageError(
-                f"dpdm: public_steps={self.public_steps} needs public images. Pass --public DATA."
+                f"dpdm: public_steps={self.public_steps} needs public images. Pass "
+                "--public (public=)."
             )
         if self.public is not None and not self.public_digest:
             object.__setattr__(self, "public_digest", digest_of(self.public))

@@ -101,6 +101,7 @@ class DPMEPF(MEPFSettings, Method):
             "start_weight": self.start_weight > 0,
             "labeller_weight": self.labeller_weight > 0,
             "count_weight": self.count_weight > 0,
+            "width": self.width >= 1,
         }
         check_rules(self, rules)
         if self.public is not None and not self.public_digest:
@@ -113,7 +114,8 @@ class DPMEPF(MEPFSettings, Method):
         found = "" if public is None else cls(public=public).public_digest
         if found != method.public_digest:
             raise UsageError(
-                "this embedding was made with other public images; pass the same with --public."
+                "this embedding was made with other public images; pass the same "
+                "with --public (public=)."
             )
         return method
 

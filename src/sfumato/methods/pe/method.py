@@ -216,7 +216,8 @@ class PrivateEvolution(Method):
         if images.shape[1:] != shape or len(images) < 2:
             raise UsageError(
                 f"pe: public images {images.shape} must be two or more of the private images' "
-                f"form, {shape}. --public brings them to it."
+                f"form, {shape}. --public (public=) brings them "
+                "to it."
             )
         return PublicImages(images, coordinates)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from scipy import optimize
 
-from sfumato.errors import SfumatoError
+from sfumato.errors import SfumatoError, UsageError
 from sfumato.privacy.accounting.epsilon import epsilon, epsilon_rdp, epsilon_recomputed, tolerance
 from sfumato.privacy.accounting.events import Event
 from sfumato.privacy.budget import Budget, Relation
@@ -50,7 +50,7 @@ def calibrate(events: Sequence[Event], budget: Budget) -> list[Event]:
         if nudge > 1:
             break
     if not SPEND_AT_LEAST * budget.epsilon <= spent <= budget.epsilon:
-        raise SfumatoError(
+        raise UsageError(
             f"calibration cannot spend between 99.9 % and all of epsilon={budget.epsilon} "
             f"(it finds {spent:.6g}): the accountant is too coarse there. Choose a less extreme "
             "epsilon or delta."

@@ -30,15 +30,16 @@ from sfumato.privacy.noise.keys import RunKey
 from sfumato.privacy.plan import Asker
 from sfumato.privacy.queries.base import Query
 from sfumato.privacy.records.decoded import Records
-from sfumato.privacy.run import Run, answer_digest, store
+from sfumato.privacy.run import FINGERPRINT, Run, answer_digest, store
 from sfumato.privacy.sealed import sealed, unsealed
+from sfumato.progress import say
 
 Asked = TypeVar("Asked", bound=Query)
 Value = TypeVar("Value")
 
 RESTORE = (
-    "It was answered, and a query is never answered twice: restore the file, or pass --fresh to "
-    "charge a new run."
+    "It was answered, and a query is never answered twice: restore the file, or pass --fresh "
+    "(fresh=True) to charge a new run."
 )
 
 
@@ -80,7 +81,18 @@ class OpenRun:
         if not self.run.is_same_data(self.source.fingerprint()):
             raise DataError(
                 "the data set has changed since this run's first query was answered, so the next "
-                "would describe other data. Restore it, or pass --fresh to charge a new run."
+                "would describe other data. Restore it, or pass --fresh (fresh=True) to "
+                "charge a new run."
+            )
+
+    def mention_change(self) -> None:
+        """Say on standard error that the images are no longer those that were answered about."""
+        path = self.run.folder / FINGERPRINT
+        if path.exists() and path.read_bytes() != self.source.fingerprint().encode():
+            say(
+                "the data set has changed since this run's answers were computed: the release "
+                "describes the data as they were then. For the new data pass --fresh (fresh=True), "
+                "which charges a new run."
             )
 
 
@@ -99,6 +111,8 @@ class Answering(Generic[Asked]):
         self.folder = run.run.folder / f"steps-{query.name}"
         private_folder(self.folder)
         self._entered = self._ledger_digest() if distributed.is_first() else None
+        if distributed.is_first() and self._files():
+            run.mention_change()
 
     def forget(self, before: int) -> None:
         """Drop the stored answers of steps before ``before``; the newest is always kept."""

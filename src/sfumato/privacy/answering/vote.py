@@ -157,7 +157,7 @@ class VoteAnswering(Answering[VoteQuery]):
         if self._states.step != step:
             raise LedgerError(
                 f"query {self.query.name!r}: the teachers' states of step {step} are missing from "
-                f"{self.folder}. Restore them, or pass --fresh to charge a new run."
+                f"{self.folder}. Restore them, or pass --fresh (fresh=True) to charge a new run."
             )
         total = torch.zeros(self.query.dimension, dtype=torch.int64)
         for number, group in enumerate(groups):

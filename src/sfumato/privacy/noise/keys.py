@@ -51,7 +51,7 @@ class RunKey:
                     # Another key would draw other shards and samples for the same query.
                     raise LedgerError(
                         f"{path} is missing, but steps were answered with it. Restore it, or pass "
-                        "--fresh to charge a new run."
+                        "--fresh (fresh=True) to charge a new run."
                     )
                 drawn = secrets.token_bytes(KEY_BYTES)
                 write_atomically(path, drawn + hashlib.sha256(drawn).digest())
@@ -63,7 +63,7 @@ class RunKey:
         secret = content[:KEY_BYTES]
         if content[KEY_BYTES:] != hashlib.sha256(secret).digest():
             raise LedgerError(
-                f"{path} is damaged. Restore it, or pass --fresh to charge a new run."
+                f"{path} is damaged. Restore it, or pass --fresh (fresh=True) to charge a new run."
             )
         return cls(secret)
 

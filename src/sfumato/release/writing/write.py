@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
@@ -48,11 +49,11 @@ SYNTHESIZED = MappingProxyType({"made_by": "synthesize", "seed_public": 0})
 
 
 def check_target(out: Path, force: bool = False) -> None:
-    """Refuse a place where a release would destroy something else.
+    """Refuse a place where a release would destroy something else, or could not be written.
 
     Raises:
         UsageError: ``out`` is a file, holds a release and ``force`` is not given, or holds
-            anything else.
+            anything else; or the system lets nothing be written there.
     """
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError(f"out={out} is a file or a link. Name a new folder.")
@@ -67,6 +68,16 @@ def check_target(out: Path, force: bool = False) -> None:
                 f"out={out} already holds a release. Name another folder, or replace it with "
                 "--force (force=True)."
             )
+    place = next(folder for folder in out.absolute().parents if folder.exists())
+    try:
+        # As long a name as the release has while it is written.
+        with TemporaryDirectory(prefix=f".{out.name}.", suffix=".try_", dir=place):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"out={out}: nothing can be written into {place} ({error.strerror}). Name a folder "
+            "where that is allowed and there is space."
+        ) from error
 
 
 def _is_release(folder: Path) -> bool:

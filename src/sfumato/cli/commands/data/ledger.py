@@ -36,13 +36,14 @@ def ledger(
     from sfumato.privacy import Budget
     from sfumato.privacy.spending import ledger_of, spending
 
+    asked = Budget(1.0 if cap is None else cap, delta, p.parse_relation(relation))
     # Labels have no part in it, so nobody need say how many classes there are.
     source = open_images(
         data, declared if declared.classes is not None else replace(declared, classes=0)
     )
     book = ledger_of(source, state)
     if cap is not None:
-        book.set_cap(Budget(cap, delta, p.parse_relation(relation)))
+        book.set_cap(asked)
     with book.locked():
         family = book.locations()
     spent = spending(book, delta)

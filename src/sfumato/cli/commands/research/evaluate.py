@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from sfumato.cli import show
 from sfumato.data.options import DataOptions
 from sfumato.errors import UsageError
 from sfumato.options import EvaluationOptions, PaidMetrics, RunOptions
+
+if TYPE_CHECKING:
+    from sfumato.release import Verification
 
 UNITS = {"unit", "unit_pattern", "records_per_unit"}
 Against = Annotated[
@@ -44,7 +47,13 @@ def evaluate(
         "workers",
     ] = DataOptions(),
     run: Annotated[
-        RunOptions, "fresh", "same_data_as", "independent_data", "state", "quiet"
+        RunOptions,
+        "allow_large_delta",
+        "fresh",
+        "same_data_as",
+        "independent_data",
+        "state",
+        "quiet",
     ] = RunOptions(),
     seed_public: p.SeedPublic = 0,
     json: p.Json = False,
@@ -66,6 +75,7 @@ def evaluate(
     from sfumato.evaluation.private_metrics import publish
     from sfumato.evaluation.table import render
     from sfumato.privacy.budget import Budget
+    from sfumato.release import verify
 
     rule = {name: value for name, value in asdict(unit).items() if value not in (None, False)}
     rule |= {} if unit.frame is None else {"frame": unit.frame}
@@ -78,7 +88,8 @@ def evaluate(
         relation = p.parse_relation(bought.relation)
         budget = Budget(bought.epsilon, bought.delta, relation)
         metrics = publish(release, real, budget, how, run, seed=seed_public)
-        describe_published(str(release), metrics, json)
+        verdict = verify(release, allow_large_delta=run.allow_large_delta)
+        describe_published(str(release), metrics, verdict, json)
         return
     judged = judge(release, real, how, run, seed=seed_public)
     path = judged.keep(run.folder)
@@ -92,11 +103,10 @@ def evaluate(
     show.line(f"result ({about}): {path}")
 
 
-def describe_published(release: str, metrics: dict[str, Any], json: bool) -> None:
+def describe_published(
+    release: str, metrics: dict[str, Any], verdict: Verification, json: bool
+) -> None:
     """Print what was bought."""
-    from sfumato.release import verify
-
-    verdict = verify(release)
     if json:
         show.as_json({"release": release, **metrics, "verified": verdict.to_dict()})
         return
