@@ -48,6 +48,10 @@ KINDS = (
     RunOptions,
 )
 
+# Every option of every command asks these, and there are hundreds.
+_DESCRIBED = {kind: described(kind) for kind in KINDS}
+_HINTS = {kind: get_type_hints(kind) for kind in KINDS}
+
 Arguments = ParamSpec("Arguments")
 
 
@@ -158,7 +162,7 @@ def option(kind: type[Any], name: str) -> Any:
     """The command-line option of one field of an option object."""
     (entry,) = (entry for entry in fields(kind) if entry.name == name)
     spelled = _spelling(kind, entry)
-    text = described(kind)[name].replace("``", "").rstrip(".") + spelled.more_help
+    text = _DESCRIBED[kind][name].replace("``", "").rstrip(".") + spelled.more_help
     return typer.Option(
         *(spelled.flags or (f"--{name.replace('_', '-')}",)),
         help=f"{text[0].upper()}{text[1:]}.",
@@ -174,7 +178,7 @@ def _spelling(kind: type[Any], entry: Field[Any]) -> Spelling:
     if entry.name == "method":
         known = method_names(CLASSIFIERS if kind is ClassifierOptions else BUILT_IN)
         spelled = replace(spelled, more_help=f": {', '.join(known)}")
-    return replace(spelled, type=spelled.type or get_type_hints(kind)[entry.name])
+    return replace(spelled, type=spelled.type or _HINTS[kind][entry.name])
 
 
 Data = Annotated[

@@ -15,7 +15,11 @@ from sfumato.evaluation.evaluate import (
     FidelityScore,
     MemorisationScore,
 )
+from sfumato.evaluation.intervals import Interval
 from sfumato.evaluation.utility import Spread, UtilityScore
+
+BINARY = ("AUROC", "balanced accuracy", "sensitivity", "specificity", "accuracy")
+"""What is shown of two classes, in this order; the second class is the positive one."""
 
 
 def render(evaluation: Evaluation) -> Group:
@@ -35,16 +39,36 @@ def render(evaluation: Evaluation) -> Group:
     return Group(*parts)
 
 
-def _percent(spread: Spread | None) -> str:
+def _percent(spread: Spread | None, within: Interval | None = None) -> str:
     if spread is None:
         return "–"
     deviation = "" if spread.deviation is None else f" ± {100 * spread.deviation:.1f}"
-    return f"{100 * spread.mean:.1f}{deviation}"
+    interval = "" if within is None else f" [{100 * within[0]:.1f}, {100 * within[1]:.1f}]"
+    return f"{100 * spread.mean:.1f}{deviation}{interval}"
+
+
+def _scores(score: UtilityScore, binary: bool) -> list[str]:
+    """The scores of one classifier, the ones that matter most first."""
+    within = score.intervals
+    if within is None:
+        return ["–"] * (5 if binary else 2)
+    accuracy = _percent(score.accuracy, within.accuracy)
+    balanced = _percent(score.balanced_accuracy, within.balanced_accuracy)
+    if not binary:
+        return [accuracy, balanced]
+    specificity, sensitivity = map(_percent, score.recall, within.recall)
+    return [_percent(score.auroc, within.auroc), balanced, sensitivity, specificity, accuracy]
 
 
 def _utility(evaluation: Evaluation) -> Table:
     first = evaluation.utility[0]
-    tested = f"{first.test_count} real {first.image_type} images"
+    binary = len(evaluation.classes) == 2
+    tested = f"{first.test_count:,} real {first.image_type} images"
+    if binary:
+        counts = zip(first.test_counts, evaluation.classes, strict=False)
+        tested += f" ({', '.join(f'{count:,} {name}' for count, name in counts)})"
+        tested += f"; sensitivity: share of {evaluation.classes[1]} found"
+    tested += "; [95 % interval for the choice of test images: Wilson, AUROC: Hanley-McNeil]"
     table = Table(
         title="Utility: trained on synthetic, tested on real images (%)",
         caption=f"epoch: last; {first.training_count} synthetic against {tested}; "
@@ -52,9 +76,8 @@ def _utility(evaluation: Evaluation) -> Table:
     )
     if first.training_count is None:
         table = Table(title="The released classifier on real images (%)", caption=tested)
-    binary = any(score.auroc is not None for score in evaluation.utility)
     table.add_column("classifier")
-    for name in ("accuracy", "balanced accuracy", *(["AUROC"] if binary else [])):
+    for name in BINARY if binary else BINARY[-1:] + BINARY[1:2]:
         table.add_column(name, justify="right")
     table.add_column("runs (diverged)", justify="right")
     of_same = [s.classifier for s in evaluation.baseline] == [
@@ -64,8 +87,7 @@ def _utility(evaluation: Evaluation) -> Table:
         table.add_column("accuracy, trained on real", justify="right")
     others = () if of_same else evaluation.baseline
     for i, score in enumerate((*evaluation.utility, *others)):
-        cells = [score.classifier, _percent(score.accuracy), _percent(score.balanced_accuracy)]
-        cells += [_percent(score.auroc)] if binary else []
+        cells = [score.classifier, *_scores(score, binary)]
         cells += [f"{len(score.runs)} ({score.diverged})"]
         cells += [_percent(evaluation.baseline[i].accuracy)] if of_same else []
         table.add_row(*cells)

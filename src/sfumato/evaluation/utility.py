@@ -15,6 +15,7 @@ from jaxtyping import Float32, Int64
 from sklearn.metrics import roc_auc_score
 
 from sfumato.data.arrays import LabelledImages
+from sfumato.evaluation.intervals import Intervals, of_auroc, of_mean_share, of_share
 from sfumato.evaluation.training import FittedClassifier, probabilities
 
 
@@ -64,6 +65,9 @@ class UtilityScore:
     balanced_accuracy: Spread | None
     recall: tuple[Spread | None, ...]
     auroc: Spread | None
+    test_counts: tuple[int, ...] = ()
+    """Test images of each class, in label order."""
+    intervals: Intervals | None = None
 
     @property
     def diverged(self) -> int:
@@ -120,7 +124,9 @@ def scored(
     """Summarise the ``runs`` of the classifier of a name on ``test``."""
     sound = [run for run in runs if run.diverged is None]
     by_class = zip(*(run.recall for run in sound), strict=True)
-    return UtilityScore(
+    classes = len(runs[0].recall)
+    counts: list[int] = np.bincount(test.labels, minlength=classes).tolist()
+    made = UtilityScore(
         classifier=name,
         training_count=training_count,
         test_count=len(test.labels),
@@ -131,4 +137,20 @@ def scored(
         balanced_accuracy=Spread.of([run.balanced_accuracy for run in sound]),
         recall=tuple(Spread.of([r for r in shares if r is not None]) for shares in by_class),
         auroc=Spread.of([run.auroc for run in sound if run.auroc is not None]),
+        test_counts=tuple(counts),
+    )
+    return replace(made, intervals=_intervals(made))
+
+
+def _intervals(score: UtilityScore) -> Intervals | None:
+    if score.accuracy is None:
+        return None
+    pairs = list(zip(score.recall, score.test_counts, strict=True))
+    known = [(share.mean, count) for share, count in pairs if share is not None]
+    recall = tuple(of_share(share.mean, count) if share else None for share, count in pairs)
+    return Intervals(
+        of_share(score.accuracy.mean, score.test_count),
+        of_mean_share([share for share, _ in known], [count for _, count in known]),
+        recall,
+        of_auroc(score.auroc.mean, *score.test_counts) if score.auroc else None,
     )

@@ -15,6 +15,9 @@ from sfumato.release.verification.metrics import PART
 
 Row = tuple[str, ...]
 
+FIRST = ("AUROC", "balanced accuracy", "sensitivity", "specificity")
+"""What stands first for two classes, of which the second is the positive one."""
+
 
 @dataclass(frozen=True)
 class Bought:
@@ -60,9 +63,14 @@ def _noisy(measured: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class UtilityRow:
-    """One classifier: texts, and the mean accuracies in [0, 1] that the bars show."""
+    """One classifier: texts, and the mean accuracies in [0, 1] that the bars show.
+
+    ``first`` holds the scores that stand first for two classes: AUROC, balanced accuracy,
+    sensitivity, specificity; for more classes balanced accuracy stands after accuracy.
+    """
 
     classifier: str
+    first: Row
     accuracy: str
     balanced_accuracy: str
     runs: str
@@ -77,6 +85,7 @@ class Measurements:
 
     private: bool
     utility: Sequence[UtilityRow]
+    utility_first: Row
     utility_note: str
     recall_columns: Row
     recall: Sequence[Row]
@@ -115,6 +124,7 @@ def _measurements(value: Mapping[str, Any]) -> Measurements:
     return Measurements(
         private=value["private"] is not False,
         utility=[_utility(score, real.get(score["classifier"])) for score in utility],
+        utility_first=FIRST if len(value["classes"]) == 2 else (),
         utility_note=_utility_note(utility[0]) if utility else "",
         recall_columns=(
             "class",
@@ -140,19 +150,28 @@ def _mean(spread: Mapping[str, Any] | None) -> float | None:
     return None if spread is None else float(spread["mean"])
 
 
-def _share(spread: Mapping[str, Any] | None) -> str:
+def _share(spread: Mapping[str, Any] | None, within: Sequence[float] | None = None) -> str:
     if spread is None:
         return "–"
     deviation = spread["deviation"]
-    return f"{100 * spread['mean']:.1f}" + (f" ± {100 * deviation:.1f}" if deviation else "")
+    text = f"{100 * spread['mean']:.1f}" + (f" ± {100 * deviation:.1f}" if deviation else "")
+    return text if within is None else f"{text} [{100 * within[0]:.1f}, {100 * within[1]:.1f}]"
 
 
 def _utility(score: Mapping[str, Any], real: Mapping[str, Any] | None) -> UtilityRow:
     diverged = sum(run["diverged"] is not None for run in score["runs"])
+    within = score.get("intervals") or {}
+
+    def shown(name: str) -> str:
+        return _share(score[name], within.get(name))
+
+    limits = within.get("recall", ())
+    by_class = [_share(*pair) for pair in zip(score["recall"], limits, strict=False)]
     return UtilityRow(
         classifier=str(score["classifier"]),
-        accuracy=_share(score["accuracy"]),
-        balanced_accuracy=_share(score["balanced_accuracy"]),
+        first=(shown("auroc"), shown("balanced_accuracy"), *(by_class[::-1] or ("–", "–"))),
+        accuracy=shown("accuracy"),
+        balanced_accuracy=shown("balanced_accuracy"),
         runs=f"{len(score['runs'])}" + (f" ({diverged} diverged)" if diverged else ""),
         on_real=_share(real["accuracy"]) if real else "–",
         share=_mean(score["accuracy"]),
@@ -161,11 +180,17 @@ def _utility(score: Mapping[str, Any], real: Mapping[str, Any] | None) -> Utilit
 
 
 def _utility_note(score: Mapping[str, Any]) -> str:
+    how = (
+        " In brackets a 95 % interval for the choice of the test images (shares: Wilson, AUROC: "
+        "Hanley and McNeil)."
+        if score.get("intervals")
+        else ""
+    )
     if score["training_count"] is None:  # a released classifier
-        return f"Tested on {score['test_count']:,} real images."
+        return f"Tested on {score['test_count']:,} real images.{how}"
     return (
         f"Trained on {score['training_count']:,} synthetic images, tested on "
-        f"{score['test_count']:,} real ones; epoch: last."
+        f"{score['test_count']:,} real ones; epoch: last.{how}"
     )
 
 
