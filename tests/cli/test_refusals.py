@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from sfumato.methods.moments import MomentModel
+from sfumato import synthesis
 
 Run = Callable[..., Result]
 QUICK = ["--epsilon", 1, "--method", "moments", "--set", "coefficients=6", "--samples", 10]
@@ -38,13 +38,13 @@ def test_data_that_changed_under_an_unfinished_run_are_mentioned(
         images = np.random.default_rng(seed).integers(0, 256, (40, 16, 16), np.uint8)
         np.savez(tmp_path / "data.npz", images=images, labels=np.arange(40) % 2)
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     save(0)
     words = ["synthesize", tmp_path / "data.npz", "--classes", 2, *QUICK, "--out", tmp_path / "out"]
     with monkeypatch.context() as stopped:
-        stopped.setattr(MomentModel, "sample", killed)
+        stopped.setattr(synthesis, "write_release", killed)
         assert run(*words).exit_code == 130
     save(1)
     os.utime(tmp_path / "data.npz", (1, 1))

@@ -208,8 +208,8 @@ class Ledger:
                 raise BudgetExceededError(
                     f"the run would raise this data set's total to epsilon={total:.4g}, over its "
                     f"cap of {cap.epsilon} (delta={cap.delta}, {cap.relation}); {left:.4g} is "
-                    "spent. Nothing was read or charged. Lower --epsilon (epsilon=), or raise --cap "
-                    "(cap=) if whoever answers for the data agrees."
+                    "spent. Nothing was read or charged. Lower --epsilon (epsilon=), or raise "
+                    "--cap (cap=) if whoever answers for the data agrees."
                 )
 
 
