@@ -50,7 +50,7 @@ def test_keywords_go_before_the_fields_of_an_object() -> None:
 @pytest.mark.parametrize(
     ("given", "stated", "said"),
     [
-        ([], {"out": "x", "smaples": 3}, "no option smaples; it has force"),
+        ([], {"out": "x", "smaples": 3}, "no option smaples; it has balance"),
         ([], {}, "needs out="),
         ([RunOptions()], {"out": "x"}, "at most one of each of ReleaseOptions"),
         ([ReleaseOptions("a"), ReleaseOptions("b")], {}, "at most one"),

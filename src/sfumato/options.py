@@ -64,6 +64,7 @@ class ClassifierOptions(MethodOptions):
         preset: named settings of the method.
         options: settings of the method, over those of the preset.
         public: public images that the method may learn from; read like DATA.
+        pretrain: steps on the images of --public, first of all, for methods that take them.
         seed_public: public seed of training; the noise never has one.
         compress: train on the signs of each gradient's largest entries (TopAgg), with dp-sgd.
     """
