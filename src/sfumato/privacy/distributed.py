@@ -30,7 +30,8 @@ def join() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        # Sums on the host go by the one, tensors on GPUs by the other.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         with _together():
             dist.init_process_group(backend, timeout=LONGEST_WAIT)
         # A group left to the interpreter's end can abort the process: its threads still run then.

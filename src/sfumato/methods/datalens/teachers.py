@@ -62,7 +62,8 @@ class NearestTeachers:
         self, count: int, generated: GeneratedBatch, generator: torch.Generator
     ) -> tuple[Tensor, ...]:
         """Uniform numbers that decide which image a record picks."""
-        return (torch.rand(count, self.batch, len(generated.labels), generator=generator),)
+        shape = (count, self.batch, len(generated.labels))
+        return (torch.rand(shape, generator=generator, device=generator.device),)
 
     def vote(
         self, memory: Tensor, shard: TeacherBatches, generated: GeneratedBatch, /, *draws: Tensor
