@@ -191,3 +191,10 @@ def test_what_is_outside_its_rule_is_refused(tmp_path: Any) -> None:
 
     with pytest.raises(LedgerError, match="damaged"):
         _restored(path)
+
+
+def test_the_query_names_the_encoder_and_axes_that_it_is_near_in() -> None:
+    query = small(near="encoder", axes=20, encoder_size=32).queries(SPEC)[-1]
+    assert {"near", "encoder", "encoder_digest", "axes_digest"} <= set(query.describes)
+    images = torch.from_numpy(PUBLIC[:3])
+    assert query.values(images, torch.zeros(3, dtype=torch.int64)).shape == (3, 20)

@@ -148,7 +148,7 @@ class PrivateEvolution(Method):
         if isinstance(coordinates, PooledCoordinates):
             encoder = coordinates.features.encoder
             about |= {"encoder": encoder.name, "encoder_digest": encoder.digest}
-            about |= {"axes_digest": coordinates.shipped}
+            about |= {"axes_digest": coordinates.digest}
 
         def features(images: Tensor) -> Tensor:
             return coordinates(to_unit(images))
