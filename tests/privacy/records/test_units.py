@@ -158,6 +158,21 @@ def test_the_bound_is_reached_and_would_break_without_units() -> None:
     assert total(ones(), Patients(rows, spec(unit=False)))[0] > 4.9 * UNIT
 
 
+@pytest.mark.parametrize("columns", [1, 3])
+def test_a_unit_of_thousands_of_records_moves_the_sum_by_its_bound(columns: int) -> None:
+    # 2²⁰ / 4,100 is no whole number: each record's share is rounded down, never the total up.
+    size = 4100
+    query = SumQuery("q", lambda images, labels: torch.full((len(images), columns), 2.0), columns,
+                     1.0)  # fmt: skip
+    rest: Rows = [("y", 1, 0)] * 3 + [(None, 1, 1)] * 5
+    unit_of = [("x", number % 256, number % 3) for number in range(size)]
+    around = total(query, Patients(rest + unit_of, spec(size)))
+    between = total(query, Patients(unit_of[:1234] + rest + unit_of[1234:], spec(size)))
+    without = total(query, Patients(rest, spec(size)))
+    assert around == between
+    assert 0.9 * UNIT**2 < squared_distance(around, without) <= UNIT**2
+
+
 def test_a_unit_counts_once_whatever_its_size() -> None:
     rows: Rows = [("x", 1, 0)] * 6 + [("y", 1, 0), (None, 1, 0), (None, 1, 0)]
     assert total(ones(), Patients(rows, spec(3)))[0] == pytest.approx(4 * UNIT, rel=2e-4)
