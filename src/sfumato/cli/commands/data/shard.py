@@ -34,9 +34,9 @@ def shard(
       sfumato shard scans/ --by-unit --unit-pattern "patient_(\\d+)" --out shards/
       sfumato synthesize shards/ --unit unit --engine ray --same-data-as scans/ ...
     """
+    from sfumato.checks import check_apart
     from sfumato.data import open_images
     from sfumato.data.shards import UNIT, write_shards
-    from sfumato.synthesis import check_apart
 
     source = open_images(data, declared)
     check_apart(out, source, state)

@@ -1,0 +1,95 @@
+"""What is refused before anything is read, spent or written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sfumato.data import ImageSource, PublicSpec, stated_path
+from sfumato.data.source import Place
+from sfumato.data.writers import FORMATS
+from sfumato.errors import UsageError
+from sfumato.methods.base import Classifier, Fitted, Method, Model
+from sfumato.options import Location, ReleaseOptions
+from sfumato.privacy.run import state_of
+from sfumato.release import check_target
+from sfumato.release.verification.leaks import json_leaks
+
+COMMANDS = {Model.releases: "synthesize", Classifier.releases: "classify"}
+"""The command that makes a release of each kind."""
+
+WORDS = {Model.releases: "synthetic images", Classifier.releases: "a classifier"}
+
+MOST_SAMPLES = 10**9
+"""More images than any file system keeps as files."""
+
+
+def check_output(to: ReleaseOptions) -> Path:
+    """Check where and how a release is to be written, before anything is spent on it."""
+    if to.format not in FORMATS:
+        raise UsageError(f"format={to.format!r} must be one of {', '.join(FORMATS)}.")
+    if to.samples is not None and not 1 <= to.samples <= MOST_SAMPLES:
+        raise UsageError(f"samples={to.samples} must be from 1 to {MOST_SAMPLES:,}.")
+    target = stated_path(to.out, "out")
+    check_target(target, to.force)
+    return target
+
+
+def check_command(method: Method, command: str, to: ReleaseOptions) -> None:
+    """Refuse a command whose method releases something else, before anything is spent on it."""
+    releases = type(method).model.releases
+    if COMMANDS[releases] != command:
+        raise UsageError(
+            f"method={method.name!r} releases {WORDS[releases]}, which {command} does not. Use "
+            f"sfumato {COMMANDS[releases]} ({COMMANDS[releases]}())."
+        )
+    if command == "classify" and (to.samples is not None or to.format != ReleaseOptions.format):
+        raise UsageError(
+            f"samples={to.samples}, format={to.format!r}: a classifier's release holds no images. "
+            "Leave both out."
+        )
+
+
+def check_classes(model: type[Fitted], spec: PublicSpec, label: str | None, balance: bool) -> None:
+    """Refuse to sample classes as asked where that cannot be done, before anything is spent."""
+    if label is None and not balance:
+        return
+    if not (issubclass(model, Model) and model.by_class):
+        raise UsageError("label, balance: this method's images come in classes as they come.")
+    if label is not None and label not in spec.classes:
+        named = ", ".join(spec.classes) or "there are none"
+        raise UsageError(f"label={label!r} must be one of the classes: {named}.")
+    if balance and (label is not None or not spec.classes):
+        raise UsageError("balance=True is for all of several classes, not for one or none.")
+
+
+def check_publishable(spec: PublicSpec) -> None:
+    """Refuse public names that no release may hold, before anything is spent on one."""
+    found = list(json_leaks([*spec.classes, spec.unit_in_words], "the classes and the unit"))
+    if found or "<!--" in spec.unit_in_words:
+        raise UsageError(
+            "a class name or the unit looks like an absolute path or a comment, which no release "
+            "may hold. Rename the class, or write the unit another way: names of records have no "
+            "leading slash."
+        )
+
+
+def check_apart(target: Path, made_from: ImageSource | Path, state: Location | None = None) -> None:
+    """Refuse a release that would lie in or around what it is made from, or the ledgers."""
+    place = Place(str(target.resolve()))
+    places: tuple[Place, ...] = ()
+    if isinstance(made_from, ImageSource):
+        places = made_from.places
+        private = state_of(made_from, None if state is None else stated_path(state, "state"))
+        if place.overlaps(Place(str(private))):
+            raise UsageError(
+                f"out={target} lies in the state folder {private}, or around it; a ledger is never "
+                "released. Name another folder."
+            )
+    else:
+        places = (Place(str(made_from.resolve())),)
+    if any(place.overlaps(other) for other in places):
+        shown = made_from.name if isinstance(made_from, ImageSource) else made_from
+        raise UsageError(
+            f"out={target} lies in {shown}, which it is made from, or around it. Name another "
+            "folder."
+        )
