@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from sfumato.data import open_images
-from sfumato.data.decode import quiet
+from sfumato.data.decoding.decode import quiet
 from sfumato.errors import UsageError
 
 CLASSES = ("ant", "bee", "cat")

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from fuzz_seeds import CANARY, CLASSES, arrays, certificate_of_moments, records
 
 from sfumato.data import PublicSpec, open_images
-from sfumato.data.decode import decode, quiet
+from sfumato.data.decoding.decode import decode, quiet
 
 
 def some_record(rng: random.Random) -> bytes:

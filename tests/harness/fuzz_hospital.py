@@ -11,8 +11,8 @@ import pair_sets
 from fuzz_data import some_record
 
 from sfumato.data import PublicSpec, open_images
-from sfumato.data.decode import decode, quiet
-from sfumato.data.dicom import tag_value
+from sfumato.data.decoding.decode import decode, quiet
+from sfumato.data.decoding.dicom import tag_value
 from sfumato.data.options import DataOptions
 
 

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sfumato.data.decode import quiet
-from sfumato.data.dicom import SUFFIXES, is_installed
+from sfumato.data.decoding.decode import quiet
+from sfumato.data.decoding.dicom import SUFFIXES, is_installed
 from sfumato.data.readers.tree import TreeSource
 from sfumato.data.source import ImageSource
 

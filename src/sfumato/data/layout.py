@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from sfumato.data import dicom
+from sfumato.data.decoding import dicom
 from sfumato.data.options import DataOptions
 from sfumato.data.spec import LONGEST_CLASS_NAME
 from sfumato.errors import DataError

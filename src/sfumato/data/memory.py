@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sfumato.data.decode import fit_pixels
+from sfumato.data.decoding.decode import fit_pixels
 from sfumato.data.options import DataOptions
 from sfumato.data.source import ImageSource, Record
 from sfumato.data.spec import PublicSpec

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sfumato.data.decode import quiet
+from sfumato.data.decoding.decode import quiet
 from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec, is_count
 from sfumato.data.units import Key, Part, shard_of, text_of

@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sfumato.data.decode import quiet
+from sfumato.data.decoding.decode import quiet
+from sfumato.data.decoding.workers import Decoded, Stored, decoded
 from sfumato.data.options import DataOptions
 from sfumato.data.spec import PublicSpec
 from sfumato.data.units import Key, Part
-from sfumato.data.workers import Decoded, Stored, decoded
 from sfumato.errors import UsageError
 
 Record = tuple[Stored, int | None]

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sfumato.data.dicom import SUFFIXES
+from sfumato.data.decoding.dicom import SUFFIXES
 from sfumato.data.layout import IMAGE_SUFFIXES
 from sfumato.data.options import DataOptions
 from sfumato.data.spec import LONGEST_CLASS_NAME

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from sfumato.data.decode import quiet
+from sfumato.data.decoding.decode import quiet
 from sfumato.data.source import ImageSource
 from sfumato.errors import DataError, SfumatoError, UsageError
 from sfumato.privacy import distributed

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from sfumato.data.decode import quiet
+from sfumato.data.decoding.decode import quiet
 from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
 from sfumato.disk import write_atomically

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from sfumato.data.decode import LARGEST_FILE
+from sfumato.data.decoding.decode import LARGEST_FILE
 from sfumato.data.layout import inner_path, is_hidden, is_record_name
 from sfumato.data.options import DataOptions
 from sfumato.data.readers.tree import Tree, TreeSource, read_tree

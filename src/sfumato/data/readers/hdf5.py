@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from sfumato.data.decoding.pixels import axes, check_images, check_labels, picture, row_label
 from sfumato.data.options import MOST_CLASSES, DataOptions
-from sfumato.data.pixels import axes, check_images, check_labels, picture, row_label
 from sfumato.data.source import ImageSource, Place, Record, digest_of_files
 from sfumato.data.spec import PublicSpec
 from sfumato.data.units import Key, as_key, check_rule

@@ -17,10 +17,10 @@ from typing import cast
 
 import numpy as np
 
-from sfumato.data.decode import LARGEST_AREA
+from sfumato.data.decoding.decode import LARGEST_AREA
+from sfumato.data.decoding.pixels import picture
 from sfumato.data.layout import choose_split, split_name
 from sfumato.data.options import DataOptions
-from sfumato.data.pixels import picture
 from sfumato.data.readers.rows import CHUNK, damage_as_data_error, read_exactly, rows
 from sfumato.data.source import ImageSource, Place, Record, digest_of_files
 from sfumato.data.spec import PublicSpec

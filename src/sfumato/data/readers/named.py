@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from platformdirs import user_cache_path
 
-from sfumato.data.decode import fit_pixels
+from sfumato.data.decoding.decode import fit_pixels
 from sfumato.data.layout import choose_split, match_ordered_classes
 from sfumato.data.options import DataOptions
 from sfumato.data.readers.idx import IdxSource, open_idx

@@ -18,10 +18,10 @@ from typing import cast
 import numpy as np
 from numpy.lib import format as npy
 
-from sfumato.data.decode import quiet
+from sfumato.data.decoding.decode import quiet
+from sfumato.data.decoding.pixels import axes, check_images, check_labels, picture, row_label
 from sfumato.data.layout import choose_split, match_ordered_classes, split_name
 from sfumato.data.options import MOST_CLASSES, DataOptions
-from sfumato.data.pixels import axes, check_images, check_labels, picture, row_label
 from sfumato.data.readers.archive import METHODS, open_zip
 from sfumato.data.readers.rows import damage_as_data_error, rows, short_rows
 from sfumato.data.source import ImageSource, Place, Record, digest_of_files

@@ -17,7 +17,7 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import cast
 
-from sfumato.data.decode import LARGEST_FILE
+from sfumato.data.decoding.decode import LARGEST_FILE
 from sfumato.data.layout import (
     choose_split,
     inner_path,

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from sfumato.data import dicom
-from sfumato.data.decode import quiet
+from sfumato.data.decoding import dicom
+from sfumato.data.decoding.decode import quiet
 from sfumato.data.layout import Arrangement, arrange
 from sfumato.data.options import DataOptions
 from sfumato.data.source import ImageSource, Place, Record

@@ -10,7 +10,7 @@ from io import BufferedIOBase
 from itertools import groupby
 from pathlib import Path
 
-from sfumato.data.decode import LARGEST_FILE
+from sfumato.data.decoding.decode import LARGEST_FILE
 from sfumato.data.layout import IMAGE_SUFFIXES, label_of_folder
 from sfumato.data.options import DataOptions
 from sfumato.data.readers.tar import Member, open_shard, read_at

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from sfumato.data.decode import quiet
+from sfumato.data.decoding.decode import quiet
 from sfumato.data.source import ImageSource
 from sfumato.disk import private_folder
 from sfumato.errors import DataError, LedgerError, SfumatoError, UsageError

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from sfumato.data.decoding.scaling import scaled
 from sfumato.data.options import DataOptions
-from sfumato.data.scaling import scaled
 from sfumato.errors import UsageError
 
 SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})

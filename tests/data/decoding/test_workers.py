@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.data import open_images, workers
-from sfumato.data.decode import quiet
+from sfumato.data import open_images
+from sfumato.data.decoding import workers
+from sfumato.data.decoding.decode import quiet
 from sfumato.data.options import DataOptions
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError, UsageError

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sfumato.data import PublicSpec
-from sfumato.data import decode as decoding
-from sfumato.data.decode import decode, fit_pixels, quiet
+from sfumato.data.decoding import decode as decoding
+from sfumato.data.decoding.decode import decode, fit_pixels, quiet
 
 GREY = PublicSpec(32, 32, 1, ())
 COLOUR = PublicSpec(32, 32, 3, ())

@@ -24,7 +24,7 @@ from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 
-from sfumato.data.decode import decode
+from sfumato.data.decoding.decode import decode
 from sfumato.data.options import DataOptions
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError

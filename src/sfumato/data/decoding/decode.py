@@ -29,9 +29,9 @@ from PIL import (  # noqa: F401  (a plugin that is not imported makes Pillow loa
     WebPImagePlugin,
 )
 
-from sfumato.data import dicom
+from sfumato.data.decoding import dicom
+from sfumato.data.decoding.scaling import scaled
 from sfumato.data.options import DataOptions
-from sfumato.data.scaling import scaled
 from sfumato.data.spec import PublicSpec
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")

@@ -19,7 +19,7 @@ from pydicom.uid import (
 )
 
 from sfumato.data import PublicSpec, load_labelled, open_images
-from sfumato.data.decode import decode, quiet
+from sfumato.data.decoding.decode import decode, quiet
 from sfumato.data.options import DataOptions
 from sfumato.errors import UsageError
 

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from sfumato.data.decode import LARGEST_FILE, fit_pixels
-from sfumato.data.scaling import scaled
+from sfumato.data.decoding.decode import LARGEST_FILE, fit_pixels
+from sfumato.data.decoding.scaling import scaled
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError
 
