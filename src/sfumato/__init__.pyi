@@ -21,7 +21,7 @@ from .privacy.queries.sum import SumQuery
 from .privacy.queries.vote import VoteQuery
 from .release.verification.verify import verify
 from .released import evaluate, load, report
-from .synthesis import classify, convert, fit_embedding, sample, synthesize
+from .synthesis import classify, convert, fit_embedding, mock, sample, synthesize
 
 __all__ = [
     "AggregateQuery",
@@ -46,6 +46,7 @@ __all__ = [
     "from_arrays",
     "from_dataset",
     "load",
+    "mock",
     "open_images",
     "report",
     "sample",

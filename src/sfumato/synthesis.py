@@ -52,6 +52,7 @@ from sfumato.release import (
     convert_release,
     make_core,
     trusted_core,
+    write_mock,
     write_release,
 )
 from sfumato.release.certificate import Certificate
@@ -203,6 +204,41 @@ def convert(release: Location, *objects: Any, **stated: Any) -> Path:
     origin = stated_path(release, "release")
     check_apart(target, origin)
     return convert_release(origin, target, to.format, to.force)
+
+
+def mock(*objects: Any, seed_public: int = 0, **stated: Any) -> Path:
+    """Write a folder like a release, of random images, to build a pipeline with; no data are read.
+
+    It costs no privacy and carries no guarantee: it has no certificate and no model, and
+    :func:`sfumato.verify` refuses it. Files, names and the numbers of classes are those of a
+    release of this format.
+
+    Args:
+        objects: at most one each of :class:`DataOptions` and :class:`ReleaseOptions`.
+        stated: of their fields ``image_size`` (32 by default), ``channels`` (3), ``classes`` (none:
+            unlabelled), ``out``, which is needed, ``samples`` (10,000), ``format`` and ``force``,
+            which replaces a mock and never a release.
+        seed_public: public seed of the images.
+
+    Raises:
+        UsageError: an argument is outside its rule, or has no meaning here.
+        DataError: a class name is outside its rule, or listed twice.
+    """
+    declared, to = gathered("mock", [DataOptions, ReleaseOptions], objects, stated)
+    check_seed(seed_public)
+    target = check_output(to)
+    reading = replace(declared, image_size=None, channels=None, classes=None)
+    useless = [one.name for one in fields(reading) if getattr(reading, one.name) != one.default]
+    useless += ["balance"] * to.balance
+    if useless:
+        raise UsageError(
+            f"{', '.join(useless)}: of no use for a mock, which reads no data and gives each class "
+            "as many images. Leave it out."
+        )
+    spec = declared.spec(() if declared.classes is None else declared.numbered_classes("mock"))
+    check_publishable(spec)
+    samples, seed = to.samples or DEFAULT_SAMPLES, seed_public
+    return write_mock(target, spec, samples, to.format, seed_public=seed, force=to.force)
 
 
 def fit_embedding(

@@ -64,6 +64,7 @@ def test_what_is_printed_follows_the_schema(
         ["plan", "digits", "--epsilon", 1, *QUICK, "--delta", 0.01],
         ["synthesize", "digits", "--epsilon", 1, *QUICK, "--samples", 20, "--out", "made"],
         ["sample", "release", "--samples", 5, "--out", "more"],
+        ["mock", "--classes", "a,b", "--samples", 3, "--out", "mock"],
         ["verify", "release"],
         ["report", "release"],
         ["keygen", "key"],

@@ -15,6 +15,7 @@ from sfumato.cli.commands.demo import demo
 from sfumato.cli.commands.doctor import doctor
 from sfumato.cli.commands.release.classify import classify
 from sfumato.cli.commands.release.convert import convert
+from sfumato.cli.commands.release.mock import mock
 from sfumato.cli.commands.release.plan import plan
 from sfumato.cli.commands.release.report import report
 from sfumato.cli.commands.release.sample import sample
@@ -77,6 +78,7 @@ app.command("classify")(guarded(grouped(classify)))
 app.command("methods")(guarded(grouped(methods), printed=True))
 app.command("sample")(guarded(grouped(sample)))
 app.command("convert")(guarded(grouped(convert)))
+app.command("mock")(guarded(grouped(mock)))
 app.command("fit-embedding")(guarded(grouped(fit_embedding)))
 app.command("report")(guarded(grouped(report)))
 app.command("verify")(guarded(grouped(verify)))

@@ -38,6 +38,8 @@ _SHARDS: dict[str, Callable[[Sequence[Path], str, DataOptions, Path], ImageSourc
     ".tar": open_tar,
 }
 _PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".npy", ".joblib"})
+_STATED_BY = ("certificate.json", "mock.json")
+"""Files of a release, and of a mock of one, that state what its images are."""
 _PICKLE_STARTS = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 _KNOWN = (
     "a folder of images or class folders, .zip, .tar[.gz], IDX (...-images-idx3-ubyte[.gz]), .npz, "
@@ -119,8 +121,9 @@ def _split_off(name: str) -> tuple[str, str | None]:
 
 
 def _open_folder(path: Path, name: str, declared: DataOptions) -> ImageSource:
-    if (path / "certificate.json").is_file() and (path / "images").is_dir():
-        declared = _with_spec_of_release(path / "certificate.json", declared)
+    stated = next((path / name for name in _STATED_BY if (path / name).is_file()), None)
+    if stated is not None and (path / "images").is_dir():
+        declared = _with_spec_of_release(stated, declared)
         path = path / "images"
     if saved_splits(path) is not None:
         return open_saved(path, name, declared)
@@ -200,7 +203,7 @@ def _files_in(folder: Path, kind: str) -> list[Path]:
 
 
 def _with_spec_of_release(certificate: Path, declared: DataOptions) -> DataOptions:
-    """Take what the user left open, but the number of records, from a release's certificate."""
+    """Take what the user left open, but the number of records, from what a release states."""
     try:
         spec = json.loads(certificate.read_bytes())["spec"]
         side = spec["height"] if spec["height"] == spec["width"] else None

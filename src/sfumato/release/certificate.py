@@ -16,7 +16,7 @@ from sfumato.data.spec import PublicSpec
 from sfumato.errors import CertificateError
 from sfumato.privacy.ledger import GENESIS, digest, seal
 from sfumato.release import strict_json
-from sfumato.release.files import CLASSIFIER
+from sfumato.release.files import CLASSIFIER, is_mock
 from sfumato.release.versions import FORMAT, WRITERS
 
 Certificate = dict[str, Any]
@@ -112,9 +112,15 @@ def read_certificate(release: Path) -> Certificate:
     """Read a release's certificate; nothing in it is believed yet.
 
     Raises:
-        CertificateError: it is missing, a link, too large, or not the JSON that it should be.
+        CertificateError: the folder is a mock, or the certificate is missing, a link, too large, or
+            not the JSON that it should be.
     """
     path = release / NAME
+    if is_mock(release):
+        raise CertificateError(
+            f"{release} is a mock: random images for building a pipeline, made from declared facts "
+            "alone, that prove nothing and protect nobody."
+        )
     if path.is_symlink() or not path.is_file():
         raise CertificateError(f"{release}: no {NAME} there, so this is not a release.")
     try:

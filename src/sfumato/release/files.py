@@ -7,6 +7,9 @@ import os
 import re
 from pathlib import Path
 
+from sfumato.errors import CertificateError
+from sfumato.release import strict_json
+
 IMAGES = "images"
 MODEL = "model.safetensors"
 EMBEDDING = "embedding.safetensors"
@@ -16,6 +19,9 @@ REPORT = "report.html"
 METRICS = "metrics.json"
 SIGNATURE = "signature.json"
 CLASSES = "classes.txt"
+MOCK = "mock.json"
+MOCK_FORMAT = "sfumato-mock/1"
+"""Says what a mock of a release is of, in the place of a certificate; no release holds one."""
 
 CLASSIFIER = "classifier"
 """What a certificate states for the images' format where the release holds a classifier instead."""
@@ -47,6 +53,19 @@ _WHY = (
     (r"\.(key|pem|seed)$|secret", "may be a key"),
     (r"metric|score|loss|\.log$|\.csv$", "may hold measurements on private data"),
 )
+
+
+def is_mock(folder: Path) -> bool:
+    """Whether a folder states that it is a mock of a release, and has no certificate."""
+    path = folder / MOCK
+    if path.is_symlink() or not path.is_file() or (folder / "certificate.json").exists():
+        return False
+    try:
+        with open(path, "rb") as file:
+            stated = strict_json.parse(file.read(strict_json.LARGEST + 1), MOCK)
+    except (OSError, CertificateError):
+        return False
+    return stated.get("format") == MOCK_FORMAT
 
 
 def list_files(release: Path) -> tuple[list[str], list[str]]:

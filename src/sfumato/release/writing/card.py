@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sfumato.release.certificate import RECORD, is_classifier
 from sfumato.release.files import EMBEDDING
@@ -34,37 +33,56 @@ def make_card(
 
     names: the release's files so far, relative. metrics: those that were bought, if any were.
     """
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters["eps"] = lambda value: f"{value:.4g}"
-    environment.filters["percent"] = _percent
-    environment.filters["factor"] = factor
-    environment.filters["yaml"] = lambda text: json.dumps(text, ensure_ascii=False)
-    room = files("sfumato.release.writing")
     # A card of the first format is derived from its own words.
     name = "card-1.md.jinja" if certificate["format"] == FIRST_FORMAT else "card.md.jinja"
-    template = room.joinpath(name).read_text(encoding="utf-8")
-    samples, classifier = certificate["release"]["samples"], is_classifier(certificate)
-    return environment.from_string(template).render(
+    classifier = is_classifier(certificate)
+    return _rendered(
+        name,
+        names,
+        certificate,
         certificate=certificate,
         title=f"{'A classifier' if classifier else 'Synthetic images'} with differential privacy",
         classifier=classifier,
-        classes=certificate["classes"],
-        spec=certificate["spec"],
         total={"units": [], **certificate["data_set_total"]},
         unit=certificate["spec"].get("unit"),
         one="unit" if "unit" in certificate["spec"] else RECORD,
-        samples=samples,
-        size_category=next((name for most, name in _SIZES if samples < most), "10M<n<100M"),
-        form=certificate["release"]["format"],
-        shards=_shards([name for name in names if name.endswith(".tar")]),
         embedding=EMBEDDING in names,
         stamped=is_stamped(certificate),
         citations=citations(certificate),
         about=about_method(certificate["method"]["name"]),
         metrics=metrics,
         bought=certificate.get("published_metrics"),
+    )
+
+
+def make_mock_card(facts: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Write the card of a mock from what its ``mock.json`` states, and from its files so far."""
+    title = "A mock of synthetic images, without any guarantee"
+    version = facts["release"]["sfumato"]
+    return _rendered("mock.md.jinja", names, facts, title=title, classifier=False, version=version)
+
+
+def _rendered(template: str, names: Sequence[str], facts: Mapping[str, Any], **more: Any) -> str:
+    """Fill a template with what any card says of the images, and with ``more``."""
+    environment = Environment(
+        loader=PackageLoader("sfumato.release.writing", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["eps"] = lambda value: f"{value:.4g}"
+    environment.filters["percent"] = _percent
+    environment.filters["factor"] = factor
+    environment.filters["yaml"] = lambda text: json.dumps(text, ensure_ascii=False)
+    samples = facts["release"]["samples"]
+    return environment.get_template(template).render(
+        classes=facts["classes"],
+        spec=facts["spec"],
+        samples=samples,
+        size_category=next((name for most, name in _SIZES if samples < most), "10M<n<100M"),
+        form=facts["release"]["format"],
+        shards=_shards([name for name in names if name.endswith(".tar")]),
+        **more,
     )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from sfumato.data.spec import PublicSpec
 from sfumato.data.writers import encode_png
+from sfumato.methods.base import Batch
 
 PER_CLASS = 10
 MOST_ROWS = 40
@@ -32,6 +35,12 @@ class SampleGrid:
             missing = self._most - len(row)
             if missing > 0:
                 row += [image.copy() for image in images[labels == label][:missing]]
+
+    def watching(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Pass batches on, and look at each."""
+        for images, labels in batches:
+            self.add(images, labels)
+            yield images, labels
 
     @property
     def _scale(self) -> int:

@@ -25,17 +25,20 @@ from sfumato.release import certificate as certificates
 from sfumato.release.certificate import NAME, Certificate
 from sfumato.release.files import (
     CARD,
+    CLASSES,
     CLASSIFIER,
     EMBEDDING,
     IMAGES,
     LARGEST,
     METRICS,
+    MOCK,
     MODEL,
     REPORT,
     SAMPLES,
     SIGNATURE,
     digests,
     file_digest,
+    is_mock,
     list_files,
 )
 from sfumato.release.verification.leftovers import writing_into
@@ -81,11 +84,15 @@ def check_target(out: Path, force: bool = False) -> None:
 
 
 def _is_release(folder: Path) -> bool:
+    """Whether a folder holds a release, or a mock of one, and nothing else."""
+    names = {path.name for path in folder.iterdir()}
+    if is_mock(folder):
+        return names <= {MOCK, CARD, SAMPLES, CLASSES, IMAGES}
     try:
         certificates.read_certificate(folder)
     except CertificateError:
         return False
-    return {path.name for path in folder.iterdir()} <= {*LARGEST, IMAGES}
+    return names <= {*LARGEST, IMAGES}
 
 
 def write_release(
@@ -154,7 +161,7 @@ def _fill(
     count = 0
     if isinstance(model, Model):
         grid = SampleGrid(model.spec)
-        count = write_images(_seen(batches, grid), model.spec.classes, part, format)
+        count = write_images(grid.watching(batches), model.spec.classes, part, format)
         (part / SAMPLES).write_bytes(grid.to_png())
         if model.embedding is not None:
             model.embedding.save(part / EMBEDDING)
@@ -174,12 +181,6 @@ def _fill(
             f"the release was not published, because it does not verify: {'; '.join(found[:10])}. "
             "The run can go on: run the same command again once this is mended."
         )
-
-
-def _seen(batches: Iterable[Batch], grid: SampleGrid) -> Iterator[Batch]:
-    for images, labels in batches:
-        grid.add(images, labels)
-        yield images, labels
 
 
 def _save_model(path: Path, model: Fitted, core: Mapping[str, Any]) -> None:
