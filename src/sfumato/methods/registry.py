@@ -86,7 +86,7 @@ def configured(name: str, config: Mapping[str, Any]) -> Method:
     Its queries and the form of its model are the same. Raises TypeError, ValueError or UsageError
     if no such method states it.
     """
-    without = {"public_steps": 0, "public_digest": ""}
+    without = {"public_steps": 0}  # steps on public images are refused without the images
     values = {
         key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from sfumato.methods.mepf.embedding import Embedding, JointEmbedding
 from sfumato.methods.mepf.labeller import Labeller
 from sfumato.methods.mepf.matching import Matching
 from sfumato.methods.mepf.method import fit_embedding
+from sfumato.methods.registry import configured
 from sfumato.methods.training import Session
 from sfumato.privacy import Budget, Curator
 
@@ -74,9 +77,44 @@ def test_an_answer_is_taken_apart_into_class_means(joint):
 def test_blocks_lie_side_by_side_each_within_its_norm(bounded):
     images = np.random.default_rng(1).choice([0, 255], (3, 1, 28, 28)).astype(np.uint8)
     rows = bounded.contribution(torch.from_numpy(images), torch.zeros(3, dtype=torch.int64))
-    blocks = rows.split([length for length, _ in bounded._blocks()], dim=1)
-    for block, (_, norm) in zip(blocks, bounded._blocks(), strict=True):
+    blocks = rows.split([length for length, _ in bounded.lengths_and_norms()], dim=1)
+    for block, (_, norm) in zip(blocks, bounded.lengths_and_norms(), strict=True):
         assert float(block.norm(dim=1).max()) <= norm * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"compress": 16},
+        {"layers": (5,), "labeller_size": 0},
+        {"encoder_size": 32},
+    ],
+)
+def test_queries_follow_from_the_configuration_alone(changes, channels, small_mepf):
+    spec = PublicSpec(28, 28, channels, ("a", "b", "c"))
+    method = small_mepf(**changes)
+    (query,) = method.queries(spec)
+    joint = JointEmbedding(method, spec)
+    black = torch.zeros((2, channels, 28, 28), dtype=torch.uint8)
+    rows = joint.contribution(black, torch.zeros(2, dtype=torch.int64))
+    assert rows.shape == (2, query.dimension)
+    assert (joint.dimension, joint.norm) == (query.dimension, query.clip_norm)
+    assert joint.second is None or joint.coordinates.width + 1 == joint.second.width
+    derived_alike(method, spec)
+
+
+def derived_alike(method, spec):
+    again = configured("mepf", json.loads(json.dumps(method.config())))
+    assert again.public is None and again.model_config(spec) == method.model_config(spec)
+    assert [q.to_dict() for q in again.queries(spec)] == [q.to_dict() for q in method.queries(spec)]
+
+
+def test_public_images_may_give_more_axes_than_the_file_that_ships(small_mepf):
+    derived_alike(small_mepf(encoder_size=32, labeller_size=601), SPEC)
+    with pytest.raises(UsageError, match="ship"):
+        small_mepf(encoder_size=32, labeller_size=601, public=None).queries(SPEC)
 
 
 @pytest.mark.parametrize("size", [0, 32])

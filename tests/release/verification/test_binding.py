@@ -14,9 +14,11 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from sfumato.data.spec import PublicSpec
 from sfumato.data.writers import encode_png
 from sfumato.errors import CertificateError, UsageError
-from sfumato.methods import DPGAN, Moments
+from sfumato.features import public_patches
+from sfumato.methods import DPGAN, DPMEPF, Moments
 from sfumato.methods.base import Method
 from sfumato.methods.model import GeneratorModel, make_generator
 from sfumato.methods.registry import BUILT_IN, find_method
@@ -321,3 +323,39 @@ def test_a_large_delta_is_refused_and_allowed_by_name(
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_every_method_says_what_it_determines_of_its_model(name: str) -> None:
     assert find_method(name).model_config is not Method.model_config
+
+
+def test_queries_that_name_an_encoder_are_derived_too(tmp_path: Path, rewrite: Rewrite) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=pixels, labels=np.arange(30) % 3)
+    made = synthesize(
+        tmp_path / "images.npz",
+        epsilon=5.0,
+        classes=3,
+        method=DPMEPF(
+            steps=1,
+            batch=6,
+            layers=(5, 8),
+            start_coefficients=4,
+            labeller_size=5,
+            width=16,
+            public=public_patches(PublicSpec(28, 28, 1, ()), 50),
+        ),
+        samples=12,
+        out=tmp_path / "release",
+        state=tmp_path / "state",
+        quiet=True,
+    )
+    assert verify(made).redrawn == 12
+    kept = (made / "certificate.json").read_bytes()
+    for change in ({"bound": "clip"}, {"features": 7}, {"encoder_digest": "0" * 64}):
+
+        def edit(certificate: Certificate, change: Certificate = change) -> None:
+            certificate["queries"][0].update(change)
+            if "encoder_digest" in change:
+                certificate["encoder"]["digest"] = change["encoder_digest"]
+            reseal(certificate)
+
+        rewrite(made, edit)
+        accuse(made, "queries are not those that the method asks")
+        (made / "certificate.json").write_bytes(kept)

@@ -28,6 +28,7 @@ from sfumato.errors import DataError
 from sfumato.features import (
     PerceptualFeatures,
     PooledCoordinates,
+    PooledFeatures,
     PublicAxes,
     dct_basis,
     load_encoder,
@@ -35,7 +36,12 @@ from sfumato.features import (
     to_unit,
 )
 from sfumato.methods.gaussian import Gaussians, MomentBlock
-from sfumato.methods.mepf.labeller import Coordinates, Labeller, LayerCoordinates
+from sfumato.methods.mepf.labeller import (
+    Coordinates,
+    Labeller,
+    LayerCoordinates,
+    labelled_layers,
+)
 from sfumato.methods.mepf.settings import MEPFSettings
 from sfumato.methods.second_moments import SecondMoments
 from sfumato.networks import moved
@@ -111,47 +117,41 @@ class Targets:
     labeller: Labeller | None
 
 
-class JointEmbedding(nn.Module):
-    """Builds contributions from images, and targets from the noisy answer.
+class Blocks(nn.Module):
+    """What a contribution is made of: known without an image, so that a plan needs none.
 
-    Everything in it is public: configuration, encoder, scales and axes fitted on public images.
+    ``width`` is the length of each perceptual moment.
     """
 
     def __init__(self, method: MEPFSettings, spec: PublicSpec) -> None:
         super().__init__()
         self.method, self.spec = method, spec
-        public = method.public if method.public is not None else public_patches(spec)
-        self.features = PerceptualFeatures.fit(
-            load_encoder(method.encoder), method.layers, method.bound, public
+        unscaled = [1.0] * (len(method.layers) + 2)
+        self.features = PerceptualFeatures(
+            load_encoder(method.encoder), method.layers, method.bound, unscaled
         )
-        activations = self.features.of(public)
-        moments = self.features.moments(activations)
-        compressed = [] if method.compress is None else moments
-        self.compressors = nn.ModuleList(
-            PublicAxes.fit(moment, method.compress or 0, False) for moment in compressed
-        )
-        self.width = method.compress or moments[0].shape[1]
+        with torch.no_grad():
+            black = torch.zeros(1, spec.channels, spec.height, spec.width)
+            activations = self.features.activations(black.to(self.features.encoder.mean))
+        self.width = method.compress or sum(layer.shape[1] for layer in activations)
         self.start: MomentBlock | None = None
-        self.coordinates: Coordinates | None = None
         self.second: SecondMoments | None = None
         if method.start_coefficients:
             basis = dct_basis(spec, method.start_coefficients)
             self.start = MomentBlock(basis, START_MEAN_WEIGHT)
         if method.labeller_size and len(spec.classes) > 1:
             if method.encoder_size:
-                self.coordinates = labeller_view(method)
+                available = PooledFeatures(self.features.encoder, method.encoder_size).width
             else:
-                self.coordinates = LayerCoordinates.fit(
-                    self.features, activations, method.labeller_size
-                )
-            self.second = SecondMoments(self.coordinates.width)
+                available = sum(layer.shape[1] for layer in labelled_layers(activations))
+            self.second = SecondMoments(min(method.labeller_size, available))
 
     @property
     def shared(self) -> int:
         """Number of coordinates that all classes share."""
         return self.second.pairs if self.second else 0
 
-    def _blocks(self) -> list[tuple[int, float]]:
+    def lengths_and_norms(self) -> list[tuple[int, float]]:
         """(length, largest norm) of each block of a contribution, in order."""
         method = self.method
         blocks = [(1, method.count_weight), (self.width, 1.0)]
@@ -168,12 +168,38 @@ class JointEmbedding(nn.Module):
     @property
     def dimension(self) -> int:
         """Number of coordinates of a contribution."""
-        return sum(length for length, _ in self._blocks())
+        return sum(length for length, _ in self.lengths_and_norms())
 
     @property
     def norm(self) -> float:
         """Largest L2 norm of a contribution."""
-        return math.sqrt(sum(norm**2 for _, norm in self._blocks()))
+        return math.sqrt(sum(norm**2 for _, norm in self.lengths_and_norms()))
+
+
+class JointEmbedding(Blocks):
+    """Builds contributions from images, and targets from the noisy answer.
+
+    Everything in it is public: configuration, encoder, scales and axes fitted on public images.
+    """
+
+    def __init__(self, method: MEPFSettings, spec: PublicSpec) -> None:
+        super().__init__(method, spec)
+        public = method.public if method.public is not None else public_patches(spec)
+        self.features = PerceptualFeatures.fit(
+            self.features.encoder, method.layers, method.bound, public
+        )
+        activations = self.features.of(public)
+        moments = [] if method.compress is None else self.features.moments(activations)
+        self.compressors = nn.ModuleList(
+            PublicAxes.fit(moment, method.compress or 0, False) for moment in moments
+        )
+        self.coordinates: Coordinates | None = None
+        if self.second and method.encoder_size:
+            self.coordinates = labeller_view(method)
+        elif self.second:
+            self.coordinates = LayerCoordinates.fit(
+                self.features, activations, method.labeller_size
+            )
 
     def moments(self, activations: list[Tensor]) -> tuple[Tensor, Tensor]:
         """(φ₁, φ₂) after compression; differentiable."""
@@ -207,7 +233,7 @@ class JointEmbedding(nn.Module):
     def targets(self, embedding: Embedding) -> Targets:
         """Take a noisy answer apart; counts are noisy too and kept at one or more."""
         method = self.method
-        lengths = [length for length, _ in self._blocks()]
+        lengths = [length for length, _ in self.lengths_and_norms()]
         ends = np.cumsum([0, *lengths])
         parts = [embedding.total[:, low:high] for low, high in pairwise(ends[:6])]
         counts = np.maximum(parts[0][:, 0] / method.count_weight, LEAST_IMAGES)

@@ -26,10 +26,7 @@ from sfumato.methods.second_moments import SecondMoments
 
 
 class LayerCoordinates(nn.Module):
-    """Public coordinates t of an image as it is: layers along whitened axes, of norm at most 1.
-
-    All layers but the deepest, which is coarse in space.
-    """
+    """Public coordinates t of an image as it is: layers along whitened axes, of norm at most 1."""
 
     def __init__(self, features: PerceptualFeatures, axes: PublicAxes) -> None:
         super().__init__()
@@ -40,12 +37,8 @@ class LayerCoordinates(nn.Module):
         cls, features: PerceptualFeatures, activations: Sequence[Tensor], count: int
     ) -> LayerCoordinates:
         """Along the main axes of public images, of which these are the activations."""
-        joint = cls._joint(activations)
+        joint = torch.cat(labelled_layers(activations), dim=1)
         return cls(features, PublicAxes.fit(joint, min(count, joint.shape[1]), whiten=True))
-
-    @staticmethod
-    def _joint(activations: Sequence[Tensor]) -> Tensor:
-        return torch.cat(list(activations[:-1] or activations), dim=1)
 
     @property
     def width(self) -> int:
@@ -54,7 +47,7 @@ class LayerCoordinates(nn.Module):
 
     def along(self, activations: Sequence[Tensor]) -> Tensor:
         """t of images of which these are the activations, ``[b, width]``."""
-        coordinates: Tensor = self.axes(self._joint(activations))
+        coordinates: Tensor = self.axes(torch.cat(labelled_layers(activations), dim=1))
         return coordinates
 
     def forward(self, images: Tensor) -> Tensor:
@@ -81,6 +74,11 @@ class LayerCoordinates(nn.Module):
         encoder = load_encoder(config["encoder"])
         features = PerceptualFeatures(encoder, config["layers"], config["bound"], config["scales"])
         return cls(features, PublicAxes(tensors["mean"], tensors["axes"], whitened=True))
+
+
+def labelled_layers(activations: Sequence[Tensor]) -> list[Tensor]:
+    """All layers but the deepest, which is coarse in space."""
+    return list(activations[:-1] or activations)
 
 
 Coordinates: TypeAlias = "LayerCoordinates | PooledCoordinates"

@@ -14,13 +14,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.features import LARGEST_SIZE, PooledCoordinates
+from sfumato.features import LARGEST_SIZE
 from sfumato.methods.base import Method, check_rules, digest_of
 from sfumato.methods.estimate import reading, seconds_of
-from sfumato.methods.mepf.embedding import Embedding, joint_embedding, labeller_view
+from sfumato.methods.mepf.embedding import Blocks, Embedding, joint_embedding, labeller_view
 from sfumato.methods.mepf.generator import StartedGenerator, refiner
 from sfumato.methods.mepf.matching import Matching
 from sfumato.methods.mepf.model import MEPFModel
@@ -134,23 +135,27 @@ class DPMEPF(MEPFSettings, Method):
 
     def queries(self, spec: PublicSpec) -> list[Query]:
         """One sum: both moments, class sizes, the start and the labeller in a joint release."""
-        joint = joint_embedding(self, spec)
+        blocks = Blocks(self, spec)
+
+        def contribution(images: Tensor, labels: Tensor) -> Tensor:
+            return joint_embedding(self, spec).contribution(images, labels)
+
         asked = {key: value for key, value in self.config().items() if key not in _AFTERWARDS}
         describes = {
             **asked,
-            "encoder_digest": joint.features.encoder.digest,
-            "features": joint.width,
+            "encoder_digest": blocks.features.encoder.digest,
+            "features": blocks.width,
         }
-        if isinstance(joint.coordinates, PooledCoordinates) and not self.public_digest:
-            describes["labeller_axes_digest"] = joint.coordinates.digest
+        if blocks.second and self.encoder_size and not self.public_digest:
+            describes["labeller_axes_digest"] = labeller_view(self).digest
         return [
             SumQuery(
                 "embedding",
-                joint.contribution,
-                joint.dimension,
-                joint.norm,
+                contribution,
+                blocks.dimension,
+                blocks.norm,
                 by_class=True,
-                shared=joint.shared,
+                shared=blocks.shared,
                 describes=describes,
             )
         ]
@@ -175,6 +180,7 @@ class DPMEPF(MEPFSettings, Method):
 
     def fit(self, curator: Curator) -> MEPFModel:
         """Ask once, then train; a killed run goes on from its checkpoint with the same answer."""
+        joint_embedding(self, curator.spec)  # what is wrong with public images is said before
         curator.open(self)
         answer = curator.sum("embedding")
         embedding = Embedding(

@@ -8,7 +8,7 @@ certificate at once. An embedding is a noisy answer itself, so its digest stands
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from sfumato.methods.mepf.method import DPMEPF
 from sfumato.methods.registry import configured, find_method, load_fitted, method_names
 from sfumato.privacy import Answer
 from sfumato.privacy.run import answer_digest
-from sfumato.release.certificate import encoder_of, is_classifier
+from sfumato.release.certificate import is_classifier
 from sfumato.release.files import CLASSIFIER, EMBEDDING, IMAGES, MODEL
 from sfumato.release.verification.claim import spec_of
 from sfumato.release.verification.mechanisms import STEPS_OF_A_CLIP_NORM
@@ -31,8 +31,8 @@ from sfumato.release.versions import writer_of
 
 _FORMAT = "sfumato-embedding/1"
 _SUMS = {"total": np.float64, "shared": np.float64}
-_PUBLIC = {"public_steps": 0, "public_digest": ""}
-"""What a configuration says about public images, which are not at hand here."""
+_PUBLIC = {"public_steps": 0}
+"""What a configuration says that needs public images, which are not at hand here."""
 
 
 def problems(folder: Path, names: list[str], certificate: Mapping[str, Any]) -> Iterator[str]:
@@ -101,9 +101,8 @@ def _model_problems(path: Path, certificate: Mapping[str, Any]) -> Iterator[str]
         method = configured(stated["name"], stated["config"])
         config = method.config()
         expected = method.model_config(spec)
-        fitted = bool(stated["config"].get("public_digest"))  # on images that are not at hand
-        if encoder_of(certificate["queries"]) is None or (model.answer and not fitted):
-            # Where neither holds it would take minutes, or cannot be done.
+        if not (model.answer and stated["config"].get("public_digest")):
+            # Else they follow from public images, which are not at hand here.
             queries = json.loads(json.dumps([query.to_dict() for query in method.queries(spec)]))
     except (SfumatoError, TypeError, ValueError, LookupError, ArithmeticError, RuntimeError):
         config, expected = {}, {}
@@ -111,8 +110,14 @@ def _model_problems(path: Path, certificate: Mapping[str, Any]) -> Iterator[str]
         yield f"method {stated['name']!r}: its configuration is outside the rules of the method"
     elif not _agrees(facts["config"], expected):
         yield f"{MODEL} is of another form than the method makes with its configuration"
-    elif queries not in (None, certificate["queries"]):
+    elif queries is not None and _known(queries) != _known(certificate["queries"]):
         yield "the queries are not those that the method asks with its configuration"
+
+
+def _known(queries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {**query, **{key: _PUBLIC[key] for key in _PUBLIC if key in query}} for query in queries
+    ]
 
 
 def _forms(tensors: Mapping[str, NDArray[Any]]) -> dict[str, tuple[str, tuple[int, ...]]]:
