@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from sfumato.disk import append_durably, private_folder, write_atomically, write_private
+from sfumato.disk import append_durably, is_locked, private_folder, write_atomically, write_private
 
 
 @pytest.fixture(params=[0, 0o022, 0o777], ids=["open", "usual", "closed"], autouse=True)
@@ -48,3 +49,13 @@ def test_folders_are_the_owners_only_from_the_first_that_was_missing(tmp_path: P
 def test_a_pipe_is_written_and_keeps_its_mode(tmp_path: Path) -> None:
     write_private(Path(os.devnull), "text")
     assert mode(Path(os.devnull)) & 0o666 == 0o666
+
+
+def test_a_lock_is_seen_while_it_is_held_and_no_folder_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "run.lock"
+    assert not is_locked(path)
+    with FileLock(path):
+        assert is_locked(path)
+    assert not is_locked(path)
+    assert not is_locked(tmp_path / "missing" / "run.lock")
+    assert not (tmp_path / "missing").exists()

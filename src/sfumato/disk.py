@@ -10,6 +10,8 @@ import os
 import stat
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 OWNER_ONLY = 0o600
 
 
@@ -35,6 +37,19 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_directory(path.parent)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock file ``path`` just now; nobody does in a missing folder."""
+    if not path.parent.is_dir():
+        return False
+    lock = FileLock(path, timeout=0, mode=OWNER_ONLY)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
 def append_durably(path: Path, line: bytes) -> None:

@@ -17,11 +17,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from sfumato.app.child import EXIT, LOCK, PID, PROGRESS
 from sfumato.app.worker import environment, last_message
-from sfumato.disk import private_folder, write_atomically
+from sfumato.disk import is_locked, private_folder, write_atomically
 from sfumato.errors import UsageError
 
 State = Literal["running", "finished", "stopped", "failed"]
@@ -126,7 +124,7 @@ class Runs:
         """How a run stands; the word of the disk, whichever server began it."""
         child = self._children.get(run.id)
         # Another server may have gone on with what this one began: the lock has the last word.
-        if (child is not None and child.poll() is None) or self._is_alive(run):
+        if (child is not None and child.poll() is None) or is_locked(self._folder / run.id / LOCK):
             return "running"
         try:
             code = int((self._folder / run.id / EXIT).read_text())
@@ -161,15 +159,6 @@ class Runs:
                 )
             if other.out == run.out:
                 raise UsageError(f"Another run is making {run.out}. Choose another name.")
-
-    def _is_alive(self, run: Run) -> bool:
-        lock = FileLock(self._folder / run.id / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        lock.release()
-        return False
 
     def _launch(self, run: Run) -> None:
         folder = self._folder / run.id

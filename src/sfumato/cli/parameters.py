@@ -189,7 +189,6 @@ Release = Annotated[Path, typer.Argument(metavar="RELEASE", help="The folder of 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Delta = Annotated[float, option(Budget, "delta")]
 Relation = Annotated[str, option(Budget, "relation")]
-Split = Annotated[str | None, option(DataOptions, "split")]
 Public = Annotated[str | None, option(MethodOptions, "public")]
 SeedPublic = Annotated[int, option(MethodOptions, "seed_public")]
 AllowLargeDelta = Annotated[bool, option(RunOptions, "allow_large_delta")]

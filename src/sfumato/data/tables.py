@@ -34,7 +34,7 @@ Line = tuple[str | None, str | None, str | None]
 
 @dataclass(frozen=True, repr=False)
 class LabelTable:
-    """What a table says of files. PRIVATE but for ``has_labels`` and ``has_units``.
+    """What a table says of files. PRIVATE but for ``has_units``.
 
     ``lines`` and ``stems`` hold (label, unit) by name, and by name without suffix; None for a label
     or a unit on which two lines of one name disagree.
@@ -42,7 +42,6 @@ class LabelTable:
 
     lines: dict[str, tuple[str | None, str | None]]
     stems: dict[str, tuple[str | None, str | None]]
-    has_labels: bool
     has_units: bool
 
     def of(self, path: str) -> tuple[str | None, str | None] | None:
@@ -102,7 +101,7 @@ def read_table(declared: DataOptions, where: str) -> LabelTable:
         name = name.replace("\\", "/").removeprefix("./")
         _add(found, name, label, unit)
         _add(stems, _stem(name), label, unit)
-    return LabelTable(found, stems, wanted[1] is not None, wanted[2] is not None)
+    return LabelTable(found, stems, wanted[2] is not None)
 
 
 def _add(

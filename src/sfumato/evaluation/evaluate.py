@@ -31,7 +31,6 @@ from sfumato.methods.base import Classifier
 from sfumato.options import EvaluationOptions, gathered
 from sfumato.progress import stage
 
-CLASSIFIERS = ("logistic", "mlp", "cnn")
 FIDELITY_IMAGES = 10_000
 """Images of each side that fidelity is computed on, or all of the smaller side."""
 

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from platformdirs import user_state_path
 
 from sfumato.data.source import ImageSource, Place
-from sfumato.disk import OWNER_ONLY, private_folder, write_atomically
+from sfumato.disk import OWNER_ONLY, is_locked, private_folder, write_atomically
 from sfumato.errors import LedgerError, UsageError
 from sfumato.privacy.ledger import digest
 
+LOCK = "run.lock"
 FINGERPRINT = "fingerprint"
 """File in a run's folder: the form of the data set that its first query was computed on."""
 
@@ -71,7 +72,7 @@ class Run:
         self.id = run_id
         self.folder = data_folder / "runs" / run_id
         private_folder(self.folder)
-        self._lock = FileLock(self.folder / "run.lock", timeout=0, mode=OWNER_ONLY)
+        self._lock = FileLock(self.folder / LOCK, timeout=0, mode=OWNER_ONLY)
         try:
             if hold:
                 self._lock.acquire()
@@ -107,15 +108,7 @@ class Run:
 
 def is_running(run_folder: Path) -> bool:
     """Whether a process holds the run of this folder just now."""
-    if not run_folder.is_dir():
-        return False
-    lock = FileLock(run_folder / "run.lock", timeout=0, mode=OWNER_ONLY)
-    try:
-        lock.acquire()
-    except Timeout:
-        return True
-    lock.release()
-    return False
+    return is_locked(run_folder / LOCK)
 
 
 def answer_digest(answer: NDArray[Any]) -> str:
