@@ -71,8 +71,8 @@ def check_shards(source: ImageSource) -> None:
     shards = source.by_shard()
     if not shards:
         raise UsageError(
-            f"{source.name}: an engine needs Parquet or WebDataset shards. Make some: "
-            "sfumato shard DATA --out DIR."
+            f"{source.name}: an engine needs Parquet or WebDataset shards. Make some "
+            "with sfumato shard."
         )
     paths = [place.path for shard in shards for place in shard.places]
     if len(set(paths)) < len(paths):
