@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from sfumato.methods.dpdm.diffusion import Denoiser, DenoisingLoss
 from sfumato.methods.dpdm.parameterisations import PARAMETERISATIONS
-from sfumato.networks import UNet
+from sfumato.networks import UNet, resolve_device
 from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.gradients.layers import flatten
 from sfumato.privacy.gradients.per_example import (
@@ -66,7 +66,9 @@ def opacus_sum(network: nn.Module, loss: DenoisingLoss, batch: UnitBatch) -> Cal
     wrapped = GradSampleModule(Contiguous(network), batch_first=True, loss_reduction="sum")
 
     def run() -> Tensor:
-        total = torch.zeros(sum(p.numel() for p in trained(network)))
+        total = batch.images.new_zeros(
+            sum(p.numel() for p in trained(network)), dtype=torch.float32
+        )
         for part in batch.split(units_at_once(loss)):
             wrapped.zero_grad(set_to_none=True)
             loss(wrapped, part.images, part.labels, *part.draws).sum().backward()
@@ -84,32 +86,37 @@ def opacus_sum(network: nn.Module, loss: DenoisingLoss, batch: UnitBatch) -> Cal
     return run
 
 
-def main() -> None:
-    """Print the seconds of each side and their ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--multiplicity", type=int, default=8)
-    parser.add_argument(
-        "--engine", choices=sorted(ENGINES), help="instead of the fastest, measured"
+def random_units(
+    loss: DenoisingLoss, shape: tuple[int, ...], classes: int, units: int, device: torch.device
+) -> UnitBatch:
+    """So many public units of noise, images of ``shape`` [c, h, w], with their draws."""
+    return UnitBatch(
+        torch.randint(0, 256, (units, *shape), dtype=torch.uint8, device=device),
+        torch.randint(0, classes, (units,), device=device),
+        loss.draws(units, torch.Generator(device).manual_seed(0)),
     )
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--no-opacus", action="store_true")
-    parser.add_argument("--bfloat16", action="store_true", help="in all three sides")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
 
+
+def setting(
+    units: int, multiplicity: int, device: torch.device, bfloat16: bool = False
+) -> tuple[nn.Module, DenoisingLoss, UnitBatch]:
+    """The paper's U-Net at 28 pixels on ``device``, its loss, and random units."""
     torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = UNet(28, 1, 10).to(device).to(memory_format=torch.channels_last)
-    denoiser = Denoiser(network, PARAMETERISATIONS["edm"], options.bfloat16)
-    loss = DenoisingLoss(denoiser, options.multiplicity, 0.1)
-    generator = torch.Generator(device).manual_seed(0)
-    batch = UnitBatch(
-        torch.randint(0, 256, (options.batch, 1, 28, 28), dtype=torch.uint8, device=device),
-        torch.randint(0, 10, (options.batch,), device=device),
-        loss.draws(options.batch, generator),
-    )
-    engine = options.engine or fastest_engine(network, loss, batch)
+    loss = DenoisingLoss(Denoiser(network, PARAMETERISATIONS["edm"], bfloat16), multiplicity, 0.1)
+    return network, loss, random_units(loss, (1, 28, 28), 10, units, device)
+
+
+def measured(
+    network: nn.Module,
+    loss: DenoisingLoss,
+    batch: UnitBatch,
+    engine: str | None = None,
+    turns: int = 5,
+    opacus: bool = True,
+) -> dict[str, float | str]:
+    """Seconds of each side, the fastest of ``turns``, and their ratios; see the module's text."""
+    engine = engine or fastest_engine(network, loss, batch)
 
     def ours() -> Tensor:
         return gradient_sum(network, loss, batch, CLIP_NORM, engine)
@@ -122,16 +129,16 @@ def main() -> None:
     sides: dict[str, Callable[[], object]] = {"ours_s": ours, "plain_s": plain}
     expected = ours()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    if not options.no_opacus:
+    if opacus:
         theirs = opacus_sum(network, loss, batch)
         ours_again = expected.cpu().double() * (CLIP_NORM / UNIT)
-        difference = float((theirs().double() - ours_again).norm() / ours_again.norm())
+        difference = float((theirs().cpu().double() - ours_again).norm() / ours_again.norm())
         assert difference < 1e-2, f"Opacus gives another sum: {difference}"
         sides["opacus_s"] = theirs
-    times = {name: min(seconds(side) for _ in range(options.turns)) for name, side in sides.items()}
+    times = {name: min(seconds(side) for _ in range(turns)) for name, side in sides.items()}
     result = {
-        "batch": options.batch,
-        "multiplicity": options.multiplicity,
+        "batch": len(batch),
+        "multiplicity": loss.multiplicity,
         "engine": engine,
         "threads": torch.get_num_threads(),
         **times,
@@ -140,6 +147,27 @@ def main() -> None:
     }
     if "opacus_s" in times:
         result["opacus_over_ours"] = times["opacus_s"] / times["ours_s"]
+    return result
+
+
+def main() -> None:
+    """Print the seconds of each side and their ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--multiplicity", type=int, default=8)
+    parser.add_argument(
+        "--engine", choices=sorted(ENGINES), help="instead of the fastest, measured"
+    )
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--no-opacus", action="store_true")
+    parser.add_argument("--bfloat16", action="store_true", help="in all three sides")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+
+    device = resolve_device(options.device)
+    units = setting(options.batch, options.multiplicity, device, options.bfloat16)
+    result = measured(*units, options.engine, options.turns, not options.no_opacus)
     print(json.dumps(result) if options.json else "\n".join(f"{k}: {v}" for k, v in result.items()))
 
 
