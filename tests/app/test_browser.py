@@ -88,10 +88,12 @@ def check(browser: Chrome) -> None:
     """No serious finding of axe-core in light or dark, no sideways scroll, no foreign request."""
     origin = re.match(r"http://127\.0\.0\.1:\d+/", browser.current_url)
     assert origin is not None
-    fetched = browser.execute_script(
-        "return performance.getEntriesByType('resource').map((e) => e.name)"
+    fetched = WebDriverWait(browser, PATIENCE).until(
+        lambda one: one.execute_script(
+            "return performance.getEntriesByType('resource').map((e) => e.name)"
+        )
     )
-    assert fetched and all(name.startswith(origin[0]) for name in fetched)
+    assert all(name.startswith(origin[0]) for name in fetched)
     root = browser.find_element(By.TAG_NAME, "html")
     assert int(root.get_property("scrollWidth")) <= WIDTH
     axe = (files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")

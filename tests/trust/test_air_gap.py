@@ -172,7 +172,8 @@ def test_two_modules_can_download_and_no_other() -> None:
     found = {str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py")}
     found = {path for path in found if reaches_out((SOURCE / path).read_text())}
     listens = "app/server.py"  # on the loopback address alone: tests/app
-    assert found == {"data/readers/named.py", "evaluation/extractors.py", listens}
+    asks = "privacy/cluster.py"  # whether the stated cluster is there; nothing is downloaded
+    assert found == {"data/readers/named.py", "evaluation/extractors.py", listens, asks}
 
 
 def said(error: type[SfumatoError], call: Callable[[], object]) -> str:
