@@ -117,7 +117,7 @@ def methods(check: Check) -> Iterator[Line]:
 def sums(check: Check) -> Iterator[Line]:
     """What two sums take from each of 128 digits on the device, beside the CPU's."""
     source = open_images("digits")
-    images, labels = next(source.batches(128))
+    images, labels = map(torch.from_numpy, next(source.batches(128)))
     for query in (
         Moments().queries(source.spec)[0],
         DPMEPF(**SMALL["mepf"]).queries(source.spec)[0],

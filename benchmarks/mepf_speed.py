@@ -46,17 +46,22 @@ def feature_turns(
 ) -> list[tuple[float, ...]]:
     """Seconds of each turn over all images: bare encoder and perceptual moments, both on
     ``device``, and the exact release before its noise, wherever the curator computes it."""
-    joint = moved(joint_embedding(method, source.spec), device)
+    joint = joint_embedding(method, source.spec)
     (query,) = method.queries(source.spec)
     assert isinstance(query, SumQuery)
-    batches = [images.to(device) for images, _ in source.batches(integer_sums.BATCH)]
+    batches = [
+        torch.from_numpy(images).to(device) for images, _ in source.batches(integer_sums.BATCH)
+    ]
 
+    # The release moves the same modules to where the curator computes; each turn moves them back.
     def bare_features() -> None:
+        moved(joint, device)
         with torch.inference_mode():
             for images in batches:
                 joint.features.activations(to_unit(images))
 
     def features() -> None:
+        moved(joint, device)
         with torch.inference_mode():
             for images in batches:
                 joint.moments(joint.features.activations(to_unit(images)))
