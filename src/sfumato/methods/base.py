@@ -106,21 +106,17 @@ class Model(Fitted):
         """The label of each image of a sampling, where it is known before the images are made."""
         return None
 
-    def redraw(self, wanted: Sampling, numbers: NDArray[np.int64]) -> Batch:
-        """The images of a sampling with these ascending numbers, and their labels."""
-        images: list[NDArray[np.uint8]] = []
-        labels: list[int] = []
-        left, start = iter(numbers.tolist()), 0
-        number = next(left, None)
-        for batch in self.sampled(wanted):
-            while number is not None and number < start + len(batch[1]):
-                images.append(batch[0][number - start])
-                labels.append(int(batch[1][number - start]))
-                number = next(left, None)
-            start += len(batch[1])
-            if number is None:
-                break
-        return np.stack(images), np.array(labels, np.int64)
+    def redraw(self, wanted: Sampling, numbers: NDArray[np.int64]) -> Iterator[Batch]:
+        """The images of a sampling with these ascending numbers, and their labels, in batches."""
+        start = 0
+        for images, labels in self.sampled(wanted):
+            end = start + len(labels)
+            here = numbers[(start <= numbers) & (numbers < end)] - start
+            if len(here):
+                yield images[here], labels[here]
+            start = end
+            if (numbers < end).all():
+                return
 
     def with_sampler(self, sampler: str | None, steps: int | None) -> Model:
         """The same model with another sampler, where it has several.

@@ -82,14 +82,12 @@ class ImageModel(Model):
         return None if free else labels_for(self.counts, wanted)
 
     @torch.no_grad()
-    def redraw(self, wanted: Sampling, numbers: NDArray[np.int64]) -> Batch:
+    def redraw(self, wanted: Sampling, numbers: NDArray[np.int64]) -> Iterator[Batch]:
         """The images of a sampling with these numbers, and their labels; no others are made."""
         labels = labels_for(self.counts, wanted)[numbers]
-        starts = range(0, len(numbers), self.at_once)
-        parts = [slice(start, start + self.at_once) for start in starts]
-        made = [self._batch(wanted, numbers[part], labels[part]) for part in parts]
-        images, named = zip(*made, strict=True)
-        return np.concatenate(images), np.concatenate(named)
+        for start in range(0, len(numbers), self.at_once):
+            part = slice(start, start + self.at_once)
+            yield self._batch(wanted, numbers[part], labels[part])
 
     def _batch(
         self, wanted: Sampling, numbers: NDArray[np.int64], labels: NDArray[np.int64]

@@ -180,5 +180,6 @@ def test_a_model_that_samples_only_in_order_is_checked_too(honest: Path) -> None
 
     model = object.__new__(InOrder)
     numbers = np.array([0, 3, 4, 9])
-    images, labels = Model.redraw(model, Sampling(11), numbers)
+    parts = zip(*Model.redraw(model, Sampling(11), numbers), strict=True)
+    images, labels = map(np.concatenate, parts)
     assert images.flatten().tolist() == labels.tolist() == [0, 3, 4, 9]

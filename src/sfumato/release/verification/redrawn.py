@@ -8,8 +8,10 @@ times what the others differ by.
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,6 @@ LEAST_LEVELS, TIMES_THE_MEDIAN = 0.5, 10.0
 RENAMED = 0.02
 """Share of the images that a labeller may call otherwise where pixels differ too."""
 SHOWN = 5
-_CHUNK = 1000
 
 
 @dataclass(frozen=True)
@@ -113,22 +114,26 @@ class _Compared:
 def _compare(
     folder: Path, certificate: Mapping[str, Any], model: Model, chosen: NDArray[np.int64]
 ) -> _Compared:
-    wanted = sampling_of(certificate)
-    among = set(chosen.tolist())
-    labels, waiting = np.zeros(wanted.count, np.int64), []
-    named, differences = [np.zeros(0, np.int64)], [np.zeros(0)]
-    done = 0
-    for number, (label, png) in enumerate(numbered_images(folder, certificate)):
-        labels[number] = label
-        if number in among:
-            waiting.append(pixels_of(png))
-        if waiting and (len(waiting) == _CHUNK or done + len(waiting) == len(chosen)):
-            again, names = model.redraw(wanted, chosen[done : done + len(waiting)])
-            apart = np.abs(np.stack(waiting).astype(np.int16) - again)
-            differences.append(apart.mean(axis=(1, 2, 3)))
-            named.append(names)
-            done, waiting = done + len(waiting), []
-    return _Compared(labels, chosen, np.concatenate(named), np.concatenate(differences))
+    wanted, among = sampling_of(certificate), set(chosen.tolist())
+    labels = np.zeros(wanted.count, np.int64)
+
+    def stored() -> Iterator[NDArray[np.uint8]]:
+        """The chosen images as they are in the release, whose labels are noted on the way."""
+        for number, (label, png) in enumerate(numbered_images(folder, certificate)):
+            labels[number] = label
+            if number in among:
+                yield pixels_of(png)
+
+    named, differences, shown = [np.zeros(0, np.int64)], [np.zeros(0)], stored()
+    for again, names in model.redraw(wanted, chosen):
+        apart = np.abs(np.stack(list(islice(shown, len(again)))).astype(np.int16) - again)
+        differences.append(apart.mean(axis=(1, 2, 3)))
+        named.append(names)
+    deque(shown, maxlen=0)  # the labels behind the last chosen image
+    found = _Compared(labels, chosen, np.concatenate(named), np.concatenate(differences))
+    if len(found.named) != len(chosen):
+        raise ValueError("the model makes another number of images")
+    return found
 
 
 def _problems(known: NDArray[np.int64] | None, found: _Compared) -> Iterator[str]:
