@@ -14,14 +14,13 @@ from sfumato.errors import CertificateError, UsageError
 from sfumato.methods.base import Batch
 from sfumato.release import certificate as certificates
 from sfumato.release import strict_json
-from sfumato.release.certificate import NAME, Certificate
-from sfumato.release.files import CARD, EMBEDDING, METRICS, MODEL, SAMPLES, digests, list_files
+from sfumato.release.certificate import Certificate
+from sfumato.release.files import EMBEDDING, METRICS, MODEL, SAMPLES
 from sfumato.release.images import numbered_images, pixels_of
 from sfumato.release.verification.claim import spec_of
-from sfumato.release.verification.verify import check, problems
+from sfumato.release.verification.verify import check
 from sfumato.release.versions import writer_of
-from sfumato.release.writing.card import make_card
-from sfumato.release.writing.write import check_target, replacing
+from sfumato.release.writing.write import check_target, finish, replacing
 
 
 def convert_release(release: Path, out: Path, format: str, force: bool = False) -> Path:
@@ -54,18 +53,9 @@ def convert_release(release: Path, out: Path, format: str, force: bool = False) 
                 shutil.copy2(release / name, part / name)
         if (part / METRICS).exists():
             metrics = strict_json.parse((part / METRICS).read_bytes(), METRICS)
+        core, paid = certificates.core_of(certificate), certificate.get("published_metrics")
         made = {**certificate["release"], "format": format}
-        facts = {**certificate, "release": made}
-        card = make_card(facts, list_files(part)[0], metrics)
-        (part / CARD).write_text(card, encoding="utf-8")
-        finished = certificates.complete(
-            certificates.core_of(certificate),
-            made,
-            digests(part, list_files(part)[0]),
-            certificate.get("published_metrics"),
-        )
-        (part / NAME).write_bytes(certificates.to_bytes(finished))
-        if found := list(problems(part, finished)):
+        if found := finish(part, core, made, paid, metrics):
             raise CertificateError(f"{out} would not verify: {'; '.join(found[:10])}.")
     return out
 

@@ -170,17 +170,35 @@ def _fill(
     else:
         format = CLASSIFIER
     release = {"sfumato": sfumato.__version__, **made, "format": format, "samples": count}
-    names, _ = list_files(part)
-    facts = {"format": FORMAT, **core, "release": release}
-    (part / CARD).write_text(make_card(facts, names), encoding="utf-8")
-    names, _ = list_files(part)
-    finished = certificates.complete(core, release, digests(part, names))
-    (part / NAME).write_bytes(certificates.to_bytes(finished))
-    if found := list(problems(part, finished)):
+    if found := finish(part, core, release):
         raise CertificateError(
             f"the release was not published, because it does not verify: {'; '.join(found[:10])}. "
             "The run can go on: run the same command again once this is mended."
         )
+
+
+def finish(
+    part: Path,
+    core: Mapping[str, Any],
+    release: Mapping[str, Any],
+    paid: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    format: str = FORMAT,
+) -> list[str]:
+    """Write card and certificate beside a release's other files; return what would not verify.
+
+    Args:
+        core: what the run spent; ``paid``: what the run spent that bought ``metrics``, if one did.
+        release: what the certificate says under ``release``.
+        format: of the certificate.
+    """
+    facts = {"format": format, **core, "release": release, "published_metrics": paid}
+    card = make_card(facts, list_files(part)[0], metrics)
+    (part / CARD).write_text(card, encoding="utf-8")
+    files = digests(part, list_files(part)[0])
+    finished = certificates.complete(core, release, files, paid, format)
+    (part / NAME).write_bytes(certificates.to_bytes(finished))
+    return list(problems(part, finished))
 
 
 def _save_model(path: Path, model: Fitted, core: Mapping[str, Any]) -> None:
@@ -241,15 +259,8 @@ def attach_metrics(release: Path, core: Mapping[str, Any], metrics: Mapping[str,
             (part / name).unlink(missing_ok=True)  # a link: written through, it would change both
         text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False)
         (part / METRICS).write_text(text, encoding="utf-8")
-        facts = {**certificate, "published_metrics": core}
-        card = make_card(facts, list_files(part)[0], metrics)
-        (part / CARD).write_text(card, encoding="utf-8")
-        named = digests(part, list_files(part)[0])
-        finished = certificates.complete(
-            certificates.core_of(certificate), made, named, core, certificate["format"]
-        )
-        (part / NAME).write_bytes(certificates.to_bytes(finished))
-        if found := list(problems(part, finished)):
+        own, format = certificates.core_of(certificate), certificate["format"]
+        if found := finish(part, own, made, core, metrics, format):
             raise CertificateError(
                 f"the metrics were not published, because the release would not verify: "
                 f"{'; '.join(found[:10])}. Run the same command again once this is mended: it is "
