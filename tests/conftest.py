@@ -20,6 +20,7 @@ settings.register_profile(
 settings.load_profile("sfumato")
 
 torch.set_num_threads(1)  # small tensors: threads cost more than they give
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # and so do those of programs that tests start
 
 
 @pytest.fixture(autouse=True)
