@@ -314,7 +314,7 @@ def _has_form(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) if hint in (bool, str) else True
 
 
-def check_classes(method: str, spec: PublicSpec) -> None:
+def check_two_classes(method: str, spec: PublicSpec) -> None:
     """Raise UsageError unless images of ``spec`` are of two classes or more."""
     if len(spec.classes) < 2:
         raise UsageError(

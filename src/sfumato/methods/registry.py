@@ -38,6 +38,9 @@ CLASSIFIERS = {
 BUILT_IN = {**IMAGES, **CLASSIFIERS}
 """Every method that ships with sfumato, by what it releases."""
 
+WITHOUT_PUBLIC = {"public_steps": 0}
+"""Settings that are refused without the public images they need."""
+
 
 @cache
 def _known() -> Mapping[str, EntryPoint]:
@@ -86,11 +89,12 @@ def configured(name: str, config: Mapping[str, Any]) -> Method:
     Its queries and the form of its model are the same. Raises TypeError, ValueError or UsageError
     if no such method states it.
     """
-    without = {"public_steps": 0}  # steps on public images are refused without the images
     values = {
         key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
     }
-    return find_method(name)(**{key: without.get(key, value) for key, value in values.items()})
+    return find_method(name)(
+        **{key: WITHOUT_PUBLIC.get(key, value) for key, value in values.items()}
+    )
 
 
 def load_model(path: Path) -> Model:

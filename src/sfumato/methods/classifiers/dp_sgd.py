@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.data.spec import PublicSpec
-from sfumato.methods.base import Classifier, Method, check_classes, check_rules, poisson_rate
+from sfumato.methods.base import Classifier, Method, check_rules, check_two_classes, poisson_rate
 from sfumato.methods.estimate import gradient_steps
 from sfumato.methods.saved_arrays import arrays_of, loaded, tensors_below
 from sfumato.methods.training import Session, Training, noisy_mean_gradient
@@ -166,7 +166,7 @@ class DPSGD(Method):
             UsageError: there are fewer than two classes, the number of records is not declared, or
                 it is smaller than the batch.
         """
-        check_classes(self.name, spec)
+        check_two_classes(self.name, spec)
         with torch.device("meta"):
             network = make_network(spec, self.width)
         size = sum(parameter.numel() for parameter in network.parameters())

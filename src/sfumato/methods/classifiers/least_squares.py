@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.features import LARGEST_SIZE, PooledCoordinates, to_unit
-from sfumato.methods.base import Classifier, Method, check_classes, check_rules, digest_of
+from sfumato.methods.base import Classifier, Method, check_rules, check_two_classes, digest_of
 from sfumato.methods.estimate import reading
 from sfumato.methods.second_moments import SecondMoments
 from sfumato.networks import device_of, moved
@@ -175,7 +175,7 @@ class LeastSquares(Method):
         Raises:
             UsageError: there are fewer than two classes.
         """
-        check_classes(self.name, spec)
+        check_two_classes(self.name, spec)
         coordinates = self.coordinates()
         block = SecondMoments(coordinates.width)
 

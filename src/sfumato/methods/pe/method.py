@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.features import PooledCoordinates, public_patches, to_unit
+from sfumato.features import LARGEST_SIZE, PooledCoordinates, public_patches, to_unit
 from sfumato.methods.base import Method, check_rules, digest_of, in_proportion
 from sfumato.methods.pe.drawn_text import DrawnText
 from sfumato.methods.pe.model import PEModel
@@ -130,7 +130,7 @@ class PrivateEvolution(Method):
             "size_noise": self.size_noise >= 0,
             "kept": self.kept >= 1,
             "near": self.near in get_args(Near),
-            "encoder_size": 32 <= self.encoder_size <= 512,
+            "encoder_size": 32 <= self.encoder_size <= LARGEST_SIZE,
             "axes": self.axes >= 1,
         }
         check_rules(self, rules)
@@ -279,5 +279,5 @@ def _save(path: Path, step: int, candidates: Candidates) -> None:
 def _restored(path: Path) -> tuple[int, Candidates] | None:
     if not path.exists():
         return None
-    state = unsealed(path, "Restore the file, or pass --fresh to charge a new run.")
+    state = unsealed(path, "Restore the file, or pass --fresh (fresh=True) to charge a new run.")
     return int(state["step"]), Candidates(state["images"].numpy(), state["traits"].numpy())

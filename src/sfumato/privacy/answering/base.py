@@ -87,8 +87,8 @@ class OpenRun:
 
     def mention_change(self) -> None:
         """Say on standard error that the images are no longer those that were answered about."""
-        path = self.run.folder / FINGERPRINT
-        if path.exists() and path.read_bytes() != self.source.fingerprint().encode():
+        known = (self.run.folder / FINGERPRINT).exists()
+        if known and not self.run.is_same_data(self.source.fingerprint()):
             say(
                 "the data set has changed since this run's answers were computed: the release "
                 "describes the data as they were then. For the new data pass --fresh (fresh=True), "

@@ -30,7 +30,7 @@ from sfumato.progress import Report
 
 
 @dataclass(frozen=True)
-class Question:
+class SentQuery:
     """A query as it travels: by who asks it, because functions cannot be sent by their name."""
 
     asker: Asker
@@ -54,9 +54,9 @@ def total_over_shards(
     """
     cluster, shards = source.cluster, source.by_shard()
     assert cluster is not None
-    question = Question(asker, query.name)
+    sent = SentQuery(asker, query.name)
     known = [shard.fingerprint() for shard in shards]
-    ((_, (size, bits)),) = cluster.each(partial(_probed, question), shards[:1])
+    ((_, (size, bits)),) = cluster.each(partial(_probed, sent), shards[:1])
     about = [
         sha256(digest([query.to_dict(), shard.location_key, own, size, bits]).encode()).digest()
         for shard, own in zip(shards, known, strict=True)
@@ -68,7 +68,7 @@ def total_over_shards(
     missing = [n for n, path in enumerate(paths) if _stored(path, about[n]) is None]
     todo = [shards[number] for number in missing]
     for done, (place, (seen, its_bits, part)) in enumerate(
-        cluster.each(partial(_part, question, size), todo), start=1
+        cluster.each(partial(_part, sent, size), todo), start=1
     ):
         if seen != known[missing[place]]:
             raise DataError(
@@ -114,16 +114,16 @@ def _folder_of(run: Run, query: TotalQuery) -> Path:
     return run.folder / f"partials-{query.name}"
 
 
-def _probed(question: Question, shard: ImageSource) -> tuple[int, str]:
+def _probed(sent: SentQuery, shard: ImageSource) -> tuple[int, str]:
     """The batch size, and what tells this machine's arithmetic."""
-    query = question.query(shard.spec)
+    query = sent.query(shard.spec)
     size = independent_batch_size(query, shard.spec)
     return size, _arithmetic(query, size, shard)
 
 
-def _part(question: Question, size: int, shard: ImageSource) -> tuple[str, str, Tensor]:
+def _part(sent: SentQuery, size: int, shard: ImageSource) -> tuple[str, str, Tensor]:
     """What the shard is, what this machine's arithmetic is, and the shard's total."""
-    query = question.query(shard.spec)
+    query = sent.query(shard.spec)
     seen, bits = shard.fingerprint(), _arithmetic(query, size, shard)
     return seen, bits, total(query, shard, size, lambda share: None)
 

@@ -20,7 +20,13 @@ import sfumato
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import SfumatoError
 from sfumato.methods.mepf.method import DPMEPF
-from sfumato.methods.registry import configured, find_method, load_fitted, method_names
+from sfumato.methods.registry import (
+    WITHOUT_PUBLIC,
+    configured,
+    find_method,
+    load_fitted,
+    method_names,
+)
 from sfumato.privacy import Answer
 from sfumato.privacy.run import answer_digest
 from sfumato.release.certificate import is_classifier
@@ -31,8 +37,6 @@ from sfumato.release.versions import writer_of
 
 _FORMAT = "sfumato-embedding/1"
 _SUMS = {"total": np.float64, "shared": np.float64}
-_PUBLIC = {"public_steps": 0}
-"""What a configuration says that needs public images, which are not at hand here."""
 
 
 def problems(folder: Path, names: list[str], certificate: Mapping[str, Any]) -> Iterator[str]:
@@ -106,7 +110,7 @@ def _model_problems(path: Path, certificate: Mapping[str, Any]) -> Iterator[str]
             queries = json.loads(json.dumps([query.to_dict() for query in method.queries(spec)]))
     except (SfumatoError, TypeError, ValueError, LookupError, ArithmeticError, RuntimeError):
         config, expected = {}, {}
-    if {**config, **_PUBLIC} != {**stated["config"], **_PUBLIC}:
+    if {**config, **WITHOUT_PUBLIC} != {**stated["config"], **WITHOUT_PUBLIC}:
         yield f"method {stated['name']!r}: its configuration is outside the rules of the method"
     elif not _agrees(facts["config"], expected):
         yield f"{MODEL} is of another form than the method makes with its configuration"
@@ -116,7 +120,7 @@ def _model_problems(path: Path, certificate: Mapping[str, Any]) -> Iterator[str]
 
 def _known(queries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
-        {**query, **{key: _PUBLIC[key] for key in _PUBLIC if key in query}} for query in queries
+        {key: WITHOUT_PUBLIC.get(key, value) for key, value in query.items()} for query in queries
     ]
 
 

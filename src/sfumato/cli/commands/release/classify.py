@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from sfumato.cli import parameters as p
-from sfumato.cli.commands.release.synthesize import describe, show_total
+from sfumato.cli.commands.release.synthesize import conclude
 from sfumato.data.options import DataOptions
 from sfumato.options import ClassifierOptions, ReleaseOptions, RunOptions
 from sfumato.privacy.budget import Budget
@@ -35,12 +35,7 @@ def classify(
       sfumato classify xrays/ --epsilon 1 --method least-squares --out classifier/
       sfumato evaluate classifier/ --against heldout/
     """
-    from sfumato.privacy.distributed import is_first
     from sfumato.synthesis import classify
 
     release = classify(data, budget, declared, method, run, to)
-    if not is_first():
-        return
-    describe(release, json)
-    if not json:
-        show_total(data, declared, run.folder, budget.delta)
+    conclude(release, data, declared, run.folder, budget.delta, json)

@@ -38,15 +38,23 @@ def synthesize(
         --out release/
       torchrun --nproc-per-node 4 -m sfumato.cli synthesize faces/ ... --method dpdm --preset paper
     """
-    from sfumato.privacy.distributed import is_first
     from sfumato.synthesis import synthesize
 
     release = synthesize(data, budget, declared, method, run, to)
+    conclude(release, data, declared, run.folder, budget.delta, json)
+
+
+def conclude(
+    release: Path, data: str, declared: DataOptions, state: Path | None, delta: float, json: bool
+) -> None:
+    """Print what a run on private data made and cost, and the data's total."""
+    from sfumato.privacy.distributed import is_first
+
     if not is_first():
         return
     describe(release, json)
     if not json:
-        show_total(data, declared, run.folder, budget.delta)
+        show_total(data, declared, state, delta)
 
 
 def show_total(data: str, declared: DataOptions, state: Path | None, delta: float) -> None:
