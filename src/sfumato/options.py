@@ -172,7 +172,7 @@ class PaidMetrics:
     """Metrics on private images that are paid for, and so may be released.
 
     Args:
-        publish_metrics: buy metrics with --epsilon of the real test images, and put them in the
+        publish_metrics: pay for metrics with --epsilon of the real test images, and put them in the
             release.
         epsilon: privacy budget ε of --publish-metrics.
         delta: privacy budget δ of --publish-metrics, well below 1/(number of records).

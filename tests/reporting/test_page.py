@@ -10,7 +10,7 @@ import pytest
 
 from sfumato.release import read_certificate
 from sfumato.release.images import first_pictures
-from sfumato.reporting.measurements import Bought, read_measurements
+from sfumato.reporting.measurements import PublishedMetrics, read_measurements
 from sfumato.reporting.page import render
 
 VOID = {"meta", "img", "br", "rect"}
@@ -227,7 +227,7 @@ def bought_metrics(same_data_set: bool) -> tuple[dict[str, Any], dict[str, Any]]
 def test_bought_metrics_are_shown_with_their_price(hostile: Path) -> None:
     certificate = read_certificate(hostile)
     metrics, paid = bought_metrics(same_data_set=True)
-    text = Page(render(certificate, NO_PICTURES, Bought(metrics, paid))).text
+    text = Page(render(certificate, NO_PICTURES, PublishedMetrics(metrics, paid))).text
     assert "Privacy: paid for." in text and "this release bought none" not in text
     assert "ε = 0.5 (add-or-remove-one) or 0.707 (replace-one) at δ = 10⁻⁶" in text
     assert "<i>cnn</i> 81.2 ± 2.5" in text and "drowned in the noise" in text
@@ -240,7 +240,7 @@ def test_metrics_of_another_ledger_are_not_said_to_be_of_other_records(hostile: 
     # A copy of the private images has a ledger of its own, so the certificate cannot tell.
     certificate = read_certificate(hostile)
     metrics, paid = bought_metrics(same_data_set=False)
-    text = Page(render(certificate, NO_PICTURES, Bought(metrics, paid))).text
+    text = Page(render(certificate, NO_PICTURES, PublishedMetrics(metrics, paid))).text
     assert "which have another ledger than those that the release was made from" in text
     assert "for a record that is in both, both prices count" in text
     assert "A record that is in both data sets has paid both totals" in text

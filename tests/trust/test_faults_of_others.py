@@ -193,10 +193,10 @@ def test_published_metrics_are_noisy(
         release = shutil.copytree(digits_release, tmp_path / name)
         real = open_real("digits:test", open_release(release).spec)
         # One state folder, so that the second classifier is the first one, from the cache.
-        bought = publish(
+        published = publish(
             release, real, BUDGET, classifiers=["logistic"], state=tmp_path / "state", quiet=True
         )
-        seen.append(bought)
+        seen.append(published)
     accuracies = [metrics["utility"][0]["accuracy"]["value"] for metrics in seen]
     assert accuracies[0] != accuracies[1]
     assert seen[0]["frechet"] != seen[1]["frechet"]

@@ -1,4 +1,4 @@
-"""What was measured on real images: bought metrics, and evaluations, which no release may show."""
+"""What was measured on real images: published metrics, and evaluations that stay private."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ FIRST = ("AUROC", "balanced accuracy", "sensitivity", "specificity")
 
 
 @dataclass(frozen=True)
-class Bought:
+class PublishedMetrics:
     """A verified release's ``metrics.json``, and the core of the run that paid for it."""
 
     metrics: Mapping[str, Any]
     core: Mapping[str, Any]
 
     @classmethod
-    def read(cls, release: Path, certificate: Mapping[str, Any]) -> Bought | None:
-        """The bought metrics of a verified release, if it has any."""
+    def read(cls, release: Path, certificate: Mapping[str, Any]) -> PublishedMetrics | None:
+        """The published metrics of a verified release, if it has any."""
         if PART not in certificate:
             return None
         metrics = strict_json.parse((release / METRICS).read_bytes(), METRICS)

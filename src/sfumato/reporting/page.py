@@ -18,7 +18,7 @@ from sfumato.release.files import EMBEDDING
 from sfumato.release.verification.claim import is_stamped
 from sfumato.release.verification.numbers import factor, percent, scientific
 from sfumato.release.writing.citations import citations
-from sfumato.reporting.measurements import Bought, Measurements
+from sfumato.reporting.measurements import Measurements, PublishedMetrics
 from sfumato.reporting.odds import loss_variance, make_odds
 
 SMALL, LARGE = 56, 448
@@ -29,7 +29,7 @@ LARGEST_SMALL = 96
 def render(
     certificate: Mapping[str, Any],
     pictures: Sequence[Sequence[bytes]],
-    bought: Bought | None = None,
+    published: PublishedMetrics | None = None,
     measurements: Measurements | None = None,
 ) -> str:
     """Return the page of a release, one HTML text that fetches nothing.
@@ -37,7 +37,7 @@ def render(
     Args:
         certificate: the release's, verified.
         pictures: PNG files, a list for each of the first classes.
-        bought: the release's published metrics, if it has any.
+        published: the release's published metrics, if it has any.
         measurements: an evaluation on real images; only for a page outside the release.
     """
     environment = Environment(
@@ -73,7 +73,7 @@ def render(
         embedding=EMBEDDING in certificate["files"],
         stamped=is_stamped(certificate),
         citations=citations(certificate),
-        bought=bought,
+        published_metrics=published,
         measurements=measurements,
         style=Markup(style),
         script=Markup(script),

@@ -13,7 +13,7 @@ from sfumato.release.certificate import NAME
 from sfumato.release.files import REPORT
 from sfumato.release.images import first_pictures
 from sfumato.release.verification.verify import problems
-from sfumato.reporting.measurements import Bought, read_measurements
+from sfumato.reporting.measurements import PublishedMetrics, read_measurements
 from sfumato.reporting.page import render
 
 Location = str | os.PathLike[str]
@@ -48,8 +48,8 @@ def write_report(
         shown = "; ".join(found[:10])
         raise CertificateError(f"{folder}: no report on a release that fails verification: {shown}")
     measured = None if metrics is None else read_measurements(Path(metrics), certificate)
-    bought = Bought.read(folder, certificate)
-    page = render(certificate, first_pictures(folder, certificate), bought, measured).encode()
+    published = PublishedMetrics.read(folder, certificate)
+    page = render(certificate, first_pictures(folder, certificate), published, measured).encode()
     if target is None:
         attach_report(folder, page)
         return folder / REPORT

@@ -36,9 +36,9 @@ def problems(folder: Path, names: list[str], certificate: Mapping[str, Any]) -> 
 
     Only for a release whose claim, files, metrics and images were found to be in order.
     """
-    bought = None
+    published = None
     if METRICS in names:
-        bought = strict_json.parse((folder / METRICS).read_bytes(), METRICS)
+        published = strict_json.parse((folder / METRICS).read_bytes(), METRICS)
     pictures = first_pictures(folder, certificate)
     if SAMPLES in names:
         yield from _picture_problems(folder / SAMPLES, pictures, certificate)
@@ -49,15 +49,15 @@ def problems(folder: Path, names: list[str], certificate: Mapping[str, Any]) -> 
         yield f"{CLASSES} does not list the classes of the certificate, in label order"
     if certificate["method"]["name"] not in method_names():
         return  # card and report cite it; see arrays.remarks()
-    if CARD in names and _read(folder / CARD) != make_card(certificate, names, bought):
+    if CARD in names and _read(folder / CARD) != make_card(certificate, names, published):
         yield f"{CARD} says something else than the card of this certificate"
     if REPORT in names:
         # Here, because the report is made of releases, and reads them by this package.
-        from sfumato.reporting.measurements import Bought
+        from sfumato.reporting.measurements import PublishedMetrics
         from sfumato.reporting.page import render
 
         if _read(folder / REPORT) != render(
-            certificate, pictures, Bought.read(folder, certificate)
+            certificate, pictures, PublishedMetrics.read(folder, certificate)
         ):
             yield (
                 f"{REPORT} says something else than the report of this certificate; make it anew "

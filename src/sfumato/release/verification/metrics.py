@@ -1,4 +1,4 @@
-"""Metrics that were bought: a file in the release, and the certificate's part that pays for it.
+"""Published metrics: a file in the release, and the certificate's part that pays for it.
 
 That part is a core of its own, with its own plan, events and ledger entries, because the images
 that were measured need not be those that the release was made from.

@@ -31,7 +31,7 @@ def make_card(
 ) -> str:
     """Write a release's card from its certificate (files and digest may still be missing).
 
-    names: the release's files so far, relative. metrics: those that were bought, if any were.
+    names: the release's files so far, relative. metrics: those that were published, if any were.
     """
     # A card of the first format is derived from its own words.
     name = "card-1.md.jinja" if certificate["format"] == FIRST_FORMAT else "card.md.jinja"
@@ -51,7 +51,7 @@ def make_card(
         citations=citations(certificate),
         about=about_method(certificate["method"]["name"]),
         metrics=metrics,
-        bought=certificate.get("published_metrics"),
+        published=certificate.get("published_metrics"),
     )
 
 
@@ -87,7 +87,7 @@ def _rendered(template: str, names: Sequence[str], facts: Mapping[str, Any], **m
 
 
 def _percent(measured: Mapping[str, Any]) -> str:
-    """A share that was bought, with the deviation of its noise."""
+    """A published share, with the deviation of its noise."""
     if measured["value"] is None:
         return "drowned in the noise"
     return f"{100 * measured['value']:.1f} % ± {100 * measured['deviation']:.1f}"

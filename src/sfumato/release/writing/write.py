@@ -188,7 +188,7 @@ def finish(
     """Write card and certificate beside a release's other files; return what would not verify.
 
     Args:
-        core: what the run spent; ``paid``: what the run spent that bought ``metrics``, if one did.
+        core: what the run spent. paid: what the run for ``metrics`` spent, if there was one.
         release: what the certificate says under ``release``.
         format: of the certificate.
     """
@@ -245,8 +245,8 @@ def attach_report(release: Path, page: bytes) -> None:
 def attach_metrics(release: Path, core: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
     """Put ``metrics.json`` into a release, and into certificate and card what it has cost.
 
-    core: what the run spent that bought them, ``make_core(curator.record())``. A crash leaves the
-    release as it was. A report is removed, because it says that nothing was bought; make it anew.
+    core: what the run spent that paid for them, ``make_core(curator.record())``. A crash leaves the
+    release as it was. A report is removed, for it says that none were published; make it anew.
 
     Raises:
         CertificateError: the result would not verify; the release is as it was.

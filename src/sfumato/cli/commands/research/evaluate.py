@@ -30,7 +30,7 @@ def evaluate(
     release: p.Release,
     against: Against,
     how: EvaluationOptions = EvaluationOptions(),
-    bought: PaidMetrics = PaidMetrics(),
+    published: PaidMetrics = PaidMetrics(),
     unit: Annotated[
         DataOptions,
         "unit",
@@ -79,14 +79,14 @@ def evaluate(
 
     rule = {name: value for name, value in asdict(unit).items() if value not in (None, False)}
     rule |= {} if unit.frame is None else {"frame": unit.frame}
-    if rule.keys() & UNITS and not bought.publish_metrics:
+    if rule.keys() & UNITS and not published.publish_metrics:
         raise UsageError("a privacy unit belongs to --publish-metrics: nothing else has a price.")
     real = open_real(against, open_release(release).spec, how.train, rule)
-    if (bought.epsilon is None) == bought.publish_metrics:
+    if (published.epsilon is None) == published.publish_metrics:
         raise UsageError("--publish-metrics and --epsilon belong together: give both or neither.")
-    if bought.epsilon is not None:
-        relation = p.parse_relation(bought.relation)
-        budget = Budget(bought.epsilon, bought.delta, relation)
+    if published.epsilon is not None:
+        relation = p.parse_relation(published.relation)
+        budget = Budget(published.epsilon, published.delta, relation)
         metrics = publish(release, real, budget, how, run, seed=seed_public)
         verdict = verify(release, allow_large_delta=run.allow_large_delta)
         describe_published(str(release), metrics, verdict, json)
@@ -106,7 +106,7 @@ def evaluate(
 def describe_published(
     release: str, metrics: dict[str, Any], verdict: Verification, json: bool
 ) -> None:
-    """Print what was bought."""
+    """Print the published metrics."""
     if json:
         show.as_json({"release": release, **metrics, "verified": verdict.to_dict()})
         return
@@ -134,7 +134,7 @@ def describe_published(
 
 
 def percent(measured: dict[str, float | None]) -> tuple[str, str]:
-    """A bought share and its deviation, in percent."""
+    """A published share and its deviation, in percent."""
     value, deviation = measured["value"], measured["deviation"]
     if value is None or deviation is None:
         return "drowned in the noise", ""
