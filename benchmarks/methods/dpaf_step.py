@@ -6,7 +6,7 @@ that has the same generator, the same layers in its discriminator, applied image
 same numbers of real and generated images. Both run in one process, turn by turn, and the fastest
 turn of each counts. Reading and decoding are in neither. Bound on 2 cores: ratio 1.5.
 
-    python benchmarks/dpaf_step.py [--size 128] [--batch 64] [--json]
+    python benchmarks/methods/dpaf_step.py [--size 128] [--batch 64] [--json]
 """
 
 from __future__ import annotations

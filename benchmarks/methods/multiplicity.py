@@ -6,7 +6,7 @@ for ``--trained`` steps; then gradients of other records are sampled, clipped an
 private step would, with the noise that a plan asks for. Privacy is only imitated here: the data is
 public, and so are the seeds.
 
-    python benchmarks/multiplicity.py [--epsilon 1] [--steps 40] [--batch 512] [--json]
+    python benchmarks/methods/multiplicity.py [--epsilon 1] [--steps 40] [--batch 512] [--json]
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ of a grid on the last 10,000 *training* records, after a full training on the ot
 is looked at once, after a training on all training records. No ε pays for the search: this is for
 public data.
 
-    python benchmarks/topagg.py --data fashion-mnist --epsilon 1 --json topagg.json
-    python benchmarks/topagg.py --data TRAIN.parquet --test TEST.parquet --name cifar10 --epsilon 1
+    python benchmarks/methods/topagg.py --data fashion-mnist --epsilon 1 --json topagg.json
+    python benchmarks/methods/topagg.py --data TRAIN.parquet --test TEST.parquet --name cifar10
 """
 
 from __future__ import annotations

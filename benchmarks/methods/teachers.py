@@ -8,7 +8,7 @@ and probed once, before the first step, is left out; storing the teachers' memor
 at every 20th step, is timed by itself. Bounds on 2 cores: 4,000 teachers 10 s; per teacher, no more
 than with the fewest.
 
-    python benchmarks/teachers.py --teachers 1000 2000 4000 [--json]
+    python benchmarks/methods/teachers.py --teachers 1000 2000 4000 [--json]
 """
 
 from __future__ import annotations
