@@ -17,8 +17,9 @@ from sfumato.evaluation.judging import open_real, open_release
 from sfumato.evaluation.private_metrics import publish
 from sfumato.privacy import Budget
 from sfumato.privacy.ledger import Ledger
-from sfumato.release import verify
+from sfumato.release import convert_release, verify
 from sfumato.release.certificate import own_digest
+from sfumato.release.verification import metrics as checks
 
 
 def tiles(images: torch.Tensor) -> torch.Tensor:
@@ -128,6 +129,55 @@ def test_forged_metrics_fail_verification(
     path.write_text(json.dumps(certificate))
     with pytest.raises(CertificateError, match="accounted for by nothing"):
         verify(unpaid)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda m: m["utility"][0]["accuracy"].update(value=0.999), "utility is not what"),
+        (lambda m: m["utility"][0]["accuracy"].update(deviation=10**400), "utility is not what"),
+        (lambda m: m["utility"][0]["recall"][3].update(value=None), "utility is not what"),
+        (lambda m: m["utility"][0].update(classifier="resnet18"), "utility is not what"),
+        (lambda m: m["utility"].append(m["utility"][0]), "utility is not what"),
+        (lambda m: m["answers"]["recall"].reverse(), "not the one that the ledger names"),
+        (lambda m: m["answers"]["frechet"].append(2**70), "not the one that the ledger names"),
+        (lambda m: m.pop("answers"), "must hold the answers"),
+        (lambda m: m["frechet"].update(axes=2), "measured in another way"),
+        (lambda m: m.pop("frechet"), "not asked for"),
+    ],
+)
+def test_metrics_that_do_not_follow_from_the_answers_fail(
+    bought: tuple[Path, Path, dict[str, Any]], change: Any, problem: str
+) -> None:
+    release, _, honest = bought
+    certificate = json.loads((release / "certificate.json").read_text())
+    names = ["metrics.json"]
+    assert list(checks.problems(release, names, certificate)) == []
+    metrics = json.loads(json.dumps(honest))
+    change(metrics)
+    path = release / "metrics.json"
+    kept = path.read_bytes()
+    try:
+        path.write_text(json.dumps(metrics))
+        assert problem in "; ".join(checks.problems(release, names, certificate))
+    finally:
+        path.write_bytes(kept)
+
+
+def test_metrics_of_another_release_fail(bought: tuple[Path, Path, dict[str, Any]]) -> None:
+    certificate = json.loads((bought[0] / "certificate.json").read_text())
+    certificate["files"]["model.safetensors"] = "0" * 64
+    found = "; ".join(checks.problems(bought[0], ["metrics.json"], certificate))
+    assert "measured of another release" in found
+    for part in ("files", "release"):  # which the verifier names elsewhere
+        assert list(checks.problems(bought[0], ["metrics.json"], {**certificate, part: []})) == []
+
+
+def test_metrics_stay_where_images_are_written_in_another_format(
+    bought: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    other = convert_release(bought[0], tmp_path / "other", "parquet")
+    assert verify(other).metrics_recomputed is not None
 
 
 def test_a_cap_refuses_and_leaves_release_and_ledger_as_they_were(

@@ -21,6 +21,7 @@ from sfumato.evaluation.fidelity import gaussian_frechet_distance
 from sfumato.evaluation.training import FittedClassifier, scaled
 from sfumato.methods.base import Classifier
 from sfumato.privacy import Answer, SumQuery
+from sfumato.release.recall import recalls
 
 AXES = 8
 """Coordinates that the noisy Fréchet distance compares: more need more images or a larger ε."""
@@ -28,12 +29,7 @@ CLIPPED_SHARE = 0.05
 """Share of the synthetic images that the bound on features touches."""
 COUNT_WEIGHT, MEAN_WEIGHT = 0.3, 0.5
 """Weights of the one and of z beside the products zzᵀ, which need most of the bound."""
-FEWEST = 4.0
-"""A class is given no recall if its noisy size is below this many deviations of the noise."""
 SIMULATIONS = 200
-
-Measured = dict[str, float | None]
-"""``value`` and ``deviation`` (of the noise), both None where the noise drowns the value."""
 
 
 @dataclass(frozen=True)
@@ -102,32 +98,16 @@ class RecallQuery:
 
     def read(self, answer: Answer) -> list[dict[str, Any]]:
         """Accuracy and recall of each classifier from noisy counts ``[classes, 2m]``."""
-        results = []
-        for index, classifier in enumerate(self.classifiers):
-            right, wrong = answer.total[:, 2 * index], answer.total[:, 2 * index + 1]
-            spread = answer.noise_std * math.sqrt(len(right))
-            count = classifier.training_count
-            results.append(
-                {
-                    "classifier": classifier.name,
-                    **({} if count is None else {"training_count": count}),
-                    "accuracy": _share(right.sum(), wrong.sum(), spread),
-                    "recall": [
-                        _share(r, w, answer.noise_std) for r, w in zip(right, wrong, strict=True)
-                    ],
-                }
+        return [
+            {
+                "classifier": c.name,
+                **({} if c.training_count is None else {"training_count": c.training_count}),
+                **measured,
+            }
+            for c, measured in zip(
+                self.classifiers, recalls(answer.total, answer.noise_std), strict=True
             )
-        return results
-
-
-def _share(right: float, wrong: float, noise_std: float) -> Measured:
-    """right / (right + wrong) with its deviation, by the delta method."""
-    count = right + wrong
-    if count < FEWEST * math.sqrt(2) * noise_std:
-        return {"value": None, "deviation": None}
-    share = min(max(right / count, 0.0), 1.0)
-    deviation = noise_std / count * math.hypot(1 - share, share)
-    return {"value": float(share), "deviation": float(deviation)}
+        ]
 
 
 class FrechetQuery:

@@ -22,7 +22,8 @@ from sfumato.privacy.family import DataSetLedger
 from sfumato.privacy.spending import ledger_of
 from sfumato.progress import stage
 from sfumato.release import attach_metrics, make_core, verify
-from sfumato.release.certificate import is_classifier
+from sfumato.release.certificate import content_digest, is_classifier
+from sfumato.release.verification.metrics import in_steps
 
 
 def publish(
@@ -62,7 +63,7 @@ def publish(
             f"{release} holds published metrics already. Draw its images into another release with "
             "sfumato sample, and publish that one's."
         )
-    about = {"release": released.digest, "seed_public": seed}
+    about = {"release": content_digest(released.certificate), "seed_public": seed}
     fidelity = None
     if is_classifier(released.certificate):
         classifiers = [released.certificate["method"]["name"]]
@@ -85,9 +86,13 @@ def publish(
     )
     method = {"name": "publish-metrics", "config": {"classifiers": list(classifiers)}}
     curator.open_plan(make_plan(method, queries, budget, curator.spec))
+    answers = {query.name: curator.sum(query.name) for query in parts}
     metrics: dict[str, Any] = {
-        "utility": utility.read(curator.sum(utility.query.name)) if utility else [],
-        **({"frechet": fidelity.read(curator.sum(fidelity.query.name))} if fidelity else {}),
+        "utility": utility.read(answers[utility.query.name]) if utility else [],
+        **({"frechet": fidelity.read(answers[fidelity.query.name])} if fidelity else {}),
+        "answers": {
+            query.name: in_steps(answers[query.name], query.clip_norm).tolist() for query in parts
+        },
         "same_data_set_as_release": _same_data_set(released.certificate, ledger),
     }
     attach_metrics(release, make_core(curator.record()), metrics)

@@ -16,7 +16,7 @@ from sfumato.data.spec import PublicSpec
 from sfumato.errors import CertificateError
 from sfumato.privacy.ledger import GENESIS, digest, seal
 from sfumato.release import strict_json
-from sfumato.release.files import CLASSIFIER, is_mock
+from sfumato.release.files import CLASSIFIER, MODEL, is_mock
 from sfumato.release.versions import FORMAT, WRITERS
 
 Certificate = dict[str, Any]
@@ -78,6 +78,13 @@ def is_classifier(certificate: Mapping[str, Any]) -> bool:
 def core_of(certificate: Mapping[str, Any]) -> Certificate:
     """The part of a release's certificate that other releases of the same answers share."""
     return {key: value for key, value in certificate.items() if key not in _OF_ONE_RELEASE}
+
+
+def content_digest(certificate: Mapping[str, Any]) -> str:
+    """SHA-256 of claim, model, and how images were sampled from it: the same in every format."""
+    how = {key: value for key, value in certificate["release"].items() if key != "format"}
+    model = certificate["files"].get(MODEL)
+    return digest({**core_of(certificate), "release": how, MODEL: model})
 
 
 def complete(
