@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -189,8 +191,9 @@ def test_it_is_measured_and_compared_beside_synthetic_images(
     assert result.exit_code == 0 and "The released classifier" in result.output, result.output
 
 
+@pytest.mark.parametrize("machine", [False, True])
 def test_its_accuracy_can_be_paid_for_and_released(
-    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: bool
 ) -> None:
     def cheap(self: object, images: np.ndarray) -> np.ndarray:
         return np.eye(10, dtype=np.float32)[images.sum(axis=(1, 2, 3)) % 10]
@@ -201,12 +204,17 @@ def test_its_accuracy_can_be_paid_for_and_released(
     np.savez(held_out, images=test.images[:60, 0], labels=test.labels[:60])
     command = [
         "evaluate", str(release), "--against", str(held_out), "--publish-metrics",
-        "--epsilon", "30", "--state", str(tmp_path / "state"),
+        "--epsilon", "30", "--state", str(tmp_path / "state"), *["--json"] * machine,
     ]  # fmt: skip
     result = CliRunner().invoke(app, command)
-    assert result.exit_code == 0 and "accuracy, least-squares" in result.output, result.output
+    assert result.exit_code == 0, result.output
+    if machine:
+        schema = json.loads(files("sfumato.cli").joinpath("output.schema.json").read_text("utf-8"))
+        jsonschema.validate(json.loads(result.stdout), {**schema, "$ref": "#/$defs/evaluate"})
+    else:
+        assert "accuracy, least-squares" in result.output
     metrics = json.loads((release / "metrics.json").read_text(encoding="utf-8"))
-    assert set(metrics) == {"utility", "same_data_set_as_release"}
+    assert set(metrics) == {"utility", "answers", "same_data_set_as_release"}
     assert "training_count" not in metrics["utility"][0]
     sfumato.report(release)
     assert sfumato.verify(release).metrics_recomputed is not None

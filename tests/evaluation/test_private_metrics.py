@@ -137,6 +137,8 @@ def test_forged_metrics_fail_verification(
         (lambda m: m["utility"][0]["accuracy"].update(value=0.999), "utility is not what"),
         (lambda m: m["utility"][0]["accuracy"].update(deviation=10**400), "utility is not what"),
         (lambda m: m["utility"][0]["recall"][3].update(value=None), "utility is not what"),
+        (lambda m: m["utility"][0]["recall"][3].update(value=True), "must be a number or null"),
+        (lambda m: m["utility"][0]["recall"].pop(), "utility is not what"),
         (lambda m: m["utility"][0].update(classifier="resnet18"), "utility is not what"),
         (lambda m: m["utility"].append(m["utility"][0]), "utility is not what"),
         (lambda m: m["answers"]["recall"].reverse(), "not the one that the ledger names"),
