@@ -56,7 +56,7 @@ def check_classes(model: type[Fitted], spec: PublicSpec, label: str | None, bala
     if not (issubclass(model, Model) and model.by_class):
         raise UsageError("label, balance: this method's images come in classes as they come.")
     if label is not None and label not in spec.classes:
-        named = ", ".join(spec.classes) or "there are none"
+        named = ", ".join(map(repr, spec.classes)) or "there are none"
         raise UsageError(f"label={label!r} must be one of the classes: {named}.")
     if balance and (label is not None or not spec.classes):
         raise UsageError("balance=True is for all of several classes, not for one or none.")

@@ -78,10 +78,16 @@ def stage(what: str, quiet: bool = False, begun: float = 0.0) -> Iterator[Report
             if share > begun and now - last >= PLAIN_LINE_SECONDS:
                 last = now
                 left = (now - started) * (1 - share) / (share - begun)
-                say(f"{what}: {share:.0%} done, about {left:.0f} s left")
+                say(f"{what}: {share:.0%} done, about {_duration(left)} left")
 
         yield line
-        say(f"{what}: done in {time.monotonic() - started:.0f} s")
+        say(f"{what}: done in {_duration(time.monotonic() - started)}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 300:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 10_800 else f"{seconds / 3600:.1f} h"
 
 
 def say(text: str) -> None:

@@ -52,7 +52,7 @@ def program(state: Path) -> Program:
             "OMP_NUM_THREADS": "1",
         }
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        command = [sys.executable, "-m", "sfumato.cli", *map(str, arguments)]
+        command = [sys.executable, "-m", "sfumato", *map(str, arguments)]
         return subprocess.Popen(command, env=environment, text=True, **streams)  # type: ignore[call-overload,no-any-return]
 
     return start

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -130,17 +131,37 @@ def found_by(run: Run, *arguments: object) -> tuple[dict, str]:
     return found, " ".join(found["warnings"])
 
 
-def test_it_says_how_many_are_unusable_and_why_and_never_which(run: Run, scans: Path) -> None:
-    (scans / "ill" / "secret.png").write_bytes(b"no image")
-    (scans / "stray.png").write_bytes((scans / "well" / "04.png").read_bytes())
+def test_it_names_the_unusable_records_with_the_reason(run: Run, scans: Path) -> None:
+    png = (scans / "well" / "04.png").read_bytes()
+    gif = io.BytesIO()
+    Image.fromarray(picture(1)).save(gif, "GIF")
+    for name, content in {
+        "text": b"no image",
+        "empty": b"",
+        "cut": png[: len(png) // 2],
+        "gif": gif.getvalue(),
+    }.items():
+        (scans / "ill" / f"{name}.png").write_bytes(content)
+    (scans / "stray.png").write_bytes(png)
     found, warnings = found_by(run, scans, "--classes", "ill,well,odd")
-    assert (found["unreadable"], found["unlabelled"]) == (1, 1)
+    assert (found["unreadable"], found["unlabelled"]) == (4, 1)
     assert found["by_class"] == {"ill": 10, "well": 10, "odd": 0}
     assert (
-        "1 records cannot be read" in warnings
+        "4 records cannot be read" in warnings
         and "no usable record is of the class odd" in warnings
     )
-    assert "secret" not in run("check", scans).output.replace("stray", "")
+    by_name = {name: why for why, names in found["unusable_records"].items() for name in names}
+    expected = {
+        "text": "no image of a kind",
+        "empty": "an empty file",
+        "cut": "damaged",
+        "gif": "GIF",
+    }
+    assert by_name.pop("stray.png") == "no label among the classes"
+    assert by_name.keys() == {f"ill/{name}.png" for name in expected}
+    for name, why in expected.items():
+        assert why in by_name[f"ill/{name}.png"]
+        assert f"  ill/{name}.png: {by_name[f'ill/{name}.png']}" in run("check", scans).stdout
 
 
 def test_it_names_what_was_passed_over_with_the_reason(run: Run, scans: Path) -> None:
@@ -186,6 +207,11 @@ def test_it_says_what_a_table_leaves_open(run: Run, scans: Path, tmp_path: Path)
     (tmp_path / "t.csv").write_text("file,label\n00.png,a|b\n01.png,a\n99.png,b\n")
     found, warnings = found_by(run, scans, "--labels", tmp_path / "t.csv")
     assert (found["several"], found["unmatched_files"], found["unmatched_lines"]) == (1, 18, 1)
+    assert found["lines_without_file"] == ["99.png"]
+    assert found["unusable_records"]["no label among the classes"][:2] == [
+        "ill/03.png",
+        "ill/05.png",
+    ]
     assert "joined by |" in warnings and "18 files are named by no line" in warnings
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import sfumato
-from sfumato.cli.parameters import KINDS, flag_of
+from sfumato.cli.parameters import KINDS, flag_of, parse_classes
 from sfumato.cli.spelling import as_options
 
 
@@ -19,6 +19,8 @@ from sfumato.cli.spelling import as_options
     ("library", "command_line"),
     [
         ("State them: classes=10 for 0 to 9;", "State them: --classes 10 for 0 to 9;"),
+        ("classes=['a, b', 'c'].", "--classes '\"a, b\",c'."),
+        ("--cap 'x' (cap=)", "--cap 'x'"),
         ("classes=['cat', 'dog'] or classes=2.", "--classes cat,dog or --classes 2."),
         (
             "State image_size=, channels= and classes=.",
@@ -37,6 +39,11 @@ from sfumato.cli.spelling import as_options
 )
 def test_options_are_spelled_as_the_command_line_has_them(library: str, command_line: str) -> None:
     assert as_options(library) == command_line
+
+
+def test_a_class_name_in_quotes_may_hold_a_comma() -> None:
+    assert parse_classes('"clear, normal", ill') == ["clear, normal", "ill"]
+    assert parse_classes("cat,dog") == ["cat", "dog"] and parse_classes("2") == 2
 
 
 def sentences() -> Iterator[tuple[str, str]]:

@@ -97,7 +97,7 @@ def test_several_labels_and_lines_that_disagree_name_nothing(tmp_path: Path, sca
 @pytest.mark.parametrize(
     ("text", "options", "said"),
     [
-        ("a,b\n", {}, r"no column 'of file names' among a, b. State name_column="),
+        ("a,b\n", {}, r"no column of file names among a, b. State name_column="),
         ("file,b\n", {}, "no column of labels among file, b"),
         ("file,b\n", {"label_key": "c"}, "no column 'c' among file, b"),
         ("file,label\n", {"unit": "who"}, "no column 'who' for the unit"),

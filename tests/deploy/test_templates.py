@@ -56,7 +56,7 @@ def test_the_batch_script_starts_one_run_on_all_machines(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     expected = (
         "torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint node1:29500 "
-        "--rdzv-id 7 -m sfumato.cli synthesize faces/ --epsilon 10 --out a folder"
+        "--rdzv-id 7 -m sfumato synthesize faces/ --epsilon 10 --out a folder"
     )
     assert done.stdout.split() == expected.split()
 

@@ -44,8 +44,13 @@ The main job, from a folder with one sub-folder for each class:
   sfumato verify release/
   sfumato ledger xrays/
 
-DATA is a folder of images or class folders, a .zip of such, IDX, .npz, .parquet, WebDataset .tar,
-or a name: fashion-mnist, digits."""
+\b
+DICOM files with labels in a table; a patient is then what is protected as one:
+  sfumato plan scans/ --epsilon 1 --dicom --labels t.csv --name-column FILE --label-column FINDING
+
+DATA is a folder of images or class folders, a .zip or .tar of such, also of DICOM files, .npz,
+.h5, .parquet, a Hugging Face save_to_disk folder, WebDataset .tar, IDX, or a name: fashion-mnist,
+digits."""
 
 EXIT_CODES = """\b
 Exit codes:

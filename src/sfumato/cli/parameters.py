@@ -7,6 +7,7 @@ is said here.
 
 from __future__ import annotations
 
+import csv
 import inspect
 import json
 import os
@@ -56,12 +57,12 @@ Arguments = ParamSpec("Arguments")
 
 
 def parse_classes(text: str | None) -> list[str] | int | None:
-    """Read ``--classes``: a number, or names with commas between them."""
+    """Read ``--classes``: a number, or names as a line of CSV, so that quotes may hold a comma."""
     if text is None:
         return None
     if text.isdecimal():
         return int(text)
-    return [name.strip() for name in text.split(",")]
+    return [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [text])]
 
 
 def parse_relation(text: str) -> BudgetRelation:

@@ -24,10 +24,19 @@ def as_options(message: str) -> str:
     def spelled(match: re.Match[str]) -> str:
         flag, value = _FLAGS[match[1]], match[2] or ""
         if value.startswith("["):
-            value = ",".join(part.strip(" '\"") for part in value[1:-1].split(","))
+            value = _listed(value)
         if value in ("", "True"):
             return flag
         return f"{flag} {value}"
 
-    # Some messages say both already: fresh=True (--fresh).
-    return re.sub(r"(--[\w-]+) \(\1\)", r"\1", _OPTION.sub(spelled, message))
+    # Some messages say both already: fresh=True (--fresh), --cap 3 (cap=).
+    return re.sub(r"((--[\w-]+)(?: '[^']*')?) \(\2\)", r"\1", _OPTION.sub(spelled, message))
+
+
+def _listed(names: str) -> str:
+    """``['cat', 'dog']`` as ``cat,dog``, and a name that holds a comma in quotes."""
+    parts = re.findall(r"'([^']*)'|\"([^\"]*)\"|([^,\s]+)", names[1:-1])
+    found = ["".join(part) for part in parts]
+    if any("," in name for name in found):
+        return "'" + ",".join(f'"{name}"' if "," in name else name for name in found) + "'"
+    return ",".join(found)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from sfumato.data.decoding.decode import quiet
-from sfumato.data.decoding.dicom import SUFFIXES, is_installed
+from sfumato.data.decoding.diagnosis import reason
+from sfumato.data.decoding.dicom import SUFFIXES
 from sfumato.data.readers.tree import TreeSource
 from sfumato.data.source import ImageSource
 
 NEARLY_ALL = 0.9
+MOST_NAMED = 1000
+"""Unusable records that are named for each reason."""
 _DARKEST, _BRIGHTEST = 24, 231
 """An image whose brightest pixel is below the one, or darkest above the other, shows nothing."""
 _REASONS = {
@@ -46,7 +50,8 @@ class Inspection:
 
     unreadable, unlabelled: records without usable pixels, and readable ones without a label among
     the classes. by_class: usable records of each class. dark, bright, grey: usable records that are
-    nearly black, nearly white, without colour. units, largest_unit, without_key: numbers of units,
+    nearly black, nearly white, without colour. unusable_records: names of those that do not take
+    part, by the reason. units, largest_unit, without_key: numbers of units,
     of the largest one's records, and of records without a key. passed_over: files that are no
     records, by suffix. several, unmatched_files, unmatched_lines: what a table of labels does not
     say. colour: whether images are read in colour.
@@ -59,6 +64,7 @@ class Inspection:
     dark: int = 0
     bright: int = 0
     grey: int = 0
+    unusable_records: dict[str, list[str]] = field(default_factory=dict)
     units: int | None = None
     largest_unit: int | None = None
     without_key: int | None = None
@@ -66,8 +72,9 @@ class Inspection:
     several: int = 0
     unmatched_files: int = 0
     unmatched_lines: int = 0
+    lines_without_file: list[str] = field(default_factory=list)
     colour: bool = False
-    has_dicom: bool = False
+    dicom_alone: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The findings as plain JSON values, with their sentences. PRIVATE."""
@@ -77,6 +84,14 @@ class Inspection:
     def usable(self) -> int:
         """Records that take part."""
         return self.records - self.unreadable - self.unlabelled
+
+    @property
+    def others(self) -> str:
+        """Files that are no records, of kinds that need no warning: ``2 *.txt``. PRIVATE."""
+        known = sorted(kind for kind in self.passed_over if kind not in _REASONS)
+        return ", ".join(
+            f"{self.passed_over[kind]} {f'*{kind}' if kind else 'without suffix'}" for kind in known
+        )
 
     def warnings(self) -> list[str]:
         """What should be mended, a sentence each. PRIVATE."""
@@ -109,10 +124,7 @@ class Inspection:
         if not self.usable:
             found.append("no record is usable: a run would answer from nothing, and be charged.")
         if self.unreadable:
-            more = " DICOM files of several frames need --frame." if self.has_dicom else ""
-            if self.has_dicom and not is_installed():
-                more = " DICOM files need: pip install 'sfumato[dicom]'"
-            found.append(f"{self.unreadable} records cannot be read as images.{more}")
+            found.append(f"{self.unreadable} records cannot be read as images.")
         for count, tone in ((self.dark, "black"), (self.bright, "white")):
             if self.usable and count >= NEARLY_ALL * self.usable:
                 found.append(
@@ -128,6 +140,11 @@ class Inspection:
         return found
 
     def _of_units(self) -> list[str]:
+        if self.dicom_alone:
+            return [
+                "there are DICOM files, and each is a unit of its own: a patient with several is "
+                "protected less. State --dicom, which makes the patient the unit."
+            ]
         if self.units is None or not self.records:
             return []
         if self.without_key == self.records:
@@ -146,25 +163,28 @@ class Inspection:
 
 
 def inspect(source: ImageSource) -> Inspection:
-    """Walk over all records once and count what keeps them from taking part. PRIVATE.
+    """Walk over all records and count what keeps them from taking part. PRIVATE.
 
-    Raises DataError as ``ImageSource.batches`` does.
+    A second walk names those that do not, with the reason. Raises DataError as
+    ``ImageSource.batches`` does.
     """
     spec, found = source.spec, Inspection(colour=source.spec.channels == 3)
     counts = Counter({label: 0 for label in range(len(spec.classes))})
+    unreadable, unlabelled = set[int](), set[int]()
     with quiet():
-        for pixels, label in source._decoded():
+        for index, (pixels, label) in enumerate(source._decoded()):
             found.records += 1
             if pixels is None:
-                found.unreadable += 1
+                unreadable.add(index)
                 continue
             if spec.classes and (label is None or not 0 <= label < len(spec.classes)):
-                found.unlabelled += 1
+                unlabelled.add(index)
                 continue
             counts[label or 0] += 1
             found.dark += int(pixels.max() < _DARKEST)
             found.bright += int(pixels.min() > _BRIGHTEST)
             found.grey += bool((pixels == pixels[:1]).all())
+        found.unreadable, found.unlabelled = len(unreadable), len(unlabelled)
         found.by_class = {name: counts[label] for label, name in enumerate(spec.classes)}
         if spec.unit is not None:
             keys = list(source._unit_keys())
@@ -172,12 +192,36 @@ def inspect(source: ImageSource) -> Inspection:
             found.without_key = sum(key is None for key in keys)
             found.units = len(sizes) + found.without_key
             found.largest_unit = max([*sizes.values(), int(found.without_key > 0)], default=0)
+        found.unusable_records = _named(source, unreadable, unlabelled)
     if isinstance(source, TreeSource):
         found.passed_over = dict(source._passed_over)
-        ends = {name[name.rfind(".") :].lower() for name in source._files if "." in name}
-        found.has_dicom = source.options.dicom or bool(ends & SUFFIXES)
+        if spec.unit is None and not source.options.dicom:
+            ends = {PurePosixPath(name).suffix.lower() for name in source._names}
+            found.dicom_alone = bool(ends & SUFFIXES)
         if source._table is not None:
-            found.several, found.unmatched_files, found.unmatched_lines = source._table.gaps(
-                source._names
-            )
+            several, files, lines = source._table.gaps(source._names)
+            found.several, found.unmatched_files, found.unmatched_lines = several, files, len(lines)
+            found.lines_without_file = [_shown(name) for name in lines[:MOST_NAMED]]
     return found
+
+
+def _named(source: ImageSource, unreadable: set[int], unlabelled: set[int]) -> dict[str, list[str]]:
+    """The unusable records by reason, in order."""
+    named: defaultdict[str, list[str]] = defaultdict(list)
+    wanted = len(unreadable) + len(unlabelled)
+    records = enumerate(source._records()) if wanted else ()
+    for index, (content, _) in records:
+        if index in unreadable:
+            why = reason(content, source.options)
+        elif index in unlabelled:
+            why = "no label among the classes"
+        else:
+            continue
+        if len(named[why]) < MOST_NAMED:
+            named[why].append(_shown(source._private_name(index)))
+    return dict(named)
+
+
+def _shown(name: str) -> str:
+    """A name that a terminal can show: what it cannot print is escaped."""
+    return repr(name)[1:-1]

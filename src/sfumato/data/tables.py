@@ -53,12 +53,12 @@ class LabelTable:
         stem = _stem(path.rpartition("/")[2])
         return self.stems.get(stem)
 
-    def gaps(self, paths: Sequence[str]) -> tuple[int, int, int]:
-        """Lines of several labels, files that no line names, and lines that name no file."""
+    def gaps(self, paths: Sequence[str]) -> tuple[int, int, list[str]]:
+        """How many lines have several labels, how many files no line names; lines of no file."""
         known = {name for path in paths for name in (path, path.rpartition("/")[2])}
         without = sum(self.of(path) is None for path in set(paths))
         known |= {_stem(name) for name in known}
-        lines = sum(not known & {name, _stem(name)} for name in self.lines)
+        lines = [name for name in self.lines if not known & {name, _stem(name)}]
         several = sum(_SEVERAL in (label or "") for label, _ in self.lines.values())
         return several, without, lines
 
@@ -127,10 +127,8 @@ def _columns(
             return low.index(known)
         if stated is None and option != "name_column":
             return None
-        raise DataError(
-            f"{path}: no column {stated or 'of file names'!r} among {', '.join(header)[:300]}. "
-            f"State {option}=."
-        )
+        what = "column of file names" if stated is None else f"column {stated!r}"
+        raise DataError(f"{path}: no {what} among {', '.join(header)[:300]}. State {option}=.")
 
     name = place(declared.name_column, _NAMES, "name_column")
     assert name is not None

@@ -18,7 +18,7 @@ from sfumato.evaluation.evaluate import (
 from sfumato.evaluation.intervals import Interval
 from sfumato.evaluation.utility import Spread, UtilityScore
 
-BINARY = ("AUROC", "balanced accuracy", "sensitivity", "specificity", "accuracy")
+BINARY = ("AUROC", "balanced\naccuracy", "sensi-\ntivity", "speci-\nficity", "accuracy")
 """What is shown of two classes, in this order; the second class is the positive one."""
 
 
@@ -43,7 +43,7 @@ def _percent(spread: Spread | None, within: Interval | None = None) -> str:
     if spread is None:
         return "–"
     deviation = "" if spread.deviation is None else f" ± {100 * spread.deviation:.1f}"
-    interval = "" if within is None else f" [{100 * within[0]:.1f}, {100 * within[1]:.1f}]"
+    interval = "" if within is None else f"\n[{100 * within[0]:.0f}, {100 * within[1]:.0f}]"
     return f"{100 * spread.mean:.1f}{deviation}{interval}"
 
 
@@ -76,10 +76,10 @@ def _utility(evaluation: Evaluation) -> Table:
     )
     if first.training_count is None:
         table = Table(title="The released classifier on real images (%)", caption=tested)
-    table.add_column("classifier")
+    table.add_column("classifier", no_wrap=True)
     for name in BINARY if binary else BINARY[-1:] + BINARY[1:2]:
         table.add_column(name, justify="right")
-    table.add_column("runs (diverged)", justify="right")
+    table.add_column("runs\n(diverged)", justify="right")
     of_same = [s.classifier for s in evaluation.baseline] == [
         s.classifier for s in evaluation.utility
     ]

@@ -65,7 +65,7 @@ def decode(data: bytes, spec: PublicSpec, options: DataOptions = _PLAIN) -> np.n
     if len(data) > LARGEST_FILE:
         return None
     try:
-        if dicom.is_marked(data) or (options.dicom and not _is_image(data)):
+        if dicom.is_marked(data) or (options.dicom and not is_image(data)):
             with _mute():
                 pixels = dicom.pixels_of(data, options)
             return None if pixels is None else fit_pixels(pixels, spec)
@@ -155,7 +155,8 @@ def _mute() -> Iterator[None]:
             os.close(saved)
 
 
-def _is_image(data: bytes) -> bool:
+def is_image(data: bytes) -> bool:
+    """Whether a file begins as an image of these formats does."""
     return data.startswith((b"\x89PNG", b"\xff\xd8", b"BM", b"II*\0", b"MM\0*", b"RIFF"))
 
 

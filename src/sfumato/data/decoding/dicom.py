@@ -22,6 +22,8 @@ SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
 LARGEST_AREA = 2**26
 LONGEST_TEXT = 1024
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
+_PIXELS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
+"""The tag of pixel data, in either byte order."""
 _INSTALL = "pip install 'sfumato[dicom]'"
 
 
@@ -86,6 +88,32 @@ def pixels_of(data: bytes, options: DataOptions) -> np.ndarray | None:
         return _shown(record, options)
     except Exception:
         return None
+
+
+def reason(data: bytes, options: DataOptions) -> str:
+    """Say why ``pixels_of`` gave None. Never raises. PRIVATE, for the custodian's eyes only."""
+    if not is_installed():
+        return f"DICOM, which needs {_INSTALL}"
+    if _DEFLATED in data[:4096]:
+        return "DICOM that is deflated; save it uncompressed"
+    try:
+        import pydicom
+
+        record = pydicom.dcmread(io.BytesIO(data), force=options.dicom, stop_before_pixels=True)
+        frames = int(record.get("NumberOfFrames") or 1)
+        if "Rows" not in record:
+            return "DICOM without pixels, or no DICOM at all"
+        if frames != 1 and options.frame is None:
+            return "DICOM of several frames; state which to read, as --frame 0"
+        if int(record.Rows) * int(record.Columns) > LARGEST_AREA:
+            return "too many pixels; make it smaller"
+        if options.frame is not None and options.frame >= frames:
+            return "DICOM with fewer frames than --frame says"
+        if not any(name in data for name in _PIXELS):
+            return "DICOM without pixels"
+    except Exception:
+        pass
+    return "damaged, cut off, or compressed in a way that is not installed"
 
 
 def _shown(record: Any, options: DataOptions) -> np.ndarray | None:

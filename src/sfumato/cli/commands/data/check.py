@@ -21,10 +21,11 @@ def check(
 ) -> None:
     """Warn of repeated, unusable and passed over images. PRIVATE output.
 
-    Reads every record of DATA, charges nothing, and prints exact counts on the terminal alone: its
-    output is private and belongs into no release. The guarantee covers one record; an image that
-    occurs k times, under whatever names, is protected with about k times ε only. Where
-    several records belong to one person, make that person the unit: synthesize --unit.
+    Reads every record of DATA, charges nothing, and prints exact counts, and the names of unusable
+    records with the reason, on the terminal alone: its output is private and belongs into no
+    release. The guarantee covers one record; an image that occurs k times, under whatever names, is
+    protected with about k times ε only. Where several records belong to one person, make that
+    person the unit: synthesize --unit.
 
     Ends with 0 where there are warnings too. That none are found proves nothing: two photographs of
     one person need not look alike.
@@ -46,16 +47,22 @@ def check(
     show.line(PRIVATE)
     show.line(f"{data}: {found.records} records, {found.unusable} of them unusable.")
     if state.by_class:
-        counts = (f"{name} {count}" for name, count in state.by_class.items())
+        counts = (f"{name!r} {count}" for name, count in state.by_class.items())
         show.line(f"usable records by class: {', '.join(counts)}")
     if state.units is not None:
         show.line(f"{state.units} units; the largest has {state.largest_unit} records.")
     if found.unusable:
         show.line(
-            "WARNING: unusable records take part as if they were not there. Mend or remove them."
+            "WARNING: unusable records take part as if they were not there. Mend or remove them:"
         )
+        for why, names in state.unusable_records.items():
+            show.line(f"  {_some(names)}: {why}")
     for warning in state.warnings():
         show.line(f"WARNING: {warning}")
+    if state.lines_without_file:
+        show.line(f"  lines of the table that name no file: {_some(state.lines_without_file)}")
+    if state.others:
+        show.line(f"passed over, as no images by their names: {state.others}.")
     _describe("equal", found.exact)
     _describe("that look alike", found.near)
     if found.exact or found.near:
@@ -78,5 +85,9 @@ def _describe(how: str, groups: list[list[str]]) -> None:
         f"has {largest}."
     )
     for group in sorted(groups, key=len, reverse=True)[:MOST_GROUPS]:
-        more = f" and {len(group) - MOST_NAMES} more" if len(group) > MOST_NAMES else ""
-        show.line(f"  {', '.join(group[:MOST_NAMES])}{more}")
+        show.line(f"  {_some(group)}")
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"{', '.join(names[:MOST_NAMES])}{more}"

@@ -67,21 +67,25 @@ def ledger(
         return
     if runs:
         show.table(
-            ["time (UTC)", "run", "method", "ε", "δ", "relation", "unit", "state"],
+            ["time (UTC)", "run", "method", "ε", "δ", "state"],
             [
                 (
-                    run["time"].replace("T", " ").removesuffix("+00:00"),
+                    run["time"][:16].replace("T", " "),
                     run["run"],
                     run["method"],
                     f"{run['budget']['epsilon']:g}",
                     f"{run['budget']['delta']:g}",
-                    run["budget"]["relation"],
-                    run["unit"],
                     "finished" if run["finished"] else "can go on",
                 )
                 for run in runs
             ],
         )
+        ways: dict[tuple[str, str], list[str]] = {}
+        for run in runs:
+            ways.setdefault((run["budget"]["relation"], run["unit"]), []).append(run["run"])
+        for (under, what), those in ways.items():
+            which = "" if len(ways) == 1 else f"runs {', '.join(those)}: "
+            show.line(f"{which}ε under {under}; protected as one: {show.unit(what)}")
     for location in family:
         show.line(f"counted with it (private): {location}")
     show.line(f"spent by {len(runs)} runs: {show.epsilons(spent.by_relation, delta)}")

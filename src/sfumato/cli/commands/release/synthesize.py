@@ -34,9 +34,8 @@ def synthesize(
       sfumato synthesize xrays/ --epsilon 1 --balance --out release/
       sfumato synthesize xrays/ --epsilon 1 --unit-pattern "patient_(\\d+)" --out release/
       sfumato synthesize digits --epsilon 10 --method moments --format parquet --out release/
-      sfumato synthesize faces/ --epsilon 10 --declared-size 20000 --method dpdm --preset cpu \
-        --out release/
-      torchrun --nproc-per-node 4 -m sfumato.cli synthesize faces/ ... --method dpdm --preset paper
+      sfumato synthesize faces/ --epsilon 10 --declared-size 20000 --method dpdm --out release/
+      torchrun --nproc-per-node 4 -m sfumato synthesize faces/ ... --method dpdm --preset paper
     """
     from sfumato.synthesis import synthesize
 
