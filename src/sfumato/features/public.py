@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from sfumato.data.spec import PublicSpec
 
@@ -22,6 +21,8 @@ def public_patches(spec: PublicSpec, count: int = 4000, seed: int = 0) -> NDArra
     Returns:
         uint8 ``[count, channels, height, width]``.
     """
+    from sklearn.datasets import load_sample_images  # takes a second, and a plan needs none
+
     rng = np.random.default_rng(seed)
     mode = "L" if spec.channels == 1 else "RGB"
     photographs = [Image.fromarray(image).convert(mode) for image in load_sample_images().images]

@@ -1,4 +1,4 @@
-"""What a run will take on this machine: a short measurement on public images, extrapolated."""
+"""What a run will take on this machine: a short measurement on empty images, extrapolated."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import torch
 from torch import nn
 
 from sfumato.data.spec import PublicSpec
-from sfumato.features import public_patches
 from sfumato.networks import device_of, random_on
 from sfumato.privacy import GradientQuery, SumQuery, UnitLoss
 
-IMAGES, PROBE = 64, 128
-"""Images of a step, and of a pass, that are timed."""
+IMAGES, PROBE, TIMED = 64, 128, 32
+"""Units of a private step that are timed, images of a pass, and those of them that are timed."""
 
 SUPPOSED_SIZE = 10_000
 LIBRARIES_GB = 0.6
@@ -55,8 +54,8 @@ def reading(query: SumQuery, spec: PublicSpec) -> dict[str, str]:
     The number of records is private, so the time holds for the declared size, or for a size that
     is named.
     """
-    images = torch.from_numpy(public_patches(spec, PROBE))
-    labels = torch.zeros(PROBE, dtype=torch.int64)
+    images = torch.zeros((TIMED, spec.channels, spec.height, spec.width), dtype=torch.uint8)
+    labels = torch.zeros(TIMED, dtype=torch.int64)
 
     def pass_over() -> None:
         with torch.inference_mode():
@@ -68,6 +67,6 @@ def reading(query: SumQuery, spec: PublicSpec) -> dict[str, str]:
     coordinates = rows * columns + query.shared
     gigabytes = LIBRARIES_GB + (coordinates * 80 + PROBE * query.dimension * 12) / 1e9
     return {
-        "reading_time": f"{seconds_of(pass_over) * size / PROBE:.0f} s for {size:,} images",
+        "reading_time": f"{seconds_of(pass_over) * size / TIMED:.0f} s for {size:,} images",
         "memory": f"{gigabytes:.1f} GB",
     }

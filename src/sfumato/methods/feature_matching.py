@@ -115,7 +115,7 @@ class FeatureMatching(Method, ABC):
         ]
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
-        """Expected time and memory on this machine, measured on public images."""
+        """Expected time and memory on this machine, measured on empty images."""
         (query,) = self.queries(spec)
         assert isinstance(query, SumQuery)
         classes = max(len(spec.classes), 1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError, UsageError
-from sfumato.features import PooledCoordinates
+from sfumato.features import PerceptualFeatures, PooledCoordinates, PublicAxes
 from sfumato.methods import DPMEPF
 from sfumato.methods.mepf.embedding import Embedding, JointEmbedding
 from sfumato.methods.mepf.labeller import Labeller
@@ -109,6 +109,21 @@ def derived_alike(method, spec):
     again = configured("mepf", json.loads(json.dumps(method.config())))
     assert again.public is None and again.model_config(spec) == method.model_config(spec)
     assert [q.to_dict() for q in again.queries(spec)] == [q.to_dict() for q in method.queries(spec)]
+
+
+@pytest.mark.parametrize("changes", [{}, {"encoder_size": 32}, {"compress": 9}], ids=str)
+def test_an_estimate_fits_nothing_and_does_the_same_work(changes, small_mepf, monkeypatch):
+    def refused(*_: object) -> None:
+        raise AssertionError("axes or scales were fitted")
+
+    monkeypatch.setattr(PublicAxes, "fit", refused)
+    monkeypatch.setattr(PerceptualFeatures, "fit", refused)
+    method = small_mepf(**changes)
+    blank = JointEmbedding(method, SPEC, blank=True)
+    images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    rows = blank.contribution(images, torch.zeros(2, dtype=torch.int64))
+    assert rows.shape == (2, method.queries(SPEC)[0].dimension)
+    assert method.estimate(SPEC).keys() == {"reading_time", "memory", "training_time"}
 
 
 def test_public_images_may_give_more_axes_than_the_file_that_ships(small_mepf):

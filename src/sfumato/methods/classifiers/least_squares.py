@@ -201,7 +201,7 @@ class LeastSquares(Method):
         ]
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
-        """Expected time and memory on this machine, measured on public images."""
+        """Expected time and memory on this machine, measured on empty images."""
         (query,) = self.queries(spec)
         assert isinstance(query, SumQuery)
         return reading(query, spec)

@@ -133,7 +133,8 @@ class Blocks(nn.Module):
         with torch.no_grad():
             black = torch.zeros(1, spec.channels, spec.height, spec.width)
             activations = self.features.activations(black.to(self.features.encoder.mean))
-        self.width = method.compress or sum(layer.shape[1] for layer in activations)
+        self.lengths = [layer.shape[1] for layer in activations]
+        self.width = method.compress or sum(self.lengths)
         self.start: MomentBlock | None = None
         self.second: SecondMoments | None = None
         if method.start_coefficients:
@@ -180,10 +181,16 @@ class JointEmbedding(Blocks):
     """Builds contributions from images, and targets from the noisy answer.
 
     Everything in it is public: configuration, encoder, scales and axes fitted on public images.
+    With ``blank`` the axes are zeros, which take as long and need no fit.
     """
 
-    def __init__(self, method: MEPFSettings, spec: PublicSpec) -> None:
+    def __init__(self, method: MEPFSettings, spec: PublicSpec, blank: bool = False) -> None:
         super().__init__(method, spec)
+        self.compressors = nn.ModuleList()
+        self.coordinates: Coordinates | None = None
+        if blank:
+            self._leave_blank()
+            return
         public = method.public if method.public is not None else public_patches(spec)
         self.features = PerceptualFeatures.fit(
             self.features.encoder, method.layers, method.bound, public
@@ -193,13 +200,27 @@ class JointEmbedding(Blocks):
         self.compressors = nn.ModuleList(
             PublicAxes.fit(moment, method.compress or 0, False) for moment in moments
         )
-        self.coordinates: Coordinates | None = None
         if self.second and method.encoder_size:
             self.coordinates = labeller_view(method)
         elif self.second:
             self.coordinates = LayerCoordinates.fit(
                 self.features, activations, method.labeller_size
             )
+
+    def _leave_blank(self) -> None:
+        """Put zeros in the place of everything that is fitted."""
+        method, lengths = self.method, self.lengths
+        if method.compress:
+            blanks = [blank_axes(sum(lengths), method.compress, False) for _ in range(2)]
+            self.compressors = nn.ModuleList(blanks)
+        if self.second and method.encoder_size:
+            pooled = PooledFeatures(self.features.encoder, method.encoder_size)
+            axes = blank_axes(pooled.width, method.labeller_size, True)
+            self.coordinates = PooledCoordinates(pooled, axes)
+        elif self.second:
+            seen = sum(lengths[:-1] or lengths)
+            axes = blank_axes(seen, min(method.labeller_size, seen), True)
+            self.coordinates = LayerCoordinates(self.features, axes)
 
     def moments(self, activations: list[Tensor]) -> tuple[Tensor, Tensor]:
         """(φ₁, φ₂) after compression; differentiable."""
@@ -253,6 +274,11 @@ class JointEmbedding(Blocks):
             assert self.coordinates is not None
             labeller = Labeller(self.coordinates, torch.from_numpy(solution))
         return Targets(counts, first, second, start, labeller)
+
+
+def blank_axes(width: int, count: int, whitened: bool) -> PublicAxes:
+    """Axes ``[width, count]`` that see nothing."""
+    return PublicAxes(torch.zeros(width), torch.zeros(width, count), whitened)
 
 
 def labeller_view(method: MEPFSettings) -> PooledCoordinates:

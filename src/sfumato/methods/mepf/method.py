@@ -7,7 +7,7 @@ published code, and why, is written in ``docs/methods/mepf.md``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,8 +20,14 @@ from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.features import LARGEST_SIZE
 from sfumato.methods.base import Method, check_rules, digest_of
-from sfumato.methods.estimate import reading, seconds_of
-from sfumato.methods.mepf.embedding import Blocks, Embedding, joint_embedding, labeller_view
+from sfumato.methods.estimate import TIMED, reading, seconds_of
+from sfumato.methods.mepf.embedding import (
+    Blocks,
+    Embedding,
+    JointEmbedding,
+    joint_embedding,
+    labeller_view,
+)
 from sfumato.methods.mepf.generator import StartedGenerator, refiner
 from sfumato.methods.mepf.matching import Matching
 from sfumato.methods.mepf.model import MEPFModel
@@ -161,10 +167,11 @@ class DPMEPF(MEPFSettings, Method):
         ]
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
-        """Expected time and memory on this machine, measured on public images."""
-        joint = moved(joint_embedding(self, spec), CPU)
+        """Expected time and memory on this machine, measured on empty images."""
+        joint = moved(JointEmbedding(self, spec, blank=True), CPU)
         generator = StartedGenerator(spec, None, refiner(spec, self.width))
-        labels = torch.zeros(self.batch, dtype=torch.int64)
+        batch = min(self.batch, TIMED)
+        labels = torch.zeros(batch, dtype=torch.int64)
         random = random_on(CPU, self.seed_public)
 
         def step() -> None:
@@ -175,8 +182,10 @@ class DPMEPF(MEPFSettings, Method):
 
         (query,) = self.queries(spec)
         assert isinstance(query, SumQuery)
-        training = f"{seconds_of(step) * self.steps / 60:.0f} minutes for {self.steps:,} steps"
-        return {**reading(query, spec), "training_time": training}
+        minutes = seconds_of(step) * self.batch / batch * self.steps / 60
+        training = f"{minutes:.0f} minutes for {self.steps:,} steps"
+        blank = replace(query, contribution=joint.contribution)
+        return {**reading(blank, spec), "training_time": training}
 
     def fit(self, curator: Curator) -> MEPFModel:
         """Ask once, then train; a killed run goes on from its checkpoint with the same answer."""
