@@ -410,6 +410,8 @@ def test_no_pair_of_units_in_the_plane_beats_the_dominating_pair(seed: int) -> N
         (0.05, 0.01, 10, 1e-12, 1331.43),
         (0.05, 0.01, 10, 1e-5, 635.87),
         (0.1, 0.01, 100, 1e-12, 665.78),
+        # At 5e-4. So many steps' rounding carries the loss past the end of the grid.
+        (0.3, 0.001, 1_000_000, 1e-5, 909.84),
     ],
 )
 def test_rare_large_losses_stay_on_the_grid(
@@ -419,8 +421,37 @@ def test_rare_large_losses_stay_on_the_grid(
     assert pairs_module.epsilon_by_convolution([pair], delta) == pytest.approx(wanted, rel=1e-3)
 
 
+def test_many_tiny_losses_are_one_gaussian() -> None:
+    q, steps, mu = 0.2, 100_000, 4.2e-4
+    pair = Pair(q * math.sqrt(steps) / mu, q, 0, count=steps)
+    ours = epsilon_by_convolution([pair], 1e-5)
+    assert log_delta_gaussian(mu, ours) == pytest.approx(math.log(1e-5), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("budget_epsilon", "q", "steps"),
+    [(1e-3, 0.2, 100_000), (1e3, 0.01, 2000), (1e4, 1e-3, 1_000_000)],
+)
+def test_calibration_of_sampled_events_ends_at_the_edges(
+    budget_epsilon: float, q: float, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = []
+    honest = accounting_module._by_pld
+
+    def counted(pairs: tuple[Pair, ...], delta: float, relation: str, interval: float) -> float:
+        points.append(2 * pairs_module.reach(pairs) / interval)
+        return honest(pairs, delta, relation, interval)
+
+    monkeypatch.setattr(accounting_module, "_by_pld", counted)
+    events = calibrate([GradientQuery("g", 10, 1.0, q, steps).event(ADD)], Budget(budget_epsilon))
+    assert 0.999 * budget_epsilon <= epsilon(events, 1e-5, ADD) <= budget_epsilon
+    assert epsilon_recomputed(events, 1e-5, ADD) == pytest.approx(budget_epsilon, rel=2e-3)
+    # What it takes is memory and time for the grid, a few times.
+    assert len(points) < 15 and max(points) < 8e6
+
+
 def test_a_delta_that_float64_cannot_resolve_is_refused() -> None:
     pair = pairs_module.Pair(1.0, 0.01, 0, count=1000)
     assert 3 < pairs_module.epsilon_by_convolution([pair], 1e-12) < 5
-    with pytest.raises(SfumatoError, match=r"delta=1e-17 is below .*1e-12 or more"):
+    with pytest.raises(SfumatoError, match=r"delta=1e-17 is below .* delta of .e-1\d or more"):
         pairs_module.epsilon_by_convolution([pair], 1e-17)

@@ -42,13 +42,19 @@ def calibrate(events: Sequence[Event], budget: Budget) -> list[Event]:
     while overspend(high) > 0:
         high += 1.0
     # The second accountant brackets the answer; PLD, slightly pessimistic, then decides.
-    factor, nudge = float(optimize.brentq(overspend, low, high, xtol=1e-8)), 1e-5
-    result = scaled(math.exp(factor))
-    while (spent := epsilon(result, budget.delta, budget.relation)) > budget.epsilon:
-        factor, nudge = factor + nudge, 2 * nudge
+    short = factor = float(optimize.brentq(overspend, low, high, xtol=1e-8))
+    nudge, result = 1e-5, scaled(math.exp(factor))
+    while (spent := epsilon(result, budget.delta, budget.relation)) > budget.epsilon and nudge < 1:
+        short, factor, nudge = factor, factor + nudge, 4 * nudge
         result = scaled(math.exp(factor))
-        if nudge > 1:
-            break
+    while spent < SPEND_AT_LEAST * budget.epsilon and factor - short > 1e-8:
+        middle = (short + factor) / 2
+        tried = scaled(math.exp(middle))
+        price = epsilon(tried, budget.delta, budget.relation)
+        if price > budget.epsilon:
+            short = middle
+        else:
+            factor, result, spent = middle, tried, price
     if not SPEND_AT_LEAST * budget.epsilon <= spent <= budget.epsilon:
         raise UsageError(
             f"calibration cannot spend between 99.9 % and all of epsilon={budget.epsilon} "

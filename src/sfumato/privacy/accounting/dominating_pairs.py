@@ -90,6 +90,7 @@ class Pair:
         x = self.where(loss)
         return (1 - self.q) * ndtr(x / self.z) + self.q * ndtr((x - 1) / self.z)
 
+    @lru_cache(maxsize=256)  # noqa: B019 (a pair is a few numbers)
     def moments(self) -> tuple[float, float, float]:
         """Mean, standard deviation and practical maximum of the loss."""
         if self.q == 1:
@@ -168,32 +169,46 @@ class LossDistribution:
         return float(np.interp(0.0, self.losses, self.deltas()))
 
 
+def spread(pairs: Sequence[Pair]) -> float:
+    """Standard deviation of the loss of all events together."""
+    return math.sqrt(sum(pair.count * pair.moments()[1] ** 2 for pair in pairs))
+
+
+def reach(pairs: Sequence[Pair]) -> float:
+    """What the size of the loss of all events together, and of each, practically never exceeds."""
+    mean = sum(pair.count * pair.moments()[0] for pair in pairs)
+    largest = max(pair.moments()[2] for pair in pairs)
+    return max(abs(mean) + TAILS * spread(pairs) + largest, _far(pairs, abs(mean), largest))
+
+
 def compose(pairs: Sequence[Pair]) -> LossDistribution:
     """The loss of all events together, in the pairs' own direction."""
-    facts = [pair.moments() for pair in pairs]
-    mean = sum(p.count * f[0] for p, f in zip(pairs, facts, strict=True))
-    spread = math.sqrt(sum(p.count * f[1] ** 2 for p, f in zip(pairs, facts, strict=True)))
-    reach = max(abs(mean) + TAILS * spread + max(f[2] for f in facts), _far(pairs))
-    step = 2 * reach / GRID
+    step = 2 * reach(pairs) / GRID
     losses = (np.arange(GRID, dtype=np.float64) - GRID // 2) * step
     spectrum, drift = np.ones(GRID // 2 + 1, dtype=np.complex128), 0.0
-    for pair, (pair_mean, _, _) in zip(pairs, facts, strict=True):
+    for pair in pairs:
+        pair_mean = pair.moments()[0]
         mass = np.diff(pair.mass_up_to(np.r_[losses - step / 2, losses[-1] + step / 2]))
         # Rounding to the grid moves the mean a little every time; all of it is put back at the end.
         drift += (pair_mean - float(mass @ losses)) * pair.count
         spectrum *= np.fft.rfft(np.fft.ifftshift(mass)) ** pair.count
     # Not cut at zero: rounding errors of either sign cancel in sums, those of one sign add up.
     composed: Array = np.fft.fftshift(np.fft.irfft(spectrum, GRID))
-    return LossDistribution(losses + drift, composed)
+    # What the drift of very many steps carried over one end came back at the other.
+    whole = round(drift / step)
+    return LossDistribution(losses + (drift - whole * step), np.roll(composed, whole))
 
 
-def _far(pairs: Sequence[Pair]) -> float:
+def _far(pairs: Sequence[Pair], mean: float, largest: float) -> float:
     """What the size of all events' loss exceeds with probability 2 · :data:`WRAPPED` at most.
 
     Where few units are sampled and noise is weak, the loss is rare and large: no number of standard
     deviations covers it, and what lies beyond the grid would come back at its other end. Chernoff
     bounds cover it: P[loss > t] ≤ exp((α − 1)(D_α(P‖Q) − t)) and
-    P[loss < −t] ≤ exp((α − 1) D_α(Q‖P) − α t), for any order α > 1.
+    P[loss < −t] ≤ exp((α − 1) D_α(Q‖P) − α t), for any order α > 1. Where the whole loss is tiny
+    they would need orders of many thousands, and Bernstein's inequality serves, which knows the
+    loss's mean, its standard deviation and the ``largest`` of a single step: with
+    t = L + √(L² + 2 r σ²), L = r · 2 · largest / 3, P[|loss − mean| > t] ≤ 2 exp(−r).
     """
     # Quadrature is sure where its points lie closer than a bell is wide.
     sure = [i for i, order in enumerate(ORDERS) if order < 1000 * min(p.z for p in pairs)]
@@ -201,7 +216,9 @@ def _far(pairs: Sequence[Pair]) -> float:
     turned = [Pair(p.z, p.q, p.other, not p.swapped, p.count) for p in pairs]
     above = [_divergence(pairs, i) + rare / (ORDERS[i] - 1) for i in sure]
     below = [(_divergence(turned, i) * (ORDERS[i] - 1) + rare) / ORDERS[i] for i in sure]
-    return max(min(above, default=0.0), min(below, default=0.0))
+    linear = rare * 2 * largest / 3
+    bernstein = mean + linear + math.sqrt(linear**2 + 2 * rare * spread(pairs) ** 2)
+    return min(max(min(above, default=0.0), min(below, default=0.0)), bernstein)
 
 
 def _divergence(pairs: Sequence[Pair], order: int) -> float:
@@ -225,7 +242,7 @@ def _by_convolution(pairs: tuple[Pair, ...], delta: float) -> float:
     if delta < rounding:
         raise SfumatoError(
             f"delta={delta} is below {rounding:.1g}, what the second accountant resolves for these "
-            "events in float64. Choose a delta of 1e-12 or more."
+            f"events in float64. Choose a delta of {2 * rounding:.0g} or more, or fewer steps."
         )
     return max(side.epsilon(delta) for side in sides)
 

@@ -28,6 +28,8 @@ from sfumato.privacy.accounting.dominating_pairs import (
     epsilon_by_convolution,
     epsilon_by_renyi,
     log_delta_gaussian,
+    reach,
+    spread,
 )
 from sfumato.privacy.accounting.events import Event, gaussian_mu, is_sampled
 from sfumato.privacy.budget import RELATIONS, Relation
@@ -36,6 +38,12 @@ CONVOLUTION_ERROR = 1e-3
 """The recomputed ε of sampled events is within this share of the exact one, on either side."""
 
 CLOSED_FORM_ERROR = 1e-9
+
+POINTS = 2**19
+"""Enough points for the grid of a privacy loss, unless rounding to it would cost too much."""
+
+ROUNDING = 2e-4
+"""The share of ε that rounding to a coarser grid may cost."""
 
 NEIGHBOURS = {
     "add-or-remove-one": dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
@@ -53,13 +61,24 @@ def epsilon(events: Sequence[Event], delta: float, relation: Relation) -> float:
     # A grid that is fine against the answer keeps the pessimism below a thousandth of ε; one that
     # is not too fine against the loss's spread keeps it in memory.
     guess = epsilon_recomputed(events, delta, relation)
-    spread = guess if is_sampled(events) else gaussian_mu(events, relation)
-    interval = 1e-4 * max(guess, spread)
-    if is_sampled(events):
-        # A single step's loss may be much smaller than the sum, and its own shape must be seen.
-        interval = min(interval, 1e-4)
     pairs = tuple(event.pair(relation) for event in events)
+    if is_sampled(events):
+        interval = _sampled_interval(pairs, guess)
+    else:
+        interval = 1e-4 * max(guess, gaussian_mu(events, relation))
     return _by_pld(pairs, delta, relation, interval)
+
+
+def _sampled_interval(pairs: Sequence[Pair], guess: float) -> float:
+    """Distance of the losses on the grid, for events that cost about ``guess``."""
+    # A single step's loss may be much smaller than the sum, and its own shape must be seen.
+    fine = 1e-4 * min(guess, 1.0)
+    # For a very large or small ε that grid has many millions of points. Rounding a step's loss to a
+    # grid of distance h adds about h²/12 to its mean and to its variance, so a coarser grid will do
+    # as long as all steps' rounding is small against ε.
+    steps = sum(pair.count for pair in pairs)
+    harmless = math.sqrt(12 * ROUNDING * guess * min(1.0, spread(pairs)) / steps)
+    return max(fine, min(2 * reach(pairs) / POINTS, harmless))
 
 
 @lru_cache(maxsize=256)
