@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from inspect import cleandoc
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from sfumato.errors import UsageError
 
@@ -38,6 +39,8 @@ class MethodOptions:
         options: settings of the method, over those of the preset.
         public: public images that the method may learn from; read like DATA.
         pretrain: steps on the images of --public, first of all, for methods that take them.
+        public_model: a model that sfumato pretrain made, to start training from. That it was
+            trained on public images alone is the one thing that cannot be checked: be sure of it.
         seed_public: public seed of training and sampling; the noise never has one.
 
     Raises:
@@ -49,10 +52,39 @@ class MethodOptions:
     options: Mapping[str, Any] | None = None
     public: Location | None = None
     pretrain: int | None = None
+    public_model: Location | None = None
     seed_public: int = 0
 
     def __post_init__(self) -> None:
         check_seed(self.seed_public)
+
+
+@dataclass(frozen=True)
+class PretrainOptions:
+    """What is trained on public images, and where the model goes.
+
+    Args:
+        out: the file that the model is written to; samples of it go beside it.
+        method: whose model is trained: dpdm or mepf.
+        preset: cpu or gpu: named settings of the method.
+        options: settings of the method, over those of the preset.
+        source: where the public images are from; stands in the model's card.
+        licence: under what licence; stands in the model's card.
+        seed_public: public seed of training.
+        quiet: show no progress.
+        device: where networks are trained, cpu, cuda, cuda:N or mps; auto takes a CUDA GPU if there
+            is one.
+    """
+
+    out: Location
+    method: str = "dpdm"
+    preset: str | None = None
+    options: Mapping[str, Any] | None = None
+    source: str = ""
+    licence: str = "not stated"
+    seed_public: int = 0
+    quiet: bool = False
+    device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -65,6 +97,7 @@ class ClassifierOptions(MethodOptions):
         options: settings of the method, over those of the preset.
         public: public images that the method may learn from; read like DATA.
         pretrain: steps on the images of --public, first of all, for methods that take them.
+        public_model: a model that sfumato pretrain made; no classifier starts from one.
         seed_public: public seed of training; the noise never has one.
         compress: train on the signs of each gradient's largest entries (TopAgg), with dp-sgd.
     """
@@ -272,3 +305,51 @@ def described(kind: type[Any]) -> dict[str, str]:
         else:
             found |= {name: f"{found[name]} {line.strip()}".strip() for name in names}
     return found
+
+
+_FORMS = {
+    bool: "true or false",
+    int: "a whole number from 0 to 2^63 - 1",
+    float: "a number from 0 to 10^12",
+    str: "a text",
+}
+
+
+def check_types(kind: type[Any], method: str, values: Mapping[str, Any]) -> None:
+    """Raise UsageError for the first setting whose value is not of the form that its field has.
+
+    Every number of a method is finite and not negative; a method's own rules say more.
+    """
+    try:
+        hints = get_type_hints(kind)
+    except NameError:  # a method of another package names types that it imports for checkers alone
+        return
+    for name, value in values.items():
+        if not _has_form(value, hints[name]):
+            forms = [_FORMS[part] for part in _parts(hints[name]) if part in _FORMS]
+            listed = " or ".join(forms) or "of another type"
+            raise UsageError(
+                f"{method}: {name}={value!r} must be {listed}; see sfumato methods {method}."
+            )
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    """The types that a hint names, one level down."""
+    return get_args(hint) or (hint,)
+
+
+def _has_form(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return any(_has_form(value, part) for part in get_args(hint))
+    if hint is type(None):
+        return value is None
+    if get_origin(hint) is tuple:
+        part = get_args(hint)[0]
+        return isinstance(value, (list, tuple)) and all(_has_form(each, part) for each in value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    if hint is float:
+        return (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1e12
+        )
+    return isinstance(value, hint) if hint in (bool, str) else True

@@ -31,8 +31,9 @@ from sfumato.methods.base import (
     Method,
     Model,
     Sampling,
-    check_types,
 )
+from sfumato.methods.public_model import PublicModel
+from sfumato.methods.registry import PRETRAINED
 from sfumato.networks import resolve_device
 from sfumato.options import (
     ClassifierOptions,
@@ -246,6 +247,7 @@ def fit_embedding(
     *objects: Any,
     steps: int | None = None,
     public: Location | None = None,
+    public_model: Location | None = None,
     seed_public: int = 0,
     quiet: bool = False,
     **stated: Any,
@@ -256,6 +258,7 @@ def fit_embedding(
         embedding: a release, or the ``embedding.safetensors`` in one.
         objects, stated: :class:`ReleaseOptions` or its fields; ``out`` is needed.
         steps: generator steps; those of the release by default.
+        public, public_model: what the released run learnt from, where it was not the default.
 
     Raises:
         UsageError: an argument is outside its rule.
@@ -278,8 +281,14 @@ def fit_embedding(
     check_classes(mepf.DPMEPF.model, spec, None, to.balance)
     images = None if public is None else public_images(public, spec).images
     session = Session(quiet=quiet, device=resolve_device())
+    started = None if public_model is None else _public_model(public_model)
     model = mepf.fit_embedding(
-        path, seed_public=seed_public, steps=steps, public=images, session=session
+        path,
+        seed_public=seed_public,
+        steps=steps,
+        public=images,
+        public_model=started,
+        session=session,
     )
     _Making(core, "fit-embedding", seed_public, quiet).write(model, to)
     return target
@@ -309,6 +318,15 @@ def make_method(
     values = dict(chosen.options or {})
     if chosen.preset is not None:
         values = {**kind.preset(chosen.preset, spec), **values}
+    if chosen.public_model is not None:
+        if "public_model" not in known:
+            raise UsageError(
+                f"public_model={chosen.public_model}: {kind.name} cannot start from a public "
+                f"model; {' and '.join(PRETRAINED)} can."
+            )
+        model = _public_model(chosen.public_model)
+        model.check(kind.name, spec)
+        values |= {**model.settings(), **dict(chosen.options or {}), "public_model": model}
     if chosen.pretrain is not None:
         values["public_steps"] = chosen.pretrain
     if isinstance(chosen, ClassifierOptions) and chosen.compress:
@@ -321,16 +339,11 @@ def make_method(
             values["public_labels"] = images.labels
     if "seed_public" in known:
         values.setdefault("seed_public", chosen.seed_public)
-    for option in values:
-        if option not in known:
-            raise UsageError(f"{kind.name} has no option {option!r}; it has {', '.join(known)}.")
-    check_types(kind, values)
-    lists_as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    try:
-        return kind(**lists_as_tuples)
-    except (TypeError, ValueError):
-        shown = ", ".join(f"{key}={value!r}" for key, value in (chosen.options or {}).items())
-        raise UsageError(f"{kind.name}: an option is of the wrong type: {shown}.") from None
+    return kind.of(values)
+
+
+def _public_model(location: Location) -> PublicModel:
+    return PublicModel.read(stated_path(location, "public_model"))
 
 
 def public_images(location: Location, spec: PublicSpec, labelled: bool = False) -> LabelledImages:

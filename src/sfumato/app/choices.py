@@ -67,6 +67,7 @@ MORE = (
     Choice("allow-large-delta", "Accept a large δ", "flag"),
     Choice("preset", "Named settings of the method"),
     Choice("public", "Public images that the method may learn from", "place"),
+    Choice("public-model", "Public model that training starts from", "place"),
     Choice("samples", "Number of synthetic images", "number"),
     Choice(
         "format", "Format of the release", "choice", options=("folder", "parquet", "webdataset")

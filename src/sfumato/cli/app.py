@@ -28,6 +28,7 @@ from sfumato.cli.commands.research.compare import compare
 from sfumato.cli.commands.research.evaluate import evaluate
 from sfumato.cli.commands.research.fit_embedding import fit_embedding
 from sfumato.cli.commands.research.methods import methods
+from sfumato.cli.commands.research.pretrain import pretrain
 from sfumato.cli.guard import Commands, guarded
 from sfumato.cli.parameters import grouped
 
@@ -81,6 +82,7 @@ app.command("plan")(guarded(grouped(plan), printed=True))
 app.command("synthesize")(guarded(grouped(synthesize)))
 app.command("classify")(guarded(grouped(classify)))
 app.command("methods")(guarded(grouped(methods), printed=True))
+app.command("pretrain")(guarded(grouped(pretrain)))
 app.command("sample")(guarded(grouped(sample)))
 app.command("convert")(guarded(grouped(convert)))
 app.command("mock")(guarded(grouped(mock)))

@@ -29,6 +29,7 @@ from sfumato.options import (
     EvaluationOptions,
     MethodOptions,
     PaidMetrics,
+    PretrainOptions,
     ReleaseOptions,
     RunOptions,
     described,
@@ -45,6 +46,7 @@ KINDS = (
     EvaluationOptions,
     MethodOptions,
     PaidMetrics,
+    PretrainOptions,
     ReleaseOptions,
     RunOptions,
 )
@@ -141,6 +143,7 @@ SPELLINGS = {
     "preset": Spelling(more_help="; sfumato methods lists them"),
     "options": Spelling(list[str] | None, ("--set",), "NAME=VALUE", parse_settings, None),
     "public": Spelling(str | None, metavar="DATA"),
+    "public_model": Spelling(Path | None, metavar="MODEL"),
     "state": Spelling(Path | None, metavar="DIR"),
     "out": Spelling(Path, metavar="DIR"),
     "samples": Spelling(flags=("--samples", "--count")),
@@ -176,7 +179,10 @@ def _spelling(kind: type[Any], entry: Field[Any]) -> Spelling:
     if kind is EvaluationOptions and entry.name == "public":  # there it is no location
         return Spelling(bool)
     spelled = SPELLINGS.get(entry.name, Spelling())
-    if entry.name == "method":
+    if kind is PretrainOptions:
+        special = {"out": Spelling(Path, metavar="MODEL", default=...), "method": Spelling(str)}
+        spelled = special.get(entry.name, spelled)
+    elif entry.name == "method":
         known = method_names(CLASSIFIERS if kind is ClassifierOptions else BUILT_IN)
         spelled = replace(spelled, more_help=f": {', '.join(known)}")
     return replace(spelled, type=spelled.type or _HINTS[kind][entry.name])
@@ -191,6 +197,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 Delta = Annotated[float, option(Budget, "delta")]
 Relation = Annotated[str, option(Budget, "relation")]
 Public = Annotated[str | None, option(MethodOptions, "public")]
+PublicModel = Annotated[Path | None, option(MethodOptions, "public_model")]
 SeedPublic = Annotated[int, option(MethodOptions, "seed_public")]
 AllowLargeDelta = Annotated[bool, option(RunOptions, "allow_large_delta")]
 Cap = Annotated[float | None, option(RunOptions, "cap")]

@@ -6,23 +6,29 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, fields
-from types import UnionType
-from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    TypeVar,
+)
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.options import described
+from sfumato.methods.registry import PRETRAINED
+from sfumato.methods.training import Session
+from sfumato.options import check_types, described
 from sfumato.privacy import Answer, Curator, Query
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Images uint8 ``[b, channels, height, width]`` and labels int64 ``[b]``."""
 
 Settings = Mapping[str, Any]
-HIDDEN = ("public", "public_labels")
-"""Options that are arrays: their digest stands in the configuration, they themselves do not."""
+Chosen = TypeVar("Chosen", bound="Method")
+HIDDEN = ("public", "public_labels", "public_model")
+"""Options that are arrays or models: their digest stands in the configuration, not they."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +201,9 @@ class Method(ABC):
     presets: ClassVar[Mapping[str, Callable[[PublicSpec], Settings]]] = {}
     """Named settings, each for the images of a public specification."""
 
+    public_presets: ClassVar[Mapping[str, Settings]] = {}
+    """Named settings of :meth:`pretrained`."""
+
     short: ClassVar[Settings] = {}
     """Settings that keep training short but ask as much: ``sfumato audit`` runs the method so."""
 
@@ -212,6 +221,20 @@ class Method(ABC):
     def fit(self, curator: Curator) -> Fitted:
         """Ask the curator the queries and learn a model from the answers."""
 
+    @classmethod
+    def pretrained(
+        cls, spec: PublicSpec, public: Batch, settings: Settings, session: Session
+    ) -> Model:
+        """A model of this method from public images alone, for other runs to start from.
+
+        Raises:
+            UsageError: the method has none, or a setting is not known or outside its rule.
+        """
+        raise UsageError(
+            f"method={cls.name!r} cannot be trained on public images alone; "
+            f"{' and '.join(PRETRAINED)} can."
+        )
+
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time and memory on this machine, by what they are of; empty where unknown."""
         return {}
@@ -219,6 +242,28 @@ class Method(ABC):
     def model_config(self, spec: PublicSpec) -> dict[str, Any]:
         """What the method determines of its model's :meth:`Model.config`; ``verify`` compares."""
         return {}
+
+    @classmethod
+    def of(cls: type[Chosen], values: Settings) -> Chosen:
+        """The method with these settings; lists become tuples.
+
+        Raises:
+            UsageError: a setting is not known, of another type, or outside its rule.
+        """
+        known = [entry.name for entry in fields(cls)]  # type: ignore[arg-type]
+        shown = [name for name in known if name not in HIDDEN]
+        for option in values:
+            plain = isinstance(values[option], (bool, int, float, str, list, dict))
+            if option not in known or (option in HIDDEN and plain):
+                raise UsageError(f"{cls.name} has no option {option!r}; it has {', '.join(shown)}.")
+        check_types(cls, cls.name, {k: v for k, v in values.items() if k not in HIDDEN})
+        try:
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        except (TypeError, ValueError):
+            stated = [f"{key}={value!r}" for key, value in values.items() if key not in HIDDEN]
+            raise UsageError(
+                f"{cls.name}: an option is of the wrong type: {', '.join(stated)}."
+            ) from None
 
     def config(self) -> dict[str, Any]:
         """The method's public configuration, as plain JSON values."""
@@ -264,54 +309,6 @@ def check_rules(method: Method, rules: Mapping[str, bool]) -> None:
                 f"{method.name}: {name}={value!r} is outside its rule; "
                 f"see help({type(method).__name__})."
             )
-
-
-_FORMS = {
-    bool: "true or false",
-    int: "a whole number from 0 to 2^63 - 1",
-    float: "a number from 0 to 10^12",
-    str: "a text",
-}
-
-
-def check_types(kind: type[Method], values: Mapping[str, Any]) -> None:
-    """Raise UsageError for the first setting whose value is not of the form that its field has.
-
-    Every number of a method is finite and not negative; a method's own rules say more.
-    """
-    try:
-        hints = get_type_hints(kind)
-    except NameError:  # a method of another package names types that it imports for checkers alone
-        return
-    for name, value in values.items():
-        if not _has_form(value, hints[name]):
-            forms = [_FORMS[part] for part in _parts(hints[name]) if part in _FORMS]
-            listed = " or ".join(forms) or "of another type"
-            raise UsageError(
-                f"{kind.name}: {name}={value!r} must be {listed}; see sfumato methods {kind.name}."
-            )
-
-
-def _parts(hint: Any) -> tuple[Any, ...]:
-    """The types that a hint names, one level down."""
-    return get_args(hint) or (hint,)
-
-
-def _has_form(value: Any, hint: Any) -> bool:
-    if get_origin(hint) in (Union, UnionType):
-        return any(_has_form(value, part) for part in get_args(hint))
-    if hint is type(None):
-        return value is None
-    if get_origin(hint) is tuple:
-        part = get_args(hint)[0]
-        return isinstance(value, (list, tuple)) and all(_has_form(each, part) for each in value)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-    if hint is float:
-        return (
-            isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1e12
-        )
-    return isinstance(value, hint) if hint in (bool, str) else True
 
 
 def check_two_classes(method: str, spec: PublicSpec) -> None:

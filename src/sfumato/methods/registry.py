@@ -38,6 +38,9 @@ CLASSIFIERS = {
 BUILT_IN = {**IMAGES, **CLASSIFIERS}
 """Every method that ships with sfumato, by what it releases."""
 
+PRETRAINED = ("dpdm", "mepf")
+"""The methods whose model ``sfumato pretrain`` trains, and that can start from it."""
+
 WITHOUT_PUBLIC = {"public_steps": 0}
 """Settings that are refused without the public images they need."""
 
@@ -121,6 +124,18 @@ def load_fitted(path: Path) -> Fitted:
     Raises:
         DataError: the file is missing or is not a released model.
     """
+    return read_saved(path, "sfumato")[1]
+
+
+def read_saved(path: Path, key: str) -> tuple[dict[str, Any], Fitted]:
+    """Read what a method's model was saved as; nothing in it is executed.
+
+    Returns:
+        The facts that stand in the file's metadata under ``key``, and the model.
+
+    Raises:
+        DataError: the file is missing or holds no such model.
+    """
     import numpy as np
     from safetensors import SafetensorError, safe_open
 
@@ -128,12 +143,12 @@ def load_fitted(path: Path) -> Fitted:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            facts = json.loads((file.metadata() or {})["sfumato"])
+            facts: dict[str, Any] = json.loads((file.metadata() or {})[key])
             tensors: dict[str, Any] = {k: np.array(file.get_tensor(k)) for k in file.keys()}
         spec = PublicSpec.from_dict(facts["spec"])
         if spec.height != spec.width or spec.height > LARGEST_SIDE:
             raise ValueError("no method makes images of such a size")
-        return find_method(facts["method"]).model.load(spec, facts["config"], tensors)
+        return facts, find_method(facts["method"]).model.load(spec, facts["config"], tensors)
     except (
         OSError,
         SafetensorError,

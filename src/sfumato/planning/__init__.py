@@ -81,7 +81,7 @@ def _path(
     source: ImageSource, budget: Budget, chosen: MethodOptions, state: Path | None
 ) -> Path | None:
     """Where the plan of these public facts is kept; None where it depends on more than they say."""
-    if chosen.method not in BUILT_IN or chosen.public is not None:
+    if chosen.method not in BUILT_IN or chosen.public or chosen.public_model:
         return None
     facts = {
         "code": _code(),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.methods.base import Method, Settings, check_rules, digest_of, poisson_rate
+from sfumato.methods.base import Batch, Method, Settings, check_rules, digest_of, poisson_rate
 from sfumato.methods.dpdm.diffusion import (
     Denoiser,
     DenoisingLoss,
@@ -30,6 +30,7 @@ from sfumato.methods.dpdm.diffusion import (
 from sfumato.methods.dpdm.parameterisations import PARAMETERISATIONS
 from sfumato.methods.dpdm.phases import Phases
 from sfumato.methods.estimate import gradient_steps
+from sfumato.methods.public_model import PublicModel, start_from
 from sfumato.methods.training import Session, noisy_mean_gradient
 from sfumato.methods.warmup import WarmUp, warm_images
 from sfumato.networks import UNet, resolve_device
@@ -61,6 +62,11 @@ def _paper(spec: PublicSpec) -> Settings:
         "multiplicity": K,
     }
 
+
+PRE_TRAINING = 10_000
+"""Steps on public images of a model that is trained on them alone."""
+
+PUBLIC_AVERAGE = 0.999
 
 CITATION = """\
 @article{dockhorn2023differentially,
@@ -97,6 +103,7 @@ class DPDM(Method):
         public_learning_rate: of Adam, without noise: on public images and those of the warm-up.
         seed_public: public seed of weights and of training without noise.
         public: uint8 ``[n, c, h, w]`` public images; ``public_labels``: int64 ``[n]``.
+        public_model: a :class:`PublicModel` that the network starts from, before everything else.
 
     Guarantee: one :class:`GradientQuery` and, with a warm-up, one :class:`SumQuery`; everything
     else is post-processing.
@@ -109,6 +116,16 @@ class DPDM(Method):
     title = "DPDM: a diffusion model trained on noisy sums of clipped gradients"
     model = DiffusionModel
     presets: ClassVar = {"cpu": _cpu, "paper": _paper}
+    public_presets: ClassVar = {
+        "cpu": {"public_steps": 20_000, "patch": 2, "width": 32},
+        "gpu": {
+            "public_steps": 200_000,
+            "patch": 1,
+            "width": 64,
+            "multipliers": (1, 2, 2),
+            "attention": 16,
+        },
+    }
     short: ClassVar = {
         "steps": 10,
         "batch": 64,
@@ -144,6 +161,8 @@ class DPDM(Method):
     public: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
     public_labels: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
     public_digest: str = ""
+    public_model: PublicModel | None = field(default=None, compare=False, repr=False)
+    public_model_digest: str = ""
 
     def __post_init__(self) -> None:
         rules = {
@@ -174,6 +193,8 @@ class DPDM(Method):
             )
         if self.public is not None and not self.public_digest:
             object.__setattr__(self, "public_digest", digest_of(self.public))
+        if self.public_model is not None:
+            object.__setattr__(self, "public_model_digest", self.public_model.digest)
 
     @property
     def shape(self) -> Shape:
@@ -214,14 +235,16 @@ class DPDM(Method):
     def _untrained(self, spec: PublicSpec, device: torch.device) -> tuple[UNet, DenoisingLoss]:
         torch.manual_seed(self.seed_public)
         network = self.shape.network(spec).to(device)
+        start_from(self.public_model, self.public_model_digest, self.name, spec, network, "network")
         denoiser = Denoiser.of(network, self.parameterisation)
         return network, DenoisingLoss(denoiser, self.multiplicity, self.label_dropout)
 
     def fit(self, curator: Curator) -> DiffusionModel:
         """Train on public, then sampled, then private images; a killed run goes on where it was."""
+        spec = curator.spec
+        network, loss = self._untrained(spec, curator.device)
         curator.open(self)
-        spec, session = curator.spec, Session.of(curator)
-        network, loss = self._untrained(spec, session.device)
+        session = Session.of(curator)
         counts = np.ones(max(len(spec.classes), 1))
         phases = Phases(session, network, loss, self.average, self.seed_public)
         rate = self.public_learning_rate
@@ -243,15 +266,35 @@ class DPDM(Method):
             noisy_mean,
             saved=lambda done: curator.forget("gradient", done),
         )
+        return self._trained(spec, loss.denoiser, counts)
+
+    def _trained(
+        self, spec: PublicSpec, denoiser: Denoiser, counts: NDArray[np.float64]
+    ) -> DiffusionModel:
         return DiffusionModel(
             spec,
-            replace(loss.denoiser, network=network.eval()),
+            replace(denoiser, network=denoiser.network.eval()),
             self.shape,
             self.parameterisation,
             counts,
             self.sampler,
             self.sampling_steps,
         )
+
+    @classmethod
+    def pretrained(
+        cls, spec: PublicSpec, public: Batch, settings: Settings, session: Session
+    ) -> DiffusionModel:
+        """A denoiser of public images, with their labels where they have some."""
+        usual = {"public_steps": PRE_TRAINING, "public_conditional": bool(spec.classes)}
+        images = {"public": public[0], "public_labels": public[1]}
+        method = cls.of({**usual, **images, **settings})
+        network, loss = method._untrained(spec, session.device)
+        phases = Phases(session, network, loss, PUBLIC_AVERAGE, method.seed_public)
+        phases.on_public_images(
+            "pre-training", method.public_steps, method.public_learning_rate, method._public_batch
+        )
+        return method._trained(spec, loss.denoiser, np.ones(max(len(spec.classes), 1)))
 
     def _public_batch(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         assert self.public is not None

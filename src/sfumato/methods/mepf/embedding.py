@@ -35,6 +35,7 @@ from sfumato.features import (
     public_patches,
     to_unit,
 )
+from sfumato.methods.base import Batch
 from sfumato.methods.gaussian import Gaussians, MomentBlock
 from sfumato.methods.mepf.labeller import (
     Coordinates,
@@ -49,6 +50,9 @@ from sfumato.networks import moved
 FORMAT = "sfumato-embedding/1"
 START_MEAN_WEIGHT = 0.4
 LEAST_IMAGES = 1.0
+PUBLIC_BATCH = 250
+NO_NOISE = 1e-6
+"""Noise per coordinate of a public embedding: none, but solutions divide by it."""
 
 
 @dataclass(frozen=True)
@@ -286,6 +290,21 @@ def labeller_view(method: MEPFSettings) -> PooledCoordinates:
     return PooledCoordinates.of(
         method.encoder, method.encoder_size, method.labeller_size, method.public
     )
+
+
+@torch.no_grad()
+def public_embedding(joint: JointEmbedding, public: Batch, config: dict[str, Any]) -> Embedding:
+    """The embedding of public images, without noise."""
+    own = joint.dimension - joint.shared
+    total = np.zeros((max(len(joint.spec.classes), 1), own))
+    shared = np.zeros(joint.shared)
+    for start in range(0, len(public[0]), PUBLIC_BATCH):
+        part = slice(start, start + PUBLIC_BATCH)
+        images, labels = torch.from_numpy(public[0][part]), public[1][part]
+        rows = joint.contribution(images, torch.from_numpy(labels)).double().cpu().numpy()
+        np.add.at(total, labels, rows[:, :own])
+        shared += rows[:, own:].sum(axis=0)
+    return Embedding(total, shared, NO_NOISE, joint.spec, config)
 
 
 @lru_cache(maxsize=1)

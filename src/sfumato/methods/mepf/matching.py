@@ -10,13 +10,28 @@ from __future__ import annotations
 
 import torch
 
+from sfumato.data.spec import PublicSpec
 from sfumato.methods.mean_matching import BETAS, LARGEST_GRADIENT, MovingMean, warm_up_and_cosine
 from sfumato.methods.mepf.embedding import JointEmbedding, Targets
 from sfumato.methods.mepf.generator import StartedGenerator, refiner
+from sfumato.methods.mepf.settings import MEPFSettings
+from sfumato.methods.public_model import start_from
 from sfumato.methods.training import Session, Training
-from sfumato.networks import Average, moved, random_on
+from sfumato.networks import Average, Refiner, moved, random_on
 
 CHANGE_PENALTY = 0.01
+
+
+def first_refiner(method: MEPFSettings, spec: PublicSpec, seed: int) -> Refiner:
+    """The network that matching starts from: of random weights, or the public model's.
+
+    Raises:
+        UsageError: the public model does not fit.
+    """
+    torch.manual_seed(seed)
+    network = refiner(spec, method.width)
+    start_from(method.public_model, method.public_model_digest, "mepf", spec, network, "refiner")
+    return network
 
 
 class Matching:
@@ -37,8 +52,7 @@ class Matching:
         self.joint, self.method = moved(joint, device), method
         wanted = [targets.first] if targets.second is None else [targets.first, targets.second]
         self.means = [MovingMean(moment.to(device), method.moving_average) for moment in wanted]
-        torch.manual_seed(seed)
-        network = refiner(joint.spec, method.width)
+        network = first_refiner(method, joint.spec, seed)
         self.generator = StartedGenerator(joint.spec, targets.start, network).to(device)
         self.average = Average(self.generator)
         self.random = random_on(device, seed)

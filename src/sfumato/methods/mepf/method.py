@@ -19,7 +19,7 @@ from torch import Tensor
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.features import LARGEST_SIZE
-from sfumato.methods.base import Method, check_rules, digest_of
+from sfumato.methods.base import Batch, Method, Settings, check_rules, digest_of
 from sfumato.methods.estimate import TIMED, reading, seconds_of
 from sfumato.methods.mepf.embedding import (
     Blocks,
@@ -27,16 +27,20 @@ from sfumato.methods.mepf.embedding import (
     JointEmbedding,
     joint_embedding,
     labeller_view,
+    public_embedding,
 )
 from sfumato.methods.mepf.generator import StartedGenerator, refiner
-from sfumato.methods.mepf.matching import Matching
+from sfumato.methods.mepf.matching import Matching, first_refiner
 from sfumato.methods.mepf.model import MEPFModel
 from sfumato.methods.mepf.settings import MEPFSettings
+from sfumato.methods.public_model import PublicModel
 from sfumato.methods.training import Session
 from sfumato.networks import CPU, moved, random_on
 from sfumato.privacy import Curator, Query, SumQuery
 
-_AFTERWARDS = frozenset("steps batch learning_rate loss moving_average width seed_public".split())
+_AFTERWARDS = frozenset(
+    "steps batch learning_rate loss moving_average width seed_public public_model_digest".split()
+)
 """Settings of the generator's training, which may change after the embedding was paid for."""
 
 CITATION = """\
@@ -78,6 +82,7 @@ class DPMEPF(MEPFSettings, Method):
         seed_public: public seed of weights and inputs of the generator; privacy noise has none.
         public: uint8 ``[n, c, h, w]`` public images for scales and axes; scikit-learn's
             photographs by default.
+        public_model: a :class:`PublicModel` whose network the generator starts from.
 
     Guarantee: one :class:`SumQuery`; everything after it is post-processing.
 
@@ -89,6 +94,7 @@ class DPMEPF(MEPFSettings, Method):
     title = "DP-MEPF: a generator matched to one noisy sum of perceptual features"
     model = MEPFModel
     short: ClassVar = {"steps": 20, "batch": 50}
+    public_presets: ClassVar = {"cpu": {"steps": 5_000}, "gpu": {"steps": 50_000, "width": 96}}
     citation = CITATION
 
     def __post_init__(self) -> None:
@@ -113,11 +119,25 @@ class DPMEPF(MEPFSettings, Method):
         check_rules(self, rules)
         if self.public is not None and not self.public_digest:
             object.__setattr__(self, "public_digest", digest_of(self.public))
+        if self.public_model is not None:
+            object.__setattr__(self, "public_model_digest", self.public_model.digest)
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], public: NDArray[np.uint8] | None = None) -> DPMEPF:
-        """The method that wrote ``config``; raises UsageError if its public images differ."""
-        method = cls(**{**config, "layers": tuple(config["layers"])}, public=public)
+    def from_config(
+        cls,
+        config: dict[str, Any],
+        public: NDArray[np.uint8] | None = None,
+        public_model: PublicModel | None = None,
+    ) -> DPMEPF:
+        """The method that wrote ``config``; raises UsageError if what it learnt from differs."""
+        layers, model = tuple(config["layers"]), public_model
+        method = cls(**{**config, "layers": layers}, public=public, public_model=model)
+        started = "" if public_model is None else public_model.digest
+        if started != config.get("public_model_digest", ""):
+            raise UsageError(
+                "this embedding's generator started from another public model; pass the same with "
+                "--public-model (public_model=)."
+            )
         found = "" if public is None else cls(public=public).public_digest
         if found != method.public_digest:
             raise UsageError(
@@ -189,13 +209,24 @@ class DPMEPF(MEPFSettings, Method):
 
     def fit(self, curator: Curator) -> MEPFModel:
         """Ask once, then train; a killed run goes on from its checkpoint with the same answer."""
-        joint_embedding(self, curator.spec)  # what is wrong with public images is said before
+        # What is wrong with public images or a public model is said before the charge.
+        joint_embedding(self, curator.spec)
+        first_refiner(self, curator.spec, self.seed_public)
         curator.open(self)
         answer = curator.sum("embedding")
         embedding = Embedding(
             answer.total, answer.shared, answer.noise_std, curator.spec, self.config()
         )
         return self.learn(embedding, Session.of(curator))
+
+    @classmethod
+    def pretrained(
+        cls, spec: PublicSpec, public: Batch, settings: Settings, session: Session
+    ) -> MEPFModel:
+        """A generator matched to the embedding of public images, without noise."""
+        method = cls.of(settings)
+        embedding = public_embedding(joint_embedding(method, spec), public, method.config())
+        return method.learn(embedding, session)
 
     def learn(self, embedding: Embedding, session: Session | None = None) -> MEPFModel:
         """Train a generator on a released embedding: post-processing, at no privacy cost."""
@@ -212,6 +243,7 @@ def fit_embedding(
     seed_public: int | None = None,
     steps: int | None = None,
     public: NDArray[np.uint8] | None = None,
+    public_model: PublicModel | None = None,
     session: Session | None = None,
 ) -> MEPFModel:
     """Train a new generator on a released ``embedding.safetensors``, at no privacy cost.
@@ -221,14 +253,15 @@ def fit_embedding(
         seed_public: another public seed than the embedding's own.
         steps: another number of generator steps.
         public: the public images the embedding was made with, where they were not the default.
+        public_model: the public model that its generator started from, where there was one.
         session: where the training runs; without checkpoints and on the CPU by default.
 
     Raises:
         DataError: the file is not a released embedding.
-        UsageError: ``public`` is not what the embedding was made with.
+        UsageError: ``public`` or ``public_model`` is not what the embedding was made with.
     """
     embedding = Embedding.load(path)
     changes = {"seed_public": seed_public, "steps": steps}
     changed = {key: value for key, value in changes.items() if value is not None}
-    method = DPMEPF.from_config({**embedding.config, **changed}, public)
+    method = DPMEPF.from_config({**embedding.config, **changed}, public, public_model)
     return method.learn(embedding, session)

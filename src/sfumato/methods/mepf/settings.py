@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.features.perceptual import Bound
+from sfumato.methods.public_model import PublicModel
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,5 @@ class MEPFSettings:
     seed_public: int = 0
     public: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
     public_digest: str = ""
+    public_model: PublicModel | None = field(default=None, compare=False, repr=False)
+    public_model_digest: str = ""

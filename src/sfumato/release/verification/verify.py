@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sfumato.data import stated_path
-from sfumato.errors import CertificateError
+from sfumato.errors import CertificateError, UsageError
 from sfumato.privacy import Relation
 from sfumato.privacy.budget import delta_problem
 from sfumato.release.certificate import (
@@ -91,6 +91,7 @@ def verify(
     allow_large_delta: bool = False,
     public_key: str | os.PathLike[str] | None = None,
     redraw: int | str | None = None,
+    public_model: str | os.PathLike[str] | None = None,
 ) -> Verification:
     """Check a release folder against its certificate and for private leftovers.
 
@@ -103,10 +104,11 @@ def verify(
         public_key: file with the Ed25519 public key that must have signed the release.
         redraw: how many images, chosen at random, are made again from the model and compared; 0,
             ``"all"``, or None for as many as take some seconds.
+        public_model: file of the public model that training must have started from.
 
     Raises:
         CertificateError: the release fails; the message names every problem.
-        UsageError: ``redraw`` is no such number.
+        UsageError: ``redraw`` is no such number, or ``public_model`` cannot be read.
     """
     folder = stated_path(release, "release")
     certificate = read_certificate(folder)
@@ -118,6 +120,9 @@ def verify(
     except CertificateError as error:
         more.append(str(error))
     check(folder, certificate, more)
+    started = _start(certificate, public_model)
+    if started.problems:
+        raise CertificateError(_verdict(folder, started.problems))
     if not allow_large_delta and (large := list(_large_deltas(certificate))):
         raise CertificateError(_verdict(folder, large))
     again = redraw_images(folder, certificate, redraw)
@@ -136,7 +141,7 @@ def verify(
         signed_by=None if signed is None else signed.fingerprint,
         signer_expected=None if signed is None else signed.expected,
         redrawn=again.images,
-        remarks=(*arrays.remarks(certificate), again.sentence),
+        remarks=(*arrays.remarks(certificate), *started.remarks, again.sentence),
     )
 
 
@@ -156,6 +161,43 @@ def _verdict(folder: Path, found: Sequence[str]) -> str:
     shown = "".join(f"\n  - {problem}" for problem in found[:MOST_PROBLEMS])
     more = f"\n  and {len(found) - MOST_PROBLEMS} more" if len(found) > MOST_PROBLEMS else ""
     return f"{folder}: the release fails verification.{shown}{more}"
+
+
+class _Start(NamedTuple):
+    """What is wrong with the public model that training started from, or what to say of it."""
+
+    problems: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def _start(certificate: Certificate, given: str | os.PathLike[str] | None) -> _Start:
+    stated = str(certificate["method"]["config"].get("public_model_digest") or "")
+    if given is None:
+        if not stated:
+            return _Start()
+        return _Start(
+            remarks=(
+                f"Training started from the public model {stated:.64}, which is not at hand; to "
+                "compare it: --public-model MODEL.",
+            )
+        )
+    path = stated_path(given, "public_model")
+    try:
+        found = file_digest(path)
+    except OSError as error:
+        raise UsageError(f"public_model={path}: cannot be read ({error.strerror}).") from None
+    if not stated:
+        return _Start(("by its certificate, training started from no public model",))
+    if found != stated:
+        return _Start(
+            (f"training started from the public model {stated:.64}, and {path} is {found}",)
+        )
+    return _Start(
+        remarks=(
+            f"Training started from {path}. That its images were public is its maker's word: no "
+            "check can show it.",
+        )
+    )
 
 
 def _large_deltas(certificate: Certificate) -> Iterator[str]:

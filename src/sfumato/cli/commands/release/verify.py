@@ -25,6 +25,10 @@ def verify(
             metavar="N|all",
         ),
     ] = None,
+    public_model: Annotated[
+        Path | None,
+        typer.Option(help="Public model that training must have started from.", metavar="MODEL"),
+    ] = None,
     allow_large_delta: p.AllowLargeDelta = False,
     json: p.Json = False,
 ) -> None:
@@ -48,6 +52,7 @@ def verify(
         allow_large_delta=allow_large_delta,
         public_key=public_key,
         redraw=int(redraw) if redraw is not None and redraw.isdecimal() else redraw,
+        public_model=public_model,
     )
     if json:
         show.as_json({"release": str(release), "verified": True, **verdict.to_dict()})

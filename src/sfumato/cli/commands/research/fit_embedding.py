@@ -24,6 +24,7 @@ def fit_embedding(
         int | None, typer.Option(help="Generator steps; as the release by default.")
     ] = None,
     public: p.Public = None,
+    public_model: p.PublicModel = None,
     seed_public: p.SeedPublic = 0,
     quiet: p.Quiet = False,
     json: p.Json = False,
@@ -39,6 +40,12 @@ def fit_embedding(
     from sfumato.synthesis import fit_embedding
 
     made = fit_embedding(
-        embedding, to, steps=steps, public=public, seed_public=seed_public, quiet=quiet
+        embedding,
+        to,
+        steps=steps,
+        public=public,
+        public_model=public_model,
+        seed_public=seed_public,
+        quiet=quiet,
     )
     describe(made, json, charged=False)

@@ -1,0 +1,156 @@
+"""Public models: trained once on public images, and what private training may start from.
+
+A file holds the tensors of a released model of its method, and a card that says what it learnt
+from. Nothing in it is executed. That it saw no private image is its maker's word: nobody can check
+it from the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save
+from torch import Tensor, nn
+
+from sfumato.data.spec import PublicSpec
+from sfumato.errors import DataError, UsageError
+from sfumato.methods.base import Model
+from sfumato.methods.registry import read_saved
+from sfumato.methods.saved_arrays import tensors_below
+from sfumato.networks import UNet
+
+KEY = "sfumato-public-model"
+LABELS = "label.weight"
+"""The tensor with a row for each class."""
+UNLABELLED = "level.2.bias"
+"""What a class's row is added to in a U-Net."""
+
+
+@dataclass(frozen=True)
+class PublicModel:
+    """A model that was trained on public images alone.
+
+    Args:
+        method: the name of its method.
+        model: what was trained.
+        card: source, licence, SHA-256 of the data and settings, as plain JSON values.
+        digest: SHA-256 of its file.
+    """
+
+    method: str
+    model: Model
+    card: Mapping[str, Any]
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.digest:
+            object.__setattr__(self, "digest", hashlib.sha256(self.to_bytes()).hexdigest())
+
+    def to_bytes(self) -> bytes:
+        """The content of its file: safetensors with the card as metadata."""
+        facts = {"method": self.method, "spec": asdict(self.model.spec)}
+        facts |= {"config": self.model.config(), "card": dict(self.card)}
+        tensors = {name: np.ascontiguousarray(v) for name, v in self.model.tensors().items()}
+        return save(tensors, {KEY: json.dumps(facts, sort_keys=True)})
+
+    @classmethod
+    def read(cls, path: Path) -> PublicModel:
+        """Read a file that ``sfumato pretrain`` wrote.
+
+        Raises:
+            UsageError: the file is missing or is no public model.
+        """
+        try:
+            facts, model = read_saved(path, KEY)
+            if not isinstance(model, Model):
+                raise TypeError("not a model of images")
+            card, digest = dict(facts["card"]), hashlib.sha256(path.read_bytes()).hexdigest()
+        except (DataError, OSError, LookupError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"public_model={path} is no public model. Make one with: sfumato pretrain PUBLIC "
+                "--out MODEL"
+            ) from error
+        return cls(facts["method"], model, card, digest)
+
+    def check(self, method: str, spec: PublicSpec) -> None:
+        """Raise UsageError unless ``method`` may start from it for images of ``spec``."""
+        if self.method != method:
+            raise UsageError(
+                f"public_model is one of {self.method}, which {method} cannot start from. Make one "
+                f"of {method} with sfumato pretrain."
+            )
+        own = self.model.spec
+        if (own.height, own.width, own.channels) != (spec.height, spec.width, spec.channels):
+            raise UsageError(
+                f"public_model makes images of {own.height}x{own.width} pixels in {own.channels} "
+                f"channels, but the private images have {spec.height}x{spec.width} in "
+                f"{spec.channels}. Make one of that form with sfumato pretrain: image_size="
+                f"{spec.height}, channels={spec.channels}."
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of its method that say what its network is."""
+        config = self.model.config()
+        named = {name: config[name] for name in ("width", "parameterisation") if name in config}
+        return {**config.get("shape", {}), **named}
+
+    def start(self, network: nn.Module, prefix: str) -> None:
+        """Give ``network`` the weights below ``prefix``.
+
+        Public classes are not the private ones: each private class starts as what the model knows
+        as no class, or as the mean of its classes where it knows none such.
+
+        Raises:
+            UsageError: they are of another form.
+        """
+        weights, known = network.state_dict(), tensors_below(self.model.tensors(), prefix)
+        table = known.pop(LABELS, None)
+        if table is not None:
+            row = table[-1] if isinstance(network, UNet) else table.mean(dim=0)
+            if LABELS in weights:
+                known[LABELS] = row.repeat(len(weights[LABELS]), 1)
+            elif UNLABELLED in known:
+                known[UNLABELLED] = known[UNLABELLED] + row
+        elif LABELS in weights:
+            known[LABELS] = torch.zeros_like(weights[LABELS])
+        if _shapes(weights) != _shapes(known):
+            raise UsageError(
+                f"{self.method}: the public model has another network than these settings make. "
+                "Leave out the settings of the network: they come with the model."
+            )
+        network.load_state_dict(known)
+
+
+def start_from(
+    model: PublicModel | None,
+    digest: str,
+    method: str,
+    spec: PublicSpec,
+    network: nn.Module,
+    prefix: str,
+) -> None:
+    """Let ``network`` start from a public model, where the configuration names one by ``digest``.
+
+    Raises:
+        UsageError: the model is not at hand, of another method, for other images, or of another
+            network.
+    """
+    if digest and (model is None or model.digest != digest):
+        raise UsageError(
+            f"{method}: training starts from the public model of digest {digest[:12]}…. Pass it: "
+            "--public-model MODEL (public_model=)."
+        )
+    if model is not None:
+        model.check(method, spec)
+        model.start(network, prefix)
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in weights.items()}
