@@ -29,6 +29,24 @@ def test_a_curator_over_arrays_is_closed_by_with(tmp_path: Path) -> None:
     assert "40" not in repr(source)
 
 
+def test_images_that_are_open_already_are_taken_as_they_are(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
+    source = sfumato.from_arrays(images, np.arange(40) % 2, name="mine", classes=2)
+    assert sfumato.open_images(source) is source
+    stated = {"epsilon": 1.0, "method": "moments", "state": tmp_path / "state", "quiet": True}
+    with pytest.raises(UsageError, match="open already"):
+        sfumato.synthesize(source, out=tmp_path / "no", channels=3, **stated)
+    release = sfumato.synthesize(
+        source, out=tmp_path / "out", samples=10, options={"coefficients": 4}, **stated
+    )
+    assert sfumato.load(release).images().images.shape == (10, 1, 28, 28)
+    others = sfumato.from_arrays(images, np.arange(40) % 3, name="others", classes=3)
+    with pytest.raises(
+        UsageError, match="others: these images are 28x28x1 with the classes 0, 1, 2"
+    ):
+        sfumato.evaluate(release, others, state=tmp_path / "state")
+
+
 def test_a_release_is_loaded_with_its_certificate(digits_release: Path) -> None:
     released = sfumato.load(digits_release)
     assert released.certificate["method"]["name"] == "moments"

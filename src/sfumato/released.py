@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfumato.data import LabelledImages, PublicSpec, load_labelled, open_images, stated_path
+from sfumato.data import (
+    ImageSource,
+    LabelledImages,
+    PublicSpec,
+    load_labelled,
+    open_images,
+    stated_path,
+)
 from sfumato.errors import UsageError
 from sfumato.evaluation.evaluate import Evaluation
 from sfumato.evaluation.judging import judge, open_real, open_release
@@ -102,14 +108,17 @@ def load(release: Location) -> Released:
 
 def evaluate(
     release: Location,
-    against: Location,
+    against: Location | ImageSource,
     *objects: Any,
+    train: Location | ImageSource | None = None,
     **stated: Any,
 ) -> Evaluation:
     """Measure a release on real images; the result is not private unless these are public.
 
     Args:
-        against: real images that the release was not made from, or a data set with a split test.
+        against: real images that the release was not made from, or a data set with a split test;
+            a location, or what is open already and has the release's form.
+        train: real training images for comparison.
         objects, stated: :class:`EvaluationOptions` and :class:`RunOptions`, or their fields.
 
     Raises:
@@ -117,7 +126,7 @@ def evaluate(
     """
     folder = stated_path(release, "release")
     how, run = gathered("evaluate", [EvaluationOptions, RunOptions], objects, stated)
-    real = open_real(os.fspath(against), open_release(folder).spec, how.train)
+    real = open_real(against, open_release(folder).spec, how.train if train is None else train)
     return judge(folder, real, how, run).evaluation
 
 

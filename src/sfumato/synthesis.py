@@ -63,7 +63,7 @@ from sfumato.release.verification.claim import spec_of
 DEFAULT_SAMPLES = 10_000
 
 
-def synthesize(data: Location, *objects: Any, **stated: Any) -> Path:
+def synthesize(data: Location | ImageSource, *objects: Any, **stated: Any) -> Path:
     """Turn private images into a release of synthetic ones and return its folder.
 
     An interrupted job goes on where it was when it is called again with the same arguments; its
@@ -71,7 +71,8 @@ def synthesize(data: Location, *objects: Any, **stated: Any) -> Path:
     format, a generator's training) may differ.
 
     Args:
-        data: what :func:`sfumato.open_images` opens.
+        data: what :func:`sfumato.open_images` opens, or has opened; or what
+            :func:`sfumato.from_arrays` or :func:`sfumato.from_dataset` gives.
         objects: at most one each of :class:`Budget`, :class:`DataOptions`,
             :class:`MethodOptions`, :class:`RunOptions` and :class:`ReleaseOptions`.
         stated: their fields as keywords, which go before: ``synthesize("xrays/", epsilon=1.0,
@@ -91,14 +92,14 @@ def synthesize(data: Location, *objects: Any, **stated: Any) -> Path:
     return _released(data, "synthesize", *gathered("synthesize", kinds, objects, stated))
 
 
-def classify(data: Location, *objects: Any, **stated: Any) -> Path:
+def classify(data: Location | ImageSource, *objects: Any, **stated: Any) -> Path:
     """Train a private classifier of images into a release that holds no image; return its folder.
 
     Everything else is as of :func:`synthesize`: arguments, budget, ledger, resumed runs, guarantee
     and errors.
 
     Args:
-        data: what :func:`sfumato.open_images` opens, of two classes or more.
+        data: as of :func:`synthesize`, of two classes or more.
         objects: at most one each of :class:`Budget`, :class:`DataOptions`,
             :class:`ClassifierOptions`, :class:`RunOptions` and :class:`ReleaseOptions`.
         stated: their fields as keywords; ``epsilon`` and ``out`` are needed.
@@ -108,7 +109,7 @@ def classify(data: Location, *objects: Any, **stated: Any) -> Path:
 
 
 def _released(
-    data: Location,
+    data: Location | ImageSource,
     command: str,
     budget: Budget,
     declared: DataOptions,

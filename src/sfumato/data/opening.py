@@ -48,20 +48,30 @@ _KNOWN = (
 
 
 def open_images(
-    location: str | os.PathLike[str], options: DataOptions | None = None, **stated: Any
+    location: str | os.PathLike[str] | ImageSource,
+    options: DataOptions | None = None,
+    **stated: Any,
 ) -> ImageSource:
     """Open a data set and read its public specification; no pixel is read yet.
 
     location: folder, zip, IDX, NPZ, Parquet, WebDataset tar(s) (file, folder or glob pattern), a
     release, or a named set, ``fashion-mnist`` or ``digits`` (a folder so called is ``./digits``);
     ``location:split`` is short for ``split=``. A release's certificate states size, channels and
-    classes. options: what is stated of the data set, :class:`DataOptions`; its fields may also be
-    given as keywords, which go before it: ``open_images("xrays/", classes=2)``.
+    classes. What is open already, as ``from_arrays`` gives it, is returned as it is. options: what
+    is stated of the data set, :class:`DataOptions`; its fields may also be given as keywords, which
+    go before it: ``open_images("xrays/", classes=2)``.
 
     Raises DataError for what is wrong with the format or the location, UsageError for an option
     that is unknown or outside its rule. One record's content never raises: see
     ``ImageSource.batches``.
     """
+    if isinstance(location, ImageSource):
+        if stated or options not in (None, DataOptions()):
+            raise UsageError(
+                f"{location.name}: these images are open already. State options where they are "
+                "opened: from_arrays, from_dataset or open_images."
+            )
+        return location
     name = os.fspath(location)
     stated_path(name, "the location")
     known = {field.name for field in fields(DataOptions)}

@@ -15,7 +15,7 @@ from sfumato.evaluation.evaluate import Evaluation, evaluate, evaluate_classifie
 from sfumato.evaluation.extractors import SHIPPED, load_extractor
 from sfumato.methods import load_fitted
 from sfumato.methods.base import Classifier
-from sfumato.options import EvaluationOptions, RunOptions, check_seed, gathered
+from sfumato.options import EvaluationOptions, Location, RunOptions, check_seed, gathered
 from sfumato.privacy.ledger import digest
 from sfumato.privacy.run import data_set_folder, state_of
 from sfumato.release.certificate import Certificate, core_of, is_classifier, read_certificate
@@ -117,7 +117,7 @@ def open_release(folder: Path) -> Released:
 
 
 def open_in_form(
-    location: str,
+    location: Location | ImageSource,
     spec: PublicSpec,
     split: str | None = None,
     rule: Mapping[str, Any] | None = None,
@@ -126,7 +126,21 @@ def open_in_form(
 
     rule: fields of :class:`sfumato.DataOptions` that say how the images are read, and which
     records are one privacy unit.
+
+    Raises:
+        DataError, UsageError: the images cannot be read; or they are open already in another form.
     """
+    if isinstance(location, ImageSource):
+        has, wants = (
+            f"{one.height}x{one.width}x{one.channels} with the classes {', '.join(one.classes)}"
+            for one in (location.spec, spec)
+        )
+        if has != wants:
+            raise UsageError(
+                f"{location.name}: these images are {has[:200]}, and the release's {wants[:200]}. "
+                "Open them with its image_size=, channels= and classes=."
+            )
+        return location
     return open_images(
         location,
         # Images that are not square have the size of their file format's header.
@@ -139,9 +153,9 @@ def open_in_form(
 
 
 def open_real(
-    against: str,
+    against: Location | ImageSource,
     spec: PublicSpec,
-    train: str | None = None,
+    train: Location | ImageSource | None = None,
     rule: Mapping[str, Any] | None = None,
 ) -> Real:
     """Open the real images in the form of a release.
@@ -173,8 +187,10 @@ def open_real(
 
 
 def _split(
-    location: str, split: str, spec: PublicSpec, reading: Mapping[str, Any]
+    location: Location | ImageSource, split: str, spec: PublicSpec, reading: Mapping[str, Any]
 ) -> ImageSource | None:
+    if isinstance(location, ImageSource):
+        return None
     try:
         found = open_in_form(location, spec, split, reading)
         return found if found.knows_splits else None
