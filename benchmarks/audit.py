@@ -47,7 +47,7 @@ QUERIES: tuple[Query, ...] = (
 
 def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One row for each query, relation and ε, then one for each method and ε."""
-    for query in QUERIES if not arguments.methods_only else ():
+    for query in (query for query in QUERIES if query.mechanism in arguments.queries):
         for relation in RELATIONS:
             for epsilon in arguments.epsilon:
                 budget = Budget(epsilon, DELTA, relation)
@@ -88,7 +88,7 @@ def main() -> None:
         nargs="*",
         default=["moments", "mepf", "dpdm", "dpgan", "dpaf", "datalens"],
     )
-    parser.add_argument("--methods-only", action="store_true")
+    parser.add_argument("--queries", nargs="*", default=[query.mechanism for query in QUERIES])
     arguments = parser.parse_args()
     done = []
     for row in rows(arguments):

@@ -136,7 +136,7 @@ def read_certificate(release: Path) -> Certificate:
     except OSError as error:
         raise CertificateError(f"{path} cannot be read ({error.strerror}).") from None
     certificate = strict_json.parse(data, NAME)
-    if certificate.get("format") not in WRITERS:
+    if certificate.get("format") not in tuple(WRITERS):  # it may be a list, which has no hash
         raise CertificateError(
             f"{NAME} is of none of the formats {', '.join(WRITERS)}. Use the version of sfumato "
             "that wrote it."

@@ -21,4 +21,4 @@ VERSIONS = tuple(version for versions in WRITERS.values() for version in version
 
 def writer_of(certificate: Mapping[str, Any]) -> str:
     """The version that wrote a release; in the first format, the one that made its core."""
-    return str(certificate["release"].get("sfumato", certificate["sfumato"]))
+    return str(certificate["release"].get("sfumato", certificate.get("sfumato")))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from sfumato.errors import CertificateError
 from sfumato.methods import Moments
+from sfumato.release import certificate as certificates
 from sfumato.release import trusted_core, verify
 from sfumato.release.files import MODEL, list_files
 from sfumato.release.versions import FORMAT
@@ -144,3 +146,28 @@ def test_another_release_is_not_made_from_a_changed_model(release: Path) -> None
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(CertificateError, match="was changed"):
         trusted_core(release, MODEL)
+
+
+@pytest.mark.parametrize("part", ["certificate", "release"])
+def test_a_field_that_is_missing_or_of_another_kind_is_refused_in_words(
+    release: Path, part: str
+) -> None:
+    path = release / certificates.NAME
+    honest = path.read_bytes()
+
+    def place(certificate: dict[str, Any]) -> dict[str, Any]:
+        return certificate if part == "certificate" else certificate["release"]
+
+    for key, right in place(json.loads(honest)).items():
+        for wrong in (..., None, [], {}, -1, 10**30):
+            if wrong == right and type(wrong) is type(right):
+                continue
+            certificate = json.loads(honest)
+            place(certificate)[key] = wrong
+            if wrong is ...:
+                del place(certificate)[key]
+            if key != "digest":
+                certificate["digest"] = certificates.own_digest(certificate)
+            path.write_bytes(certificates.to_bytes(certificate))
+            with pytest.raises(CertificateError):
+                verify(release)

@@ -247,7 +247,7 @@ def problems(folder: Path, certificate: Certificate) -> Iterator[str]:
 
 
 def _release_problems(certificate: Certificate) -> Iterator[str]:
-    if certificate.get("format") not in WRITERS:
+    if certificate.get("format") not in tuple(WRITERS):
         yield f"certificate.format must be one of {', '.join(WRITERS)}"
         return
     first = certificate["format"] == FIRST_FORMAT
