@@ -38,13 +38,13 @@ from sfumato.privacy.gradients.per_example import (
 CLIP_NORM = 1.0
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall seconds of one call."""
-    started = time.perf_counter()
+def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of one call by ``clock``."""
+    started = clock()
     work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 class Contiguous(nn.Module):
@@ -114,6 +114,7 @@ def measured(
     engine: str | None = None,
     turns: int = 5,
     opacus: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float | str]:
     """Seconds of each side, the fastest of ``turns``, and their ratios; see the module's text."""
     engine = engine or fastest_engine(network, loss, batch)
@@ -135,7 +136,7 @@ def measured(
         difference = float((theirs().cpu().double() - ours_again).norm() / ours_again.norm())
         assert difference < 1e-2, f"Opacus gives another sum: {difference}"
         sides["opacus_s"] = theirs
-    times = {name: min(seconds(side) for _ in range(turns)) for name, side in sides.items()}
+    times = {name: min(seconds(side, clock) for _ in range(turns)) for name, side in sides.items()}
     result = {
         "batch": len(batch),
         "multiplicity": loss.multiplicity,
@@ -161,13 +162,17 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--no-opacus", action="store_true")
+    parser.add_argument(
+        "--processor", action="store_true", help="processor seconds: on a CPU that others use too"
+    )
     parser.add_argument("--bfloat16", action="store_true", help="in all three sides")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
 
     device = resolve_device(options.device)
     units = setting(options.batch, options.multiplicity, device, options.bfloat16)
-    result = measured(*units, options.engine, options.turns, not options.no_opacus)
+    clock = time.process_time if options.processor else time.perf_counter
+    result = measured(*units, options.engine, options.turns, not options.no_opacus, clock)
     print(json.dumps(result) if options.json else "\n".join(f"{k}: {v}" for k, v in result.items()))
 
 

@@ -20,13 +20,14 @@ from sfumato.errors import CertificateError, UsageError
 from sfumato.features import public_patches
 from sfumato.methods import DPGAN, DPMEPF, Moments
 from sfumato.methods.base import Method
+from sfumato.methods.classifiers.least_squares import LeastSquares
 from sfumato.methods.model import GeneratorModel, make_generator
 from sfumato.methods.registry import BUILT_IN, find_method
 from sfumato.privacy.ledger import GENESIS, digest, seal
 from sfumato.release import read_certificate, verify
 from sfumato.release.files import CARD, EMBEDDING, MODEL, REPORT, SAMPLES
 from sfumato.reporting import write_report
-from sfumato.synthesis import synthesize
+from sfumato.synthesis import classify, synthesize
 
 Certificate = dict[str, Any]
 Rewrite = Callable[..., None]
@@ -359,3 +360,21 @@ def test_queries_that_name_an_encoder_are_derived_too(tmp_path: Path, rewrite: R
         rewrite(made, edit)
         accuse(made, "queries are not those that the method asks")
         (made / "certificate.json").write_bytes(kept)
+
+
+def test_queries_along_axes_of_given_public_images_are_derived(
+    tmp_path: Path, rewrite: Rewrite
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(12) % 2)
+    method = LeastSquares(axes=3, encoder_size=32, public=images.transpose(0, 3, 1, 2))
+    to: dict[str, Any] = {"out": tmp_path / "release", "state": tmp_path / "state", "quiet": True}
+    release = classify(tmp_path / "data.npz", classes=2, epsilon=1.0, method=method, **to)
+    assert verify(release).epsilon <= 1.0
+
+    def enlarged(certificate: Certificate) -> None:
+        certificate["queries"][0]["encoder_size"] = 64
+        reseal(certificate)
+
+    rewrite(release, enlarged)
+    accuse(release, "queries are not those that the method asks")

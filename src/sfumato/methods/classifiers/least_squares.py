@@ -169,14 +169,21 @@ class LeastSquares(Method):
             "target_weight": self.target_weight,
         }
 
-    def queries(self, spec: PublicSpec) -> list[Query]:
+    def queries(
+        self, spec: PublicSpec, coordinates: PooledCoordinates | None = None
+    ) -> list[Query]:
         """One sum: Σ t by class, and Σ t tᵀ over all classes.
+
+        Args:
+            spec: public specification of the images.
+            coordinates: those of a fitted model, where the public images that they were fitted on
+                are not at hand; by default :meth:`coordinates`.
 
         Raises:
             UsageError: there are fewer than two classes.
         """
         check_two_classes(self.name, spec)
-        coordinates = self.coordinates()
+        coordinates = coordinates or self.coordinates()
         block = SecondMoments(coordinates.width)
 
         def contribution(images: Tensor, labels: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from safetensors import safe_open
 import sfumato
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import SfumatoError
+from sfumato.methods.classifiers.least_squares import LeastSquares, LeastSquaresClassifier
 from sfumato.methods.mepf.method import DPMEPF
 from sfumato.methods.registry import (
     WITHOUT_PUBLIC,
@@ -100,21 +101,28 @@ def _model_problems(path: Path, certificate: Mapping[str, Any]) -> Iterator[str]
     axes = [query["axes_digest"] for query in certificate["queries"] if query.get("axes_digest")]
     if any(digest != facts["config"].get("axes_digest") for digest in axes):
         yield f"{MODEL} holds other public axes than the query names"
-    spec, queries = spec_of(certificate), None
+    spec, queries = spec_of(certificate), []
     try:
         method = configured(stated["name"], stated["config"])
         config = method.config()
         expected = method.model_config(spec)
-        if not (model.answer and stated["config"].get("public_digest")):
-            # Else they follow from public images, which are not at hand here.
-            queries = json.loads(json.dumps([query.to_dict() for query in method.queries(spec)]))
+        if (
+            isinstance(method, LeastSquares)
+            and isinstance(model, LeastSquaresClassifier)
+            and method.public_digest
+        ):
+            # The public images are not at hand, but the axes that were fitted on them are.
+            asked = method.queries(spec, model.coordinates)
+        else:
+            asked = method.queries(spec)
+        queries = json.loads(json.dumps([query.to_dict() for query in asked]))
     except (SfumatoError, TypeError, ValueError, LookupError, ArithmeticError, RuntimeError):
         config, expected = {}, {}
     if {**config, **WITHOUT_PUBLIC} != {**stated["config"], **WITHOUT_PUBLIC}:
         yield f"method {stated['name']!r}: its configuration is outside the rules of the method"
     elif not _agrees(facts["config"], expected):
         yield f"{MODEL} is of another form than the method makes with its configuration"
-    elif queries is not None and _known(queries) != _known(certificate["queries"]):
+    elif _known(queries) != _known(certificate["queries"]):
         yield "the queries are not those that the method asks with its configuration"
 
 
