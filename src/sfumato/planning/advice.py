@@ -169,8 +169,8 @@ def _apart(row: Measured, budget: Budget) -> float:
 def _cheapest(rows: Sequence[Measured]) -> Measured:
     """The row of the smallest ε that reaches nearly the best accuracy of all."""
     best = max(row.accuracy[1] for row in rows)
-    useful = [row for row in rows if row.accuracy[0] >= USEFUL * best]
-    return min(useful or rows, key=lambda row: row.epsilon)
+    useful = [row for row in rows if row.accuracy[1] >= USEFUL * best]
+    return min(useful, key=lambda row: row.epsilon)
 
 
 def _as_quiet(row: Measured, per_class: float, budget: Budget, event: Event) -> float:

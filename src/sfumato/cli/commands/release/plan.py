@@ -42,6 +42,7 @@ def plan(
     ledger = ledger_of(source, state)
     before, after = spending(ledger, delta), spending(ledger, delta, made.events)
     advice = advise(made.method, source.spec, budget, made.events)
+    words = sentences(advice, made.method, source.spec, budget)
     if json:
         show.as_json(
             {
@@ -51,7 +52,7 @@ def plan(
                 "spent": before.to_dict(),
                 "spent_after": after.to_dict(),
                 "estimate": made.estimate,
-                "advice": advice.to_dict(),
+                "advice": {**advice.to_dict(), "sentences": words},
                 "notes": list(source.notes),
                 "warning": warning,
             }
@@ -101,5 +102,5 @@ def plan(
     show.line(
         "What to expect, from runs on public data and from arithmetic, not from these images:"
     )
-    for sentence in sentences(advice, made.method, spec, budget):
+    for sentence in words:
         show.line(f"  {sentence}")
