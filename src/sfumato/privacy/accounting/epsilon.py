@@ -42,8 +42,8 @@ CLOSED_FORM_ERROR = 1e-9
 POINTS = 2**19
 """Enough points for the grid of a privacy loss, unless rounding to it would cost too much."""
 
-ROUNDING = 2e-4
-"""The share of ε that rounding to a coarser grid may cost."""
+ROUNDING, MOST_ROUNDING = 1e-5, 2e-4
+"""The share of ε that rounding may cost, and what it may where ε is very large or small."""
 
 NEIGHBOURS = {
     "add-or-remove-one": dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
@@ -73,12 +73,13 @@ def _sampled_interval(pairs: Sequence[Pair], guess: float) -> float:
     """Distance of the losses on the grid, for events that cost about ``guess``."""
     # A single step's loss may be much smaller than the sum, and its own shape must be seen.
     fine = 1e-4 * min(guess, 1.0)
-    # For a very large or small ε that grid has many millions of points. Rounding a step's loss to a
-    # grid of distance h adds about h²/12 to its mean and to its variance, so a coarser grid will do
-    # as long as all steps' rounding is small against ε.
+    # Rounding a step's loss to a grid of distance h adds about h²/12 to its mean and its variance,
+    # so a coarser grid, which is quicker, will do while all steps' rounding is small against ε.
+    # For a very large or small ε even that grid has many millions of points.
     steps = sum(pair.count for pair in pairs)
-    harmless = math.sqrt(12 * ROUNDING * guess * min(1.0, spread(pairs)) / steps)
-    return max(fine, min(2 * reach(pairs) / POINTS, harmless))
+    unit = math.sqrt(12 * guess * min(1.0, spread(pairs)) / steps)
+    coarsest = min(2 * reach(pairs) / POINTS, math.sqrt(MOST_ROUNDING) * unit)
+    return max(fine, math.sqrt(ROUNDING) * unit, coarsest)
 
 
 @lru_cache(maxsize=256)
