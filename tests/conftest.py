@@ -39,7 +39,7 @@ def tile_features(monkeypatch: pytest.MonkeyPatch) -> None:
         return avg_pool2d(images[:, 0].float(), 4).flatten(1)
 
     extractor = Extractor("tiles", "0" * 64, tiles, 100, torch.device("cpu"))
-    monkeypatch.setattr(judging, "load_extractor", lambda name: extractor)
+    monkeypatch.setattr(judging, "load_extractor", lambda name, device: extractor)
 
 
 @pytest.fixture(scope="session")

@@ -120,8 +120,8 @@ class RunOptions:
             then on the costs of both add up.
         independent_data: declare that the images are no other ledger's; none is compared.
         quiet: show no progress.
-        device: where networks are trained, cpu, cuda, cuda:N or mps; auto takes a CUDA GPU if there
-            is one.
+        device: where everything is computed, cpu, cuda, cuda:N or mps; auto takes a CUDA GPU if
+            there is one.
         engine: where sums over Parquet or WebDataset shards are computed, ray on this machine, or
             ray://HOST:PORT for a cluster of several; by default in the process itself.
         insecure_seed: for tests, the seed of all noise; the release is stamped NOT PRIVATE.

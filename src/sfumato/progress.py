@@ -90,10 +90,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 10_800 else f"{seconds / 3600:.1f} h"
 
 
-def say(text: str) -> None:
-    """Print one line on standard error, if that can be."""
+def say(line: str, quiet: bool = False) -> None:
+    """Print one line on standard error, if that can be; never a fact about private data."""
     with suppress(OSError, ValueError):  # nobody reads, or the stream is closed: work goes on
-        print(text, file=sys.stderr)
+        if not quiet:
+            print(line, file=sys.stderr)
 
 
 def _tqdm() -> Any:

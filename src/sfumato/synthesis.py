@@ -23,6 +23,7 @@ from sfumato.data import (
     open_images,
     stated_path,
 )
+from sfumato.devices import computing_device
 from sfumato.errors import UsageError
 from sfumato.methods import find_method, load_model
 from sfumato.methods.base import (
@@ -34,7 +35,6 @@ from sfumato.methods.base import (
 )
 from sfumato.methods.public_model import PublicModel
 from sfumato.methods.registry import PRETRAINED
-from sfumato.networks import resolve_device
 from sfumato.options import (
     ClassifierOptions,
     Location,
@@ -148,7 +148,7 @@ def open_curator(source: ImageSource, budget: Budget, run: RunOptions) -> Curato
         same_data_as=run.same_data_as,
         independent_data=run.independent_data,
         quiet=run.quiet,
-        device=resolve_device(run.device),
+        device=computing_device(run.device, run.quiet),
         insecure_seed=run.insecure_seed,
     )
 
@@ -161,6 +161,7 @@ def sample(
     label: str | None = None,
     seed_public: int = 0,
     quiet: bool = False,
+    device: str = "auto",
     **stated: Any,
 ) -> Path:
     """Sample more images from a release's model into another release, at no privacy cost.
@@ -169,6 +170,7 @@ def sample(
         objects, stated: :class:`ReleaseOptions` or its fields; ``out`` is needed.
         sampler, sampling_steps: another sampler, for a diffusion model; see ``SAMPLERS``.
         label: the only class of the images, by its name.
+        device: where the model computes, as in :class:`RunOptions`.
 
     Raises:
         UsageError: an argument is outside its rule, or ``label`` is none of the classes.
@@ -180,11 +182,13 @@ def sample(
     target = check_output(to)
     origin = stated_path(release, "release")
     check_apart(target, origin)
+    place = computing_device(device, quiet)
     core = trusted_core(origin, MODEL)
     model = load_model(origin / MODEL)
     check_classes(type(model), model.spec, label, to.balance)
     if sampler is not None or sampling_steps is not None:
         model = model.with_sampler(sampler, sampling_steps)
+    model.move(place)
     _Making(core, "sample", seed_public, quiet, label).write(model, to)
     return target
 
@@ -251,6 +255,7 @@ def fit_embedding(
     public_model: Location | None = None,
     seed_public: int = 0,
     quiet: bool = False,
+    device: str = "auto",
     **stated: Any,
 ) -> Path:
     """Train another generator on a released embedding, at no privacy cost.
@@ -260,6 +265,7 @@ def fit_embedding(
         objects, stated: :class:`ReleaseOptions` or its fields; ``out`` is needed.
         steps: generator steps; those of the release by default.
         public, public_model: what the released run learnt from, where it was not the default.
+        device: where the generator is trained, as in :class:`RunOptions`.
 
     Raises:
         UsageError: an argument is outside its rule.
@@ -281,7 +287,7 @@ def fit_embedding(
     spec = spec_of(core)
     check_classes(mepf.DPMEPF.model, spec, None, to.balance)
     images = None if public is None else public_images(public, spec).images
-    session = Session(quiet=quiet, device=resolve_device())
+    session = Session(quiet=quiet, device=computing_device(device, quiet))
     started = None if public_model is None else _public_model(public_model)
     model = mepf.fit_embedding(
         path,

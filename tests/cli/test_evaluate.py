@@ -22,9 +22,9 @@ def tiles(images: torch.Tensor) -> torch.Tensor:
     return avg_pool2d(images[:, 0].float(), 4).flatten(1)
 
 
-def tiny(name: str) -> Extractor:
+def tiny(name: str, device: torch.device) -> Extractor:
     asked.append(name)
-    return Extractor("tiles", "0" * 64, tiles, 100, torch.device("cpu"))
+    return Extractor("tiles", "0" * 64, tiles, 100, device)
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ def tiles(images: torch.Tensor) -> torch.Tensor:
 def fast() -> Any:
     extractor = Extractor("tiles", "0" * 64, tiles, 100, torch.device("cpu"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publishing, "load_extractor", lambda name: extractor)
+        patch.setattr(publishing, "load_extractor", lambda name, device: extractor)
         yield
 
 

@@ -17,6 +17,7 @@ from sfumato.audit.grid import grid_step, is_on_grid
 from sfumato.audit.play import Attacked, play
 from sfumato.audit.verdict import Verdict, judge
 from sfumato.data import ImageSource, LabelledImages
+from sfumato.devices import CPU
 from sfumato.errors import UsageError
 from sfumato.methods.base import Method, Model
 from sfumato.privacy import Answer, Budget, Curator, HistogramQuery, SumQuery, TotalQuery
@@ -92,6 +93,7 @@ def audit(
     canaries: int = 1000,
     confidence: float = 0.95,
     quiet: bool = False,
+    device: torch.device = CPU,
 ) -> Verdict:
     """Attack a method's queries, and its answers, model and images after a run over ``source``.
 
@@ -99,6 +101,7 @@ def audit(
         canaries: units (records, where DATA state no unit) that are put into DATA or left out by
             fair coins; the game of the queries has ten times as many.
         confidence: probability that no lower bound of the verdict exceeds the true ε.
+        device: where queries and networks compute.
 
     The user's ledger is not charged, and nothing is released: the verdict is PRIVATE unless DATA
     are public, for it is a function of them without noise.
@@ -115,13 +118,18 @@ def audit(
     game, plan = play(
         method.queries(spec), budget, GAME_FACTOR * canaries, spec.classes, unit=spec.unit
     )
-    attacks, off_grid = run(method, source, budget, canaries, quiet)
+    attacks, off_grid = run(method, source, budget, canaries, quiet, device)
     verdict = judge(plan, [game, *attacks], confidence)
     return replace(verdict, off_grid=tuple(sorted(off_grid)))
 
 
 def run(
-    method: Method, source: ImageSource, budget: Budget, canaries: int, quiet: bool = False
+    method: Method,
+    source: ImageSource,
+    budget: Budget,
+    canaries: int,
+    quiet: bool = False,
+    device: torch.device = CPU,
 ) -> tuple[list[Attacked], set[str]]:
     """Run the method once over DATA with canaries, in a folder that is thrown away, and attack.
 
@@ -132,7 +140,7 @@ def run(
     images, present = CanaryImages.draw(source.spec, canaries), toss(canaries)
     mixed = WithCanaries(source, images, present, relation)
     with tempfile.TemporaryDirectory() as state:
-        curator = OverheardCurator(mixed, budget, state=Path(state), quiet=quiet)
+        curator = OverheardCurator(mixed, budget, state=Path(state), quiet=quiet, device=device)
         with curator:
             model = method.fit(curator)
             curator.close()

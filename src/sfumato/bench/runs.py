@@ -14,6 +14,7 @@ from typing import Any
 from sfumato.bench.results import Line, append_result, environment, read_results
 from sfumato.bench.suite import Case, Suite
 from sfumato.data import open_images
+from sfumato.devices import computing_device
 from sfumato.evaluation.compare import FRECHET, KERNEL, fidelity
 from sfumato.evaluation.judging import Judged, judge, open_real, open_release
 from sfumato.options import ClassifierOptions, EvaluationOptions, ReleaseOptions, RunOptions
@@ -34,6 +35,7 @@ def run_suite(
     extractor: str | None = None,
     say: Say = lambda text: None,
     quiet: bool = False,
+    device: str = "auto",
 ) -> list[Line]:
     """Run what ``out`` has no line of yet, and return the suite's lines.
 
@@ -46,12 +48,14 @@ def run_suite(
         extractor: of the fidelity scores, as in :func:`sfumato.evaluation.load_extractor`.
         say: takes a line about each run.
         quiet: show no progress.
+        device: where everything is computed, as in :class:`RunOptions`.
 
     A run that fails is recorded with its error and left out from then on.
 
     Raises:
         DataError: a data set cannot be opened; nothing is run.
     """
+    computing = RunOptions(quiet=quiet, device=str(computing_device(device, quiet)))
     for location in locations.values():
         open_images(location)
     out.mkdir(parents=True, exist_ok=True)
@@ -65,7 +69,7 @@ def run_suite(
         if left is not None and left < expected_seconds(known, case):
             say(f"{case}: no time left")
             continue
-        line = _run(case, suite.name, out, locations, extractor, quiet)
+        line = _run(case, suite.name, out, locations, extractor, computing)
         append_result(out, line)
         say(f"{case}: {_outcome(line)}")
     keys = [case.key() for case in suite.cases()]
@@ -90,7 +94,7 @@ def _run(
     out: Path,
     locations: Mapping[str, str],
     extractor: str | None,
-    quiet: bool,
+    run: RunOptions,
 ) -> Line:
     key, location = case.key(), locations[case.data]
     seconds: dict[str, float] = {}
@@ -114,7 +118,7 @@ def _run(
                 Budget(case.epsilon, case.delta, case.relation),
                 chosen,
                 to,
-                RunOptions(state=state, quiet=quiet),
+                replace(run, state=state),
                 declared_size=case.declared_size,
             )
         with _timed(seconds, "evaluate"):
@@ -123,7 +127,7 @@ def _run(
                 release,
                 real,
                 EvaluationOptions(case.classifiers, extractor=extractor, public=True),
-                RunOptions(state=out / "state" / "evaluation", quiet=quiet),
+                replace(run, state=out / "state" / "evaluation"),
                 seed=case.seed,
             )
         if (release / SAMPLES).exists():  # a classifier has none

@@ -202,6 +202,7 @@ SeedPublic = Annotated[int, option(MethodOptions, "seed_public")]
 AllowLargeDelta = Annotated[bool, option(RunOptions, "allow_large_delta")]
 Cap = Annotated[float | None, option(RunOptions, "cap")]
 State = Annotated[Path | None, option(RunOptions, "state")]
+Device = Annotated[str, option(RunOptions, "device")]
 Quiet = Annotated[bool, option(RunOptions, "quiet")]
 
 

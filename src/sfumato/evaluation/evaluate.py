@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from sfumato.data.arrays import LabelledImages
+from sfumato.devices import resolve_device
 from sfumato.errors import DataError
 from sfumato.evaluation.classifiers import quick, recipe
 from sfumato.evaluation.extractors import GREY_RULE, Extractor, extract, load_extractor
@@ -116,7 +118,8 @@ def evaluate(
             images, leave utility out.
         seed: of the first training of each classifier, the next has ``seed + 1``; also picks the
             images that fidelity is computed on.
-        extractor: feature space of the fidelity scores; the shipped encoder by default.
+        extractor: feature space of the fidelity scores; the shipped encoder by default. The
+            classifiers are trained on its device.
         cache: folder for trained classifiers and features; under ``private/`` unless the images
             are public.
         quiet: show no progress.
@@ -131,12 +134,11 @@ def evaluate(
     real_test = _matched(real_test, synthetic, "test")
     real_train = None if real_train is None else _matched(real_train, synthetic, "training")
 
-    train = _Trainer(how, seed, cache, quiet)
+    extractor = extractor or load_extractor()
+    train = _Trainer(how, seed, cache, quiet, extractor.device)
     on_synthetic = train.scores(synthetic, "synthetic", real_test)
     on_real = () if real_train is None else train.scores(real_train, "real", real_test)
-    fidelity, memorised = _fidelity(
-        synthetic, real_train, real_test, extractor or load_extractor(), seed, cache, quiet
-    )
+    fidelity, memorised = _fidelity(synthetic, real_train, real_test, extractor, seed, cache, quiet)
     return Evaluation(not how.public, synthetic.classes, on_synthetic, on_real, fidelity, memorised)
 
 
@@ -150,6 +152,7 @@ def evaluate_classifier(
     seed: int = 0,
     cache: Path | None = None,
     quiet: bool = False,
+    device: torch.device | None = None,
 ) -> Evaluation:
     """Test a released classifier on ``real_test``; there is no fidelity and no memorisation check.
 
@@ -157,6 +160,7 @@ def evaluate_classifier(
         classifier: the released one, called ``name`` in the result.
         real_train: real images that the classifiers of ``how`` are trained on for a baseline.
         real_test, how, seed, cache, quiet: as of :func:`evaluate`.
+        device: where everything is computed; a GPU where there is one by default.
 
     Raises:
         DataError: the sets differ in image shape or class names, or there is no test image.
@@ -169,7 +173,9 @@ def evaluate_classifier(
     real_test = _matched(real_test, own, "test")
     if len(real_test.images) == 0:
         raise DataError("An evaluation needs at least one real test image.")
-    train = _Trainer(how, seed, cache, quiet)
+    place = device or resolve_device()
+    train = _Trainer(how, seed, cache, quiet, place)
+    classifier.move(place)
     with stage(f"{name} on real test images", quiet):
         mine = scored(name, [counted(classifier.scores(real_test.images), real_test)], real_test)
     on_real: tuple[UtilityScore, ...] = ()
@@ -181,11 +187,19 @@ def evaluate_classifier(
 class _Trainer:
     """Trains the classifiers of an evaluation, or finds them in its cache."""
 
-    def __init__(self, how: EvaluationOptions, seed: int, cache: Path | None, quiet: bool) -> None:
+    def __init__(
+        self,
+        how: EvaluationOptions,
+        seed: int,
+        cache: Path | None,
+        quiet: bool,
+        device: torch.device,
+    ) -> None:
         for name in how.classifiers:
             recipe(name)
         self.names = [quick(name) for name in how.classifiers] if how.quick else how.classifiers
         self.repeats, self.seed, self.cache, self.quiet = how.repeats, seed, cache, quiet
+        self.device = device
 
     def scores(
         self, training: LabelledImages, of: str, test: LabelledImages
@@ -199,7 +213,7 @@ class _Trainer:
             for repeat in range(runs):
                 with stage(f"{name} on {of} images, run {repeat + 1} of {runs}", self.quiet) as say:
                     seed = self.seed + repeat
-                    fitted.append(fit(training, name, seed, cache=self.cache, report=say))
+                    fitted.append(fit(training, name, seed, self.cache, say, self.device))
             scores.append(score(fitted, test))
         return tuple(scores)
 

@@ -8,7 +8,6 @@ under different extractors cannot be compared.
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -57,7 +56,7 @@ def load_extractor(name: str = SHIPPED, device: torch.device | None = None) -> E
     device = device or resolve_device()
     kind, _, rest = name.partition(":")
     if name == SHIPPED:
-        encoder = deepcopy(load_encoder()).to(device)
+        encoder = load_encoder().to(device)
         features = partial(_pooled, encoder.pooled)
         return Extractor(f"{SHIPPED}, pooled", encoder.digest, features, 250, device)
     if kind == "inception" and rest:

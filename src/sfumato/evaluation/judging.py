@@ -8,7 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sfumato.data import ImageSource, LabelledImages, PublicSpec, load_labelled, open_images
+from sfumato.devices import computing_device
 from sfumato.disk import private_folder, write_atomically
 from sfumato.errors import CertificateError, DataError, UsageError
 from sfumato.evaluation.evaluate import Evaluation, evaluate, evaluate_classifier
@@ -214,15 +217,16 @@ def judge(release: Path, real: Real, *objects: Any, seed: int = 0, **stated: Any
     how, run = gathered("judge", [EvaluationOptions, RunOptions], objects, stated)
     check_seed(seed)
     released = open_release(release)
+    device = computing_device(run.device, run.quiet)
     if is_classifier(released.certificate):
-        return Judged(released, real, _judge_classifier(released, real, how, run, seed))
+        return Judged(released, real, _judge_classifier(released, real, how, run, seed, device))
     evaluation = evaluate(
         released.images(),
         None if real.train is None else load_labelled(real.train),
         load_labelled(real.test),
         how,
         seed=seed,
-        extractor=load_extractor(how.network or SHIPPED),
+        extractor=load_extractor(how.network or SHIPPED, device),
         cache=real.folder(run.folder) / CACHE,
         quiet=run.quiet,
     )
@@ -244,7 +248,12 @@ def open_classifier(released: Released) -> Classifier:
 
 
 def _judge_classifier(
-    released: Released, real: Real, how: EvaluationOptions, run: RunOptions, seed: int
+    released: Released,
+    real: Real,
+    how: EvaluationOptions,
+    run: RunOptions,
+    seed: int,
+    device: torch.device,
 ) -> Evaluation:
     return evaluate_classifier(
         open_classifier(released),
@@ -255,4 +264,5 @@ def _judge_classifier(
         seed=seed,
         cache=real.folder(run.folder) / CACHE,
         quiet=run.quiet,
+        device=device,
     )

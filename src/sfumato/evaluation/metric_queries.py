@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from sfumato.devices import moved
 from sfumato.evaluation.extractors import Extractor
 from sfumato.evaluation.fidelity import gaussian_frechet_distance
 from sfumato.evaluation.training import FittedClassifier, scaled
@@ -39,7 +40,7 @@ class Named:
     Args:
         name: of the classifier.
         training_count: synthetic images that it was trained on; None for a released classifier.
-        label: int64 ``[1]`` of an image uint8 ``[1, c, h, w]``.
+        label: int64 ``[1]`` of an image uint8 ``[1, c, h, w]``, on the image's device.
     """
 
     name: str
@@ -49,17 +50,21 @@ class Named:
     @classmethod
     def fitted(cls, classifier: FittedClassifier) -> Named:
         """A classifier that was trained on synthetic images."""
-        network = classifier.network.to("cpu").eval()
+        network = classifier.network.eval()
 
         def label(image: Tensor) -> Tensor:
-            return network(scaled(image)).argmax(dim=1)
+            return moved(network, image.device)(scaled(image)).argmax(dim=1)
 
         return cls(classifier.name, classifier.training_count, label)
 
     @classmethod
     def released(cls, name: str, classifier: Classifier) -> Named:
-        """A released classifier."""
-        return cls(name, None, lambda image: torch.from_numpy(classifier.predict(image.numpy())))
+        """A released classifier; it computes where it was moved to."""
+
+        def label(image: Tensor) -> Tensor:
+            return torch.from_numpy(classifier.predict(image.cpu().numpy())).to(image.device)
+
+        return cls(name, None, label)
 
 
 class RecallQuery:
@@ -145,8 +150,10 @@ class FrechetQuery:
 
         def contribution(images: Tensor, labels: Tensor) -> Tensor:
             coloured = images.to(extractor.device).expand(-1, 3, -1, -1)
-            features = extractor.features(coloured).to("cpu", torch.float32)
-            return self._moments(_within_unit((features - origin) @ to_axes / self.radius))
+            features = extractor.features(coloured).to(torch.float32)
+            centred = features - origin.to(features.device)
+            axes = to_axes.to(features.device)
+            return self._moments(_within_unit(centred @ axes / self.radius))
 
         self.query = SumQuery(
             "frechet",
@@ -181,9 +188,9 @@ class FrechetQuery:
 
     def _moments(self, z: Float[Tensor, "b m"]) -> Float[Tensor, "b d"]:
         """[1; z; zzᵀ] of each row, weighted."""
-        scale = torch.from_numpy(self._scale).to(z.dtype)
+        scale = torch.from_numpy(self._scale).to(z)
         products = z[:, self._rows] * z[:, self._columns] * scale
-        ones = torch.full((len(z), 1), COUNT_WEIGHT, dtype=z.dtype)
+        ones = z.new_full((len(z), 1), COUNT_WEIGHT)
         return torch.cat([ones, MEAN_WEIGHT * z, products], dim=1)
 
     def _gaussian(self, sums: Float[np.ndarray, " d"]) -> tuple[np.ndarray, np.ndarray]:

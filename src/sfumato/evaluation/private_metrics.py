@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from sfumato.devices import computing_device
 from sfumato.errors import UsageError
 from sfumato.evaluation.classifiers import quick
 from sfumato.evaluation.evaluate import FIDELITY_IMAGES
@@ -56,6 +58,7 @@ def publish(
     check_seed(seed)
     classifiers = [quick(name) for name in how.classifiers] if how.quick else how.classifiers
     check_delta(budget.delta, real.test.spec.declared_size, run.allow_large_delta)
+    device = computing_device(run.device, run.quiet)
     verify(release, allow_large_delta=run.allow_large_delta)
     released = open_release(release)
     if "published_metrics" in released.certificate:
@@ -67,11 +70,12 @@ def publish(
     fidelity = None
     if is_classifier(released.certificate):
         classifiers = [released.certificate["method"]["name"]]
-        own = Named.released(classifiers[0], open_classifier(released))
-        utility: RecallQuery | None = RecallQuery([own], about)
+        own = open_classifier(released)
+        own.move(device)
+        utility: RecallQuery | None = RecallQuery([Named.released(classifiers[0], own)], about)
     else:
         asked = replace(how, classifiers=classifiers)
-        utility, fidelity = _of_images(released, real, about, asked, run)
+        utility, fidelity = _of_images(released, real, about, asked, run, device)
     parts = [part.query for part in (utility, fidelity) if part is not None]
     queries: list[Query] = [*parts]
     ledger = ledger_of(real.test, run.folder)
@@ -83,6 +87,7 @@ def publish(
         same_data_as=run.same_data_as,
         independent_data=run.independent_data,
         quiet=run.quiet,
+        device=device,
     )
     method = {"name": "publish-metrics", "config": {"classifiers": list(classifiers)}}
     curator.open_plan(make_plan(method, queries, budget, curator.spec))
@@ -101,7 +106,12 @@ def publish(
 
 
 def _of_images(
-    released: Released, real: Real, about: dict[str, Any], how: EvaluationOptions, run: RunOptions
+    released: Released,
+    real: Real,
+    about: dict[str, Any],
+    how: EvaluationOptions,
+    run: RunOptions,
+    device: torch.device,
 ) -> tuple[RecallQuery | None, FrechetQuery]:
     """What is asked about the images of a release."""
     cache, seed = real.folder(run.folder) / CACHE, about["seed_public"]
@@ -110,9 +120,9 @@ def _of_images(
         fitted = []
         for name in how.classifiers:
             with stage(f"{name} on synthetic images", run.quiet) as report:
-                fitted.append(fit(synthetic, name, seed, cache=cache, report=report))
+                fitted.append(fit(synthetic, name, seed, cache, report, device))
         utility = RecallQuery(fitted, about)
-    chosen = load_extractor(how.network or SHIPPED)
+    chosen = load_extractor(how.network or SHIPPED, device)
     count = min(FIDELITY_IMAGES, len(synthetic.images))
     drawn = np.random.default_rng(seed).choice(len(synthetic.images), count, replace=False)
     with stage("features of synthetic images", run.quiet) as report:

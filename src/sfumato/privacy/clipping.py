@@ -12,6 +12,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 GRID_BITS = 20
 """A clip norm is 2²⁰ grid steps: a row fits float32 exactly, 2⁴² rows fit int64."""
@@ -64,7 +65,13 @@ def add_clipped(
     """Add what :func:`clipped_sum` returns to ``total``, int64 ``[d]``, in place."""
     for start in range(0, len(rows), EXACT_ROWS):
         few = slice(start, start + EXACT_ROWS)
-        _add_few(total, rows[few], clip_norm, None if bounds is None else bounds[few])
+        part, most = rows[few], None if bounds is None else bounds[few]
+        if rows.device.type != "cpu":
+            # A GPU's kernel may split a row between threads by how many rows there are.
+            missing = EXACT_ROWS - len(part)
+            part = F.pad(part, (0, 0, 0, missing))
+            most = None if most is None else F.pad(most, (0, missing), value=1)
+        _add_few(total, part, clip_norm, most)
 
 
 def _add_few(total: Tensor, rows: Tensor, clip_norm: float, bounds: Tensor | None) -> None:
@@ -92,7 +99,8 @@ def _add_few(total: Tensor, rows: Tensor, clip_norm: float, bounds: Tensor | Non
             columns = slice(start, start + _columns(rows))
             total[columns] += sums[columns].to(torch.int64)
     elif bool(within.any()):
-        _add_few(total, rows[within], clip_norm, None if bounds is None else bounds[within])
+        kept = torch.where(within[:, None], rows, 0.0)  # in their places: a zero row adds nothing
+        _add_few(total, kept, clip_norm, bounds)
 
 
 def _squared_steps(rows: Tensor, factors: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class Curator:
         same_data_as: the location of a ledger that was kept for the same images, by another name.
         independent_data: declare that no other ledger is about these images, and compare none.
         quiet: show no progress.
-        device: where the method's networks compute; it changes no answer's distribution.
+        device: where queries and networks compute; it changes no answer's distribution.
         insecure_seed: draw noise from this seed, stamp everything NOT PRIVATE and keep a ledger
             apart; for tests.
 
@@ -253,8 +253,8 @@ class Curator:
             loss: each unit's loss.
 
         Returns:
-            float64 ``[dimension]`` on the network's device, a sum and not a mean: divide by
-            public constants only.
+            float64 ``[dimension]`` on the network's device (on the CPU for an Apple GPU), a sum
+            and not a mean: divide by public constants only.
 
         Raises:
             BudgetExceededError: the open plan has no such query.
@@ -325,6 +325,7 @@ class Curator:
                     self.quiet,
                     self._insecure_seed,
                     self._asker,
+                    self.device,
                 )
             self._answering[name] = answering(query, plan.event(name), self._open_run)
         found: Any = self._answering[name]

@@ -21,6 +21,7 @@ def demo(
         "sfumato-demo"
     ),
     state: p.State = None,
+    device: p.Device = "auto",
     quiet: p.Quiet = False,
     json: p.Json = False,
 ) -> None:
@@ -41,7 +42,7 @@ def demo(
     release = synthesize(
         "digits",
         ReleaseOptions(out, samples=1000, force=True),
-        RunOptions(state=state, quiet=quiet),
+        RunOptions(state=state, quiet=quiet, device=device),
         epsilon=10.0,
         options=QUICK,
     )

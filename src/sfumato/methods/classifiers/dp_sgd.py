@@ -21,7 +21,15 @@ from sfumato.methods.base import Classifier, Method, check_rules, check_two_clas
 from sfumato.methods.estimate import gradient_steps
 from sfumato.methods.saved_arrays import arrays_of, loaded, tensors_below
 from sfumato.methods.training import Session, Training, noisy_mean_gradient
-from sfumato.networks import Average, TanhCNN, device_of, random_on, resolve_device, to_pixels
+from sfumato.networks import (
+    Average,
+    TanhCNN,
+    device_of,
+    moved,
+    random_on,
+    resolve_device,
+    to_pixels,
+)
 from sfumato.privacy import Curator, GradientQuery, Query, TopSigns
 
 BATCH = 500
@@ -65,6 +73,10 @@ class TanhClassifier(Classifier):
     spec: PublicSpec
     network: TanhCNN
     width: int
+
+    def move(self, device: torch.device) -> None:
+        """Compute on ``device`` from now on."""
+        moved(self.network, device)
 
     @torch.no_grad()
     def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

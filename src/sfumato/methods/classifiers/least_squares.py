@@ -73,6 +73,10 @@ class LeastSquaresClassifier(Classifier):
         self.weights = block.solve(answer.shared, targets, answer.noise_std)
         self._block = block
 
+    def move(self, device: torch.device) -> None:
+        """Compute the coordinates on ``device`` from now on."""
+        moved(self.coordinates, device)
+
     @torch.no_grad()
     def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Class scores ``[b, classes]``: least-squares estimates of the centred class indicator."""

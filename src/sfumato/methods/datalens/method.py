@@ -245,8 +245,7 @@ class DataLens(Method):
         def advance(step: int) -> None:
             with torch.no_grad():
                 images = (student(codes, labels) + 1) / 2
-            # Teachers vote on the CPU, where their shards are.
-            generated = GeneratedBatch(images.cpu(), labels.cpu(), step / self.steps)
+            generated = GeneratedBatch(images, labels, step / self.steps)
             total = curator.vote("votes", step, teachers, generated)
             size = self.step_size * (1 - step / self.steps)
             moves = self.direction(total.to(device, torch.float32), spec) * size

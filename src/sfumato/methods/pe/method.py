@@ -24,7 +24,7 @@ from sfumato.features import LARGEST_SIZE, PooledCoordinates, public_patches, to
 from sfumato.methods.base import Method, check_rules, digest_of, in_proportion
 from sfumato.methods.pe.drawn_text import DrawnText
 from sfumato.methods.pe.model import PEModel
-from sfumato.methods.pe.nearness import Coordinates, LowFrequencies, Near, features_of
+from sfumato.methods.pe.nearness import Coordinates, LowFrequencies, Near, features_of, placed
 from sfumato.methods.pe.public_images import PublicImages
 from sfumato.methods.pe.variations import Candidates, Variations
 from sfumato.privacy import Curator, HistogramQuery, NearestQuery, Query, distributed
@@ -151,7 +151,7 @@ class PrivateEvolution(Method):
             about |= {"axes_digest": coordinates.digest}
 
         def features(images: Tensor) -> Tensor:
-            return coordinates(to_unit(images))
+            return placed(coordinates, images.device)(to_unit(images))
 
         votes = NearestQuery(
             "votes",
@@ -180,7 +180,7 @@ class PrivateEvolution(Method):
         counts = np.ones(labels[-1] + 1)
         if any(query.name == "sizes" for query in plan.queries):
             counts = curator.histogram("sizes").total[0]
-        coordinates = self._coordinates(spec)
+        coordinates = placed(self._coordinates(spec), curator.device)
         source = self._source(spec, coordinates)
         path = curator.run_folder / "candidates.safetensors"
         step, candidates = _restored(path) or (0, source.first(labels, self._random(0)))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import CPU, device_of, moved
 from sfumato.features import dct_basis, to_unit
 
 Near = Literal["encoder", "pixels"]
@@ -29,6 +30,11 @@ class Coordinates(Protocol):
         """Float images ``[b, c, h, w]`` in [0, 1] → ``[b, width]``, each row from its own image."""
 
 
+def placed(coordinates: Coordinates, device: torch.device) -> Coordinates:
+    """The coordinates, computed on ``device`` where they are a network."""
+    return moved(coordinates, device) if isinstance(coordinates, nn.Module) else coordinates
+
+
 class LowFrequencies(nn.Module):
     """Cosine coefficients of the lowest frequencies but the mean: shapes, blurred."""
 
@@ -45,12 +51,13 @@ class LowFrequencies(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Float images in [0, 1] → ``[b, width]``."""
-        return images.flatten(1) @ self.basis.to(images.device)
+        return images.flatten(1) @ self.basis
 
 
 @torch.no_grad()
 def features_of(images: NDArray[np.uint8], coordinates: Coordinates) -> Tensor:
     """Coordinates float32 ``[n, width]`` of public images, of norm 1, batch by batch."""
     parts = (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
-    rows = torch.cat([coordinates(to_unit(part)) for part in parts])
+    device = device_of(coordinates) if isinstance(coordinates, nn.Module) else CPU
+    rows = torch.cat([coordinates(to_unit(part).to(device)) for part in parts]).cpu()
     return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-6)

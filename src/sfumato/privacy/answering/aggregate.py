@@ -6,12 +6,14 @@ before it leaves; ``docs/proofs/aggregate.md``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from sfumato.devices import device_of, exact_device, free_memory
 from sfumato.errors import SfumatoError, UsageError
 from sfumato.privacy import distributed
 from sfumato.privacy.accounting.events import Event
@@ -20,7 +22,6 @@ from sfumato.privacy.answering.sampled import (
     SampledAnswering,
     check_no_batch_statistics,
     check_size,
-    device_of,
     lent,
     public_batch,
 )
@@ -101,9 +102,10 @@ def class_sums(
 ) -> Tensor:
     """Σ of clipped features in steps of S · 2⁻²⁰, by class, int64 ``[rows, dimension]``."""
     shape = (query.rows, query.dimension)
-    total = torch.zeros(shape, dtype=torch.int64, device=device_of(network))
-    for part in batch.split(size):
-        values = feature_rows(network, features, part, size)
+    device = device_of(network)
+    total = torch.zeros(shape, dtype=torch.int64, device=exact_device(device))
+    for part in (units.to(device) for units in batch.split(size)):
+        values = feature_rows(network, features, part, size).to(total.device)
         for row in range(query.rows):
             add_clipped(total[row], values[part.labels == row], query.clip_norm)
     return total
@@ -131,16 +133,20 @@ class AggregateAnswering(SampledAnswering[AggregateQuery]):
         grid, device = self.query.clip_norm / UNIT, device_of(network)
 
         def total() -> Tensor:
-            size = self._independent_size(network, features)
+            def of_size(most: int) -> Callable[[nn.Module, UnitBatch], Tensor]:
+                size = self._independent_size(network, features, most)
 
-            def sum_of(borrowed: nn.Module, batch: UnitBatch) -> Tensor:
-                return class_sums(borrowed, features, batch, self.query, size)
+                def sum_of(borrowed: nn.Module, batch: UnitBatch) -> Tensor:
+                    return class_sums(borrowed, features, batch, self.query, size)
 
-            return self._sum_over_sample(step, network, features, sum_of)
+                return sum_of
+
+            images = self._independent_size(network, features)
+            return self._sum_over_sample(step, network, features, images, of_size)
 
         last = not self.query.backward
         steps = self._answer(step, "forward", total, self.forward_std / grid, last)
-        return steps.double().to(device) * grid
+        return steps.double().to(exact_device(device)) * grid
 
     def pull_back(
         self, step: int, network: nn.Module, features: UnitFeatures, cotangent: Tensor
@@ -173,36 +179,49 @@ class AggregateAnswering(SampledAnswering[AggregateQuery]):
                     f"query {query.name!r}: the gradient of step={step} must be asked for after "
                     f"its sums and before those of the next; the newest step is {newest}."
                 )
-            engine = self._engine_for(network, loss)
 
-            def sum_of(borrowed: nn.Module, batch: UnitBatch) -> Tensor:
-                return gradient_sum(borrowed, loss, batch, query.gradient_clip_norm, engine)
+            def of_size(most: int) -> Callable[[nn.Module, UnitBatch], Tensor]:
+                engine, images = self._engine_for(network, loss, most)
+                clip_norm = query.gradient_clip_norm
 
-            return self._sum_over_sample(step, network, loss, sum_of)
+                def sum_of(borrowed: nn.Module, batch: UnitBatch) -> Tensor:
+                    return gradient_sum(borrowed, loss, batch, clip_norm, engine, images)
+
+                return sum_of
+
+            _, images = self._engine_for(network, loss)
+            return self._sum_over_sample(step, network, loss, images, of_size)
 
         steps = self._answer(step, "backward", total, self.backward_std / grid)
-        return steps.double().to(device) * grid
+        return steps.double().to(exact_device(device)) * grid
 
-    def _independent_size(self, network: nn.Module, features: UnitFeatures) -> int:
+    def _independent_size(
+        self, network: nn.Module, features: UnitFeatures, most: int = IMAGES_AT_ONCE
+    ) -> int:
         """The largest batch in which public units get the same features in any company."""
-        if self._size is None:
+        if self._size is None or self._size > most:
             first = distributed.is_first()
             with lent(network) as borrowed:
                 self._size = distributed.from_first(
-                    self._measured_size(borrowed, features) if first else None
+                    self._measured_size(borrowed, features, most) if first else None
                 )
         return self._size
 
-    def _measured_size(self, network: nn.Module, features: UnitFeatures) -> int:
+    def _measured_size(self, network: nn.Module, features: UnitFeatures, most: int) -> int:
         public = public_batch(self._run.source.spec, features, device_of(network))
-        for size in (IMAGES_AT_ONCE, IMAGES_AT_ONCE // 8, 1):
+        for size in sorted({most, max(1, most // 8), 1}, reverse=True):
 
             def rows(part: UnitBatch, size: int = size) -> Tensor:
                 parts = part.split(size)
                 return torch.cat([feature_rows(network, features, p, size) for p in parts])
 
-            if rows_are_independent(rows, public, max(size, len(public))):
-                return size
+            try:
+                if rows_are_independent(rows, public, max(size, len(public))):
+                    return size
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+            free_memory(device_of(network))
         raise SfumatoError(
             f"query {self.query.name!r}: the features are others for the same unit. Draw their "
             "randomness in draws(), and keep no state between calls."

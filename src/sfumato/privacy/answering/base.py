@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sfumato.data.decoding.decode import quiet
 from sfumato.data.source import ImageSource
+from sfumato.devices import CPU, free_memory
 from sfumato.disk import private_folder
 from sfumato.errors import DataError, LedgerError, SfumatoError, UsageError
 from sfumato.privacy import distributed
@@ -54,6 +55,7 @@ class OpenRun:
         quiet: show no progress.
         asker: who asks, for tasks on other machines.
         insecure_seed: noise and samples come from this seed; for tests.
+        device: where the queries' functions compute.
     """
 
     source: ImageSource
@@ -62,6 +64,7 @@ class OpenRun:
     quiet: bool = True
     insecure_seed: int | None = None
     asker: Asker | None = None
+    device: torch.device = CPU
 
     def key(self) -> RunKey:
         """The run's key, rank 0's on every rank; never for noise."""
@@ -160,19 +163,50 @@ class Answering(Generic[Asked]):
             return fresh_stream()
         return self._key.stream(f"noise {self.query.name} {label}", 0)
 
+    def _halving(self, size: int, work: Callable[[int], Value]) -> Value:
+        """``work(size)``, or with half the size for as long as a rank's device lacks the memory.
+
+        What ``work`` holds on a device must have a shape that no record changes, so that lacking
+        memory says nothing about one; ``docs/proofs/units.md``, "Too little memory".
+
+        Raises:
+            SfumatoError: one image at a time is too much.
+        """
+        while True:
+            done: list[Value] = []
+            try:
+                done.append(work(size))
+            except (DeviceFullError, torch.OutOfMemoryError):
+                pass
+            # All ranks do the same: their parts must be of one kind.
+            if all(distributed.everyones("done" if done else "")):
+                return done[0]
+            if size <= 1:
+                raise SfumatoError(
+                    f"query {self.query.name!r}: the device has too little memory for one image. "
+                    "The budget stays charged; the same command goes on with --device cpu."
+                )
+            size //= 2
+            free_memory(self._run.device)
+            quiet = self._run.quiet or not distributed.is_first()
+            say(f"the device's memory is full: going on with at most {size} images at once", quiet)
+
     def _silently(self, work: Callable[[], Value], what: str) -> Value:
         """``work`` on private data: what it prints or raises may quote a record, and is withheld.
 
         Raises:
+            DeviceFullError: the device lacks the memory; nothing was answered.
             SfumatoError: it fails; of an unforeseen error only the type is told.
         """
-        known: SfumatoError | None = None
+        known: SfumatoError | DeviceFullError | None = None
         failure = ""
         with quiet():
             try:
                 return work()
             except (DataError, LedgerError) as error:  # ours, and they quote no record
                 known = error
+            except (torch.OutOfMemoryError, DeviceFullError):
+                known = DeviceFullError()
             except ForeignError as error:
                 failure = error.failure
             except Exception as error:
@@ -235,6 +269,10 @@ class Answering(Generic[Asked]):
         return self.folder / f"{step:08d}.safetensors"
 
 
+class DeviceFullError(Exception):
+    """A device lacks the memory for what was asked of it at once; it says no more than that."""
+
+
 class ForeignError(SfumatoError):
     """Code of a method failed on private data; only the type of its error is kept."""
 
@@ -247,9 +285,11 @@ def foreign(work: Callable[[], Value]) -> Value:
     """``work`` of a method's on private data, whatever it raises made a :class:`ForeignError`."""
     try:
         return work()
+    except torch.OutOfMemoryError:
+        failure = ""
     except Exception as error:
         failure = type(error).__name__
-    raise ForeignError(failure)
+    raise ForeignError(failure) if failure else DeviceFullError()
 
 
 def forget_secrets(run_folder: Path) -> None:

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
+from sfumato.devices import device_of, exact_device
 from sfumato.privacy.answering.sampled import (
     SampledAnswering,
     check_no_batch_statistics,
     check_size,
-    device_of,
 )
 from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.gradients.per_example import UnitBatch, UnitLoss, gradient_sum
@@ -40,14 +42,18 @@ class GradientAnswering(SampledAnswering[GradientQuery]):
         asked = loss if compress is None else VotingLoss(loss, compress)
 
         def total() -> Tensor:
-            engine = self._engine_for(network, asked)
+            def of_size(most: int) -> Callable[[nn.Module, UnitBatch], Tensor]:
+                engine, images = self._engine_for(network, asked, most)
 
-            def sum_of(borrowed: nn.Module, batch: UnitBatch) -> Tensor:
-                if compress is not None:
-                    return vote_sum(borrowed, asked, batch, compress, engine)
-                return gradient_sum(borrowed, asked, batch, self.query.bound, engine)
+                def sum_of(borrowed: nn.Module, batch: UnitBatch) -> Tensor:
+                    if compress is not None:
+                        return vote_sum(borrowed, asked, batch, compress, engine, images)
+                    return gradient_sum(borrowed, asked, batch, self.query.bound, engine, images)
 
-            return self._sum_over_sample(step, network, asked, sum_of)
+                return sum_of
+
+            _, images = self._engine_for(network, asked)
+            return self._sum_over_sample(step, network, asked, images, of_size)
 
         steps = self._answer(step, "sum", total, self.event.noise_std / grid)
-        return steps.double().to(device_of(network)) * grid
+        return steps.double().to(exact_device(device_of(network))) * grid

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import CPU, exact_device
 from sfumato.errors import SfumatoError
 from sfumato.privacy import distributed
-from sfumato.privacy.answering.base import foreign
+from sfumato.privacy.answering.base import DeviceFullError, foreign
 from sfumato.privacy.clipping import EXACT_ROWS, UNIT
 from sfumato.privacy.queries.base import TotalQuery
 from sfumato.privacy.records.units import units_of
@@ -55,27 +56,41 @@ class PerRecord(Protocol):
         """Float ``[b, width]``."""
 
 
-def independent_work(query: PerRecord, spec: PublicSpec) -> tuple[int, int]:
+def independent_work(
+    query: PerRecord, spec: PublicSpec, device: torch.device = CPU, most: int = BATCH
+) -> tuple[int, int]:
     """The size of batches, and how many ranks share them, for a record to give the same bits.
 
     It must wherever it is taken: else the first rank alone takes all records, because one record
     less would move others to another machine.
+
+    Raises:
+        DeviceFullError: batches of ``most`` images do not fit into a rank's device.
     """
-    batch = independent_batch_size(query, spec)
-    if distributed.size() == 1:
-        return batch, 1
-    alike = distributed.everyones(f"{batch} {probe_digest(query, spec, batch)}")
+    batch, found = 0, "full"
+    try:
+        batch = independent_batch_size(query, spec, device, most)
+        if distributed.size() == 1:
+            return batch, 1
+        found = f"{batch} {probe_digest(query, spec, batch, device)}"
+    except torch.OutOfMemoryError:
+        pass
+    alike = distributed.everyones(found)
+    if "full" in alike:
+        raise DeviceFullError
     return batch, distributed.size() if len(set(alike)) == 1 else 1
 
 
-def contributions(query: PerRecord, images: Tensor, labels: Tensor) -> Tensor:
-    """What each image would contribute, float32 ``[b, d]``, not yet bounded.
+def contributions(
+    query: PerRecord, images: Tensor, labels: Tensor, device: torch.device = CPU
+) -> Tensor:
+    """What each image would contribute, float32 ``[b, d]`` on ``device``, not yet bounded.
 
     Raises:
         SfumatoError: the query's function returned another shape.
     """
     with torch.inference_mode():
-        values = query.values(images, labels).to(torch.float32)
+        values = query.values(images.to(device), labels.to(device)).to(device, torch.float32)
     if values.shape != (len(images), query.width):
         raise SfumatoError(
             f"query {query.name!r} returned shape {tuple(values.shape)} for a batch of "
@@ -84,14 +99,16 @@ def contributions(query: PerRecord, images: Tensor, labels: Tensor) -> Tensor:
     return values
 
 
-def independent_batch_size(query: PerRecord, spec: PublicSpec) -> int:
-    """The largest batch in which a row's bits do not depend on its mates or its position.
+def independent_batch_size(
+    query: PerRecord, spec: PublicSpec, device: torch.device = CPU, most: int = BATCH
+) -> int:
+    """The largest batch up to ``most`` in which a row depends on no mate and no position.
 
     Raises:
         SfumatoError: even a batch of one gives different bits for the same image.
     """
-    size = max(1, min(BATCH, VALUES_IN_MEMORY // query.width))
-    while not _rows_independent(query, spec, size):
+    size = max(1, min(most, VALUES_IN_MEMORY // query.width))
+    while not _rows_independent(query, spec, size, device):
         if size == 1:
             raise SfumatoError(
                 f"query {query.name!r}: its function gives different bits for the same image, so "
@@ -101,7 +118,7 @@ def independent_batch_size(query: PerRecord, spec: PublicSpec) -> int:
     return size
 
 
-def _rows_independent(query: PerRecord, spec: PublicSpec, size: int) -> bool:
+def _rows_independent(query: PerRecord, spec: PublicSpec, size: int, device: torch.device) -> bool:
     rng = np.random.default_rng(0)  # public random images; nothing private depends on this seed
     pool = max(2 * size, PROBED // ROUNDS)
     shape = (pool, spec.channels, spec.height, spec.width)
@@ -114,7 +131,8 @@ def _rows_independent(query: PerRecord, spec: PublicSpec, size: int) -> bool:
         found = []
         for part in order.split(size):
             padded = torch.cat([part, part[:1].expand(size - len(part))])
-            found.append(contributions(query, images[padded], labels[padded])[: len(part)])
+            rows = contributions(query, images[padded], labels[padded], device)
+            found.append(rows[: len(part)].cpu())
         return torch.cat(found).contiguous().view(torch.uint8)
 
     expected = bits(torch.arange(pool))
@@ -134,7 +152,7 @@ def _rows_independent(query: PerRecord, spec: PublicSpec, size: int) -> bool:
     return True
 
 
-def probe_digest(query: PerRecord, spec: PublicSpec, size: int) -> str:
+def probe_digest(query: PerRecord, spec: PublicSpec, size: int, device: torch.device = CPU) -> str:
     """SHA-256 of what a batch of public random images contributes on this machine."""
     rng = np.random.default_rng(1)
     digest = sha256()
@@ -142,12 +160,17 @@ def probe_digest(query: PerRecord, spec: PublicSpec, size: int) -> str:
         shape = (size, spec.channels, spec.height, spec.width)
         images = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
         labels = torch.from_numpy(rng.integers(0, max(len(spec.classes), 1), size))
-        digest.update(contributions(query, images, labels).numpy().tobytes())
+        digest.update(contributions(query, images, labels, device).cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
 def total(
-    query: TotalQuery, source: ImageSource, size: int, report: Report, ranks: int = 1
+    query: TotalQuery,
+    source: ImageSource,
+    size: int,
+    report: Report,
+    ranks: int = 1,
+    device: torch.device = CPU,
 ) -> Tensor:
     """Σ of this rank's contributions (see :func:`contributed`) in grid steps, in any order.
 
@@ -156,18 +179,20 @@ def total(
     """
     spec = source.spec
     rows, columns = query.shape(len(spec.classes))
-    result = torch.zeros(rows * columns + query.shared, dtype=torch.int64)
+    place = exact_device(device)
+    result = torch.zeros(rows * columns + query.shared, dtype=torch.int64, device=place)
     blocks, shared = result[: rows * columns].view(rows, columns), result[rows * columns :]
-    for part in contributed(query, source, size, report, ranks):
-        bounds = None if spec.unit is None else torch.from_numpy(part.bounds)
+    for part in contributed(query, source, size, report, ranks, device):
+        values = part.values.to(place)
+        bounds = None if spec.unit is None else torch.from_numpy(part.bounds).to(place)
         block = np.where(part.labels < 0, -1, part.labels if query.by_class else 0)
         for row in np.unique(block[block >= 0]).tolist():
             for chosen in torch.from_numpy(np.flatnonzero(block == row)).split(EXACT_ROWS):
                 of_chosen = None if bounds is None else bounds[chosen]
-                steps = query.bounded_sum(part.values[chosen], of_chosen)
+                steps = query.bounded_sum(values[chosen], of_chosen)
                 blocks[row] += steps[:columns]
                 shared += steps[columns:]
-    return result
+    return result.cpu()
 
 
 @dataclass(frozen=True, repr=False)
@@ -184,7 +209,12 @@ class Contributed:
 
 
 def contributed(
-    query: PerRecord, source: ImageSource, size: int, report: Report, ranks: int = 1
+    query: PerRecord,
+    source: ImageSource,
+    size: int,
+    report: Report,
+    ranks: int = 1,
+    device: torch.device = CPU,
 ) -> Iterator[Contributed]:
     """What this rank's records contribute, in batches of one fixed shape.
 
@@ -207,7 +237,7 @@ def contributed(
             continue
         images[:count], images[count:] = torch.from_numpy(pixels), 0
         labels[:count], labels[count:] = torch.from_numpy(classes).clamp(min=0), 0
-        values = foreign(partial(contributions, query, images, labels))
+        values = foreign(partial(contributions, query, images, labels, device))
         whole = np.full(count, UNIT)
         bounds = whole if of_record is None else of_record[done : done + count]
         yield Contributed(values[:count], np.where(bounds > 0, classes, -1), bounds)

@@ -18,7 +18,7 @@ from sfumato.errors import UsageError
 from sfumato.privacy import distributed
 from sfumato.privacy.accounting.events import Event
 from sfumato.privacy.answering.base import Answering, OpenRun
-from sfumato.privacy.answering.integer_sums import contributed, independent_work
+from sfumato.privacy.answering.integer_sums import BATCH, contributed, independent_work
 from sfumato.privacy.answering.total import Answer
 from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.queries.nearest import NearestQuery
@@ -73,16 +73,19 @@ class NearestAnswering(Answering[NearestQuery]):
         first, run = distributed.is_first(), self._run
         if first:
             run.check_same_data()
-        batch, ranks = independent_work(self.query, run.source.spec)
 
-        def read() -> Voters:
+        def of_size(size: int) -> Voters:
+            work = independent_work(self.query, run.source.spec, run.device, size)
+            return self._silently(lambda: read(*work), "its features")
+
+        def read(batch: int, ranks: int) -> Voters:
             labels, bounds = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
             with (
                 stage("reading the private images", run.quiet or not first) as report,
                 tempfile.TemporaryFile(dir=run.run.folder) as file,
             ):
-                for part in contributed(self.query, run.source, batch, report, ranks):
-                    file.write(whole_rows(part.values.numpy()).tobytes())
+                for part in contributed(self.query, run.source, batch, report, ranks, run.device):
+                    file.write(whole_rows(part.values.cpu().numpy()).tobytes())
                     labels.append(part.labels)
                     bounds.append(part.bounds)
                 file.flush()
@@ -91,7 +94,7 @@ class NearestAnswering(Answering[NearestQuery]):
                 rows = np.memmap(file, np.int16, "r", shape=shape) if shape[0] else empty
             return Voters(rows, np.concatenate(labels), np.concatenate(bounds))
 
-        return self._silently(read, "its features")
+        return self._halving(BATCH, of_size)
 
 
 class Voters:

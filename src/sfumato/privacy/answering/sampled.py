@@ -5,22 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import device_of
 from sfumato.errors import LedgerError, SfumatoError, UsageError
 from sfumato.privacy import distributed
 from sfumato.privacy.accounting.events import Event
 from sfumato.privacy.answering.base import Answering, Asked, OpenRun, foreign
 from sfumato.privacy.gradients.per_example import (
     ENGINES,
+    MOST_IMAGES,
     UnitBatch,
     UnitLoss,
     UnitRandomness,
-    fastest_engine,
+    engine_that_fits,
     same_bits,
     trained,
 )
@@ -30,6 +31,9 @@ from sfumato.privacy.run import store
 
 LEAST_PUBLIC_UNITS = 64
 
+DRAWN_AT_ONCE = 256
+"""Units that draws are made for at once on a GPU."""
+
 
 class SampledAnswering(Answering[Asked]):
     """Answers over Poisson samples of the units, which all ranks share; as :class:`Answering`."""
@@ -37,28 +41,40 @@ class SampledAnswering(Answering[Asked]):
     def __init__(self, query: Asked, event: Event, run: OpenRun) -> None:
         super().__init__(query, event, run)
         self._records: Records | None = None
-        self._engine: str | None = None
+        self._engine: tuple[str, int] | None = None
 
     def _sum_over_sample(
         self,
         step: int,
         network: nn.Module,
         randomness: UnitRandomness,
-        sum_of: Callable[[nn.Module, UnitBatch], Tensor],
+        images: int,
+        of_size: Callable[[int], Callable[[nn.Module, UnitBatch], Tensor]],
     ) -> Tensor:
-        """``sum_of`` a copy of ``network`` and the step's sample, int64, over all ranks."""
+        """A sum over a copy of ``network`` and the step's sample, int64, over all ranks.
+
+        Args:
+            images: of a micro-batch, while they fit into the device's memory.
+            of_size: what computes the sum with micro-batches of so many images; it measures on
+                public images what it needs to know of them.
+        """
         if self._records is None and distributed.is_first():
             self._run.check_same_data()
         with lent(network) as borrowed:
 
-            def work() -> Tensor:
-                batch = self._sample(step, randomness, device_of(borrowed))
-                return foreign(lambda: sum_of(borrowed, batch))
+            def part(size: int) -> Tensor:
+                sum_of = of_size(size)
 
-            return distributed.add_up(self._silently(work, f"step {step}"))
+                def work() -> Tensor:
+                    batch = self._sample(step, randomness, device_of(borrowed))
+                    return foreign(lambda: sum_of(borrowed, batch))
+
+                return self._silently(work, f"step {step}")
+
+            return distributed.add_up(self._halving(images, part))
 
     def _sample(self, step: int, randomness: UnitRandomness, device: torch.device) -> UnitBatch:
-        """This rank's part of the step's sample, with its draws."""
+        """This rank's part of the step's sample, with its draws, in the host's memory."""
         if self._records is None:
             self._records = self._run.records
         name, rate = self.query.name, self.event.sampling_rate
@@ -68,34 +84,38 @@ class SampledAnswering(Answering[Asked]):
         # Nothing has seen a record yet, so no unit can shift what another one draws.
         stream = self._key.torch_stream(f"draws {name}", step, device)
         mine = distributed.share(len(index))
-        draws = tuple(draw[mine] for draw in foreign(lambda: randomness.draws(len(index), stream)))
+        draws = foreign(lambda: host_draws(randomness, len(index), stream))
         images, labels = (torch.from_numpy(part) for part in self._records.take(index[mine]))
         usable = labels >= 0
         return UnitBatch(
-            images[usable].to(device),
-            labels[usable].to(device),
-            tuple(draw[usable.to(device)] for draw in draws),
+            images[usable], labels[usable], tuple(draw[mine][usable] for draw in draws)
         )
 
-    def _engine_for(self, network: nn.Module, loss: UnitLoss) -> str:
-        """The fastest engine, measured once a run: a resumed one repeats the last bits of rows."""
-        if self._engine is None:
+    def _engine_for(
+        self, network: nn.Module, loss: UnitLoss, most: int = MOST_IMAGES
+    ) -> tuple[str, int]:
+        """The fastest engine and the images of its micro-batches, ``most`` or fewer.
+
+        Measured once a run, so that a resumed one repeats the last bits of rows.
+        """
+        if self._engine is None or self._engine[1] > most:
             first = distributed.is_first()
             self._engine = distributed.from_first(
-                self._measured_engine(network, loss) if first else None
+                self._measured_engine(network, loss, most) if first else None
             )
         return self._engine
 
-    def _measured_engine(self, network: nn.Module, loss: UnitLoss) -> str:
+    def _measured_engine(self, network: nn.Module, loss: UnitLoss, most: int) -> tuple[str, int]:
         path = self.folder / "engine"
-        if not path.exists():
+        if self._engine is not None or not path.exists():
             batch = public_batch(self._run.source.spec, loss, device_of(network))
             with lent(network) as borrowed:
-                store(path, fastest_engine(borrowed, loss, batch).encode())
-        engine = path.read_text()
-        if engine not in ENGINES:
+                engine, images = engine_that_fits(borrowed, loss, batch, most)
+            store(path, f"{engine} {images}".encode())
+        engine, _, size = path.read_text().partition(" ")
+        if engine not in ENGINES or not size.isdecimal():
             raise LedgerError(f"{path} is damaged. Remove it and run the same command again.")
-        return engine
+        return engine, int(size)
 
 
 @contextmanager
@@ -142,9 +162,20 @@ def check_size(query: str, network: nn.Module, dimension: int) -> None:
         )
 
 
-def device_of(network: nn.Module) -> torch.device:
-    """Where the network's weights are; all of them may be fixed ones."""
-    return next(chain(network.parameters(), network.buffers())).device
+def host_draws(
+    randomness: UnitRandomness, units: int, generator: torch.Generator
+) -> tuple[Tensor, ...]:
+    """Draws for ``units`` units in the host's memory, made in blocks of one size on a GPU.
+
+    How many units are in a sample is private; so a GPU never holds more than one block.
+    """
+    if generator.device.type == "cpu":
+        return randomness.draws(units, generator)
+    blocks = [
+        tuple(draw.cpu() for draw in randomness.draws(DRAWN_AT_ONCE, generator))
+        for _ in range(max(1, -(-units // DRAWN_AT_ONCE)))
+    ]
+    return tuple(torch.cat(parts)[:units] for parts in zip(*blocks, strict=True))
 
 
 def public_batch(spec: PublicSpec, randomness: UnitRandomness, device: torch.device) -> UnitBatch:

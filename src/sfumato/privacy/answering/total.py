@@ -71,12 +71,16 @@ class SumAnswering(Answering[TotalQuery]):
             if asker is None:
                 raise UsageError("an engine needs the method: open it with curator.open(method).")
             return total_over_shards(query, asker, source, self._run.run, report)
-        batch, ranks = integer_sums.independent_work(query, source.spec)
-        if distributed.rank() < ranks:
-            part = self._silently(
-                lambda: integer_sums.total(query, source, batch, report, ranks), "its function"
+        device = self._run.device
+
+        def part(size: int) -> Tensor:
+            batch, ranks = integer_sums.independent_work(query, source.spec, device, size)
+            if distributed.rank() >= ranks:
+                rows, columns = query.shape(len(source.spec.classes))
+                return torch.zeros(rows * columns + query.shared, dtype=torch.int64)
+            return self._silently(
+                lambda: integer_sums.total(query, source, batch, report, ranks, device),
+                "its function",
             )
-        else:
-            rows, columns = query.shape(len(source.spec.classes))
-            part = torch.zeros(rows * columns + query.shared, dtype=torch.int64)
-        return distributed.add_up(part)
+
+        return distributed.add_up(self._halving(integer_sums.BATCH, part))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import free_memory, random_on
 from sfumato.errors import LedgerError, SfumatoError, UsageError
 from sfumato.privacy import distributed
 from sfumato.privacy.accounting.events import Event
@@ -43,6 +44,10 @@ class GeneratedBatch:
     labels: Tensor
     progress: float
 
+    def to(self, device: torch.device) -> GeneratedBatch:
+        """The batch on ``device``."""
+        return GeneratedBatch(self.images.to(device), self.labels.to(device), self.progress)
+
 
 @dataclass(frozen=True)
 class TeacherBatches:
@@ -54,6 +59,10 @@ class TeacherBatches:
     images: Tensor
     labels: Tensor
     there: Tensor
+
+    def to(self, device: torch.device) -> TeacherBatches:
+        """The records on ``device``."""
+        return TeacherBatches(*(part.to(device) for part in (self.images, self.labels, self.there)))
 
 
 @dataclass(frozen=True)
@@ -159,19 +168,20 @@ class VoteAnswering(Answering[VoteQuery]):
                 f"query {self.query.name!r}: the teachers' states of step {step} are missing from "
                 f"{self.folder}. Restore them, or pass --fresh (fresh=True) to charge a new run."
             )
-        total = torch.zeros(self.query.dimension, dtype=torch.int64)
+        device, asked = self._run.device, generated.to(self._run.device)
+        total = torch.zeros(self.query.dimension, dtype=torch.int64, device=device)
         for number, group in enumerate(groups):
-            shard = self._batch(group, step, teachers.batch)
+            shard = self._batch(group, step, teachers.batch).to(device)
             random = self._generator("votes", group, step)
-            draws, uniform = foreign(partial(self._draws, teachers, generated, random))
-            before = self._states.read(number)
-            after, gradients = foreign(partial(teachers.vote, before, shard, generated, *draws))
+            draws, uniform = foreign(partial(self._draws, teachers, asked, random))
+            before = self._states.read(number).to(device)
+            after, gradients = foreign(partial(teachers.vote, before, shard, asked, *draws))
             add_votes(total, *self._signs(gradients, uniform), self.query.entries)
-            self._states.write(number, after)
+            self._states.write(number, after.cpu())
         self._states.step = step + 1
         if teachers.memory and (step + 1) % SAVED_EVERY == 0:
             self._states.save()
-        return total
+        return total.cpu()
 
     def _draws(
         self, teachers: Teachers, generated: GeneratedBatch, generator: torch.Generator
@@ -179,7 +189,10 @@ class VoteAnswering(Answering[VoteQuery]):
         """The draws of a group of teachers, and those of their signs, before a record is seen."""
         draws, parts = teachers.draws(self._at_once, generated, generator), self.query.parts
         shape = (self._at_once * parts, self.query.entries // parts)
-        return draws, torch.rand(shape, generator=generator) if self.query.stochastic else None
+        uniform = None
+        if self.query.stochastic:
+            uniform = torch.rand(shape, generator=generator, device=generator.device)
+        return draws, uniform
 
     def _signs(self, gradients: TeacherGradients, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
         """Coordinates and signs of each teacher's vote, ``[n, ·]``: at most k / P in a part."""
@@ -198,7 +211,7 @@ class VoteAnswering(Answering[VoteQuery]):
         k = min(self.query.entries // parts, values.shape[1])
         place, signs = top_signs(values, k, None if uniform is None else uniform[:, :k])
         if index is None:
-            first = width * torch.arange(parts).repeat(teachers)[:, None]
+            first = width * torch.arange(parts, device=place.device).repeat(teachers)[:, None]
             place = (place + first).view(teachers, -1)
         else:
             place = index.gather(1, place)
@@ -219,7 +232,7 @@ class VoteAnswering(Answering[VoteQuery]):
 
     def _generator(self, what: str, group: NDArray[np.int64], step: int) -> torch.Generator:
         purpose = f"{what} {self.query.name} {group[0]}"
-        return self._key.torch_stream(purpose, step, torch.device("cpu"))
+        return self._key.torch_stream(purpose, step, self._run.device)
 
     def _remembered(
         self, step: int, teachers: Teachers, groups: list[NDArray[np.int64]]
@@ -228,13 +241,13 @@ class VoteAnswering(Answering[VoteQuery]):
         if not states.restore(step):
             for number, group in enumerate(groups):
                 first = teachers.begin(len(group), self._generator("first", group, 0))
-                states.write(number, first)
+                states.write(number, first.cpu())
         return states
 
     def _lone_size(self, teachers: Teachers, generated: GeneratedBatch) -> int:
         """The largest group in which a teacher's bits do not depend on its mates."""
         self._at_once = max(1, min(teachers.at_once, self.query.teachers))
-        while not self._are_independent(teachers, generated):
+        while not self._fit(teachers, generated):
             if self._at_once == 1:
                 raise SfumatoError(
                     f"query {self.query.name!r}: a teacher votes otherwise on the same records. "
@@ -243,9 +256,19 @@ class VoteAnswering(Answering[VoteQuery]):
             self._at_once = -(-self._at_once // 2)
         return self._at_once
 
+    def _fit(self, teachers: Teachers, generated: GeneratedBatch) -> bool:
+        """Whether public teachers fit into the device's memory and do not see each other."""
+        try:
+            return self._are_independent(teachers, generated.to(self._run.device))
+        except torch.OutOfMemoryError:
+            if self._at_once == 1:
+                raise
+        free_memory(self._run.device)
+        return False
+
     def _are_independent(self, teachers: Teachers, generated: GeneratedBatch) -> bool:
         spec, size = self._run.source.spec, self._at_once
-        generator = torch.Generator().manual_seed(0)  # public images
+        generator = random_on(self._run.device, 0)  # public images
         first, others = (teachers.begin(size, generator) for _ in range(2))
         shard, crowd = (public_shards(spec, size, teachers.batch, generator) for _ in range(2))
         own, other = (self._draws(teachers, generated, generator) for _ in range(2))
@@ -257,7 +280,7 @@ class VoteAnswering(Answering[VoteQuery]):
 
         expected = bits(first, shard, own[0])
         for place in {0, size // 2, size - 1}:
-            only = torch.arange(size) == place
+            only = torch.arange(size, device=generator.device) == place
             mixed = [_either(only, a, b) for a, b in zip(_parts(shard), _parts(crowd), strict=True)]
             draws = (_either(only, a, b) for a, b in zip(own[0], other[0], strict=True))
             found = bits(_either(only, first, others), TeacherBatches(*mixed), tuple(draws))
@@ -279,8 +302,10 @@ def public_shards(
 ) -> TeacherBatches:
     """Shards of random images, some of them empty or not full."""
     shape = (teachers, size, spec.channels, spec.height, spec.width)
-    images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-    labels = torch.randint(max(len(spec.classes), 1), shape[:2], generator=generator)
-    length = torch.randint(size + 1, (teachers, 1), generator=generator)
-    there = torch.arange(size)[None] < length
+    device = generator.device
+    images = torch.randint(256, shape, generator=generator, device=device, dtype=torch.uint8)
+    classes = max(len(spec.classes), 1)
+    labels = torch.randint(classes, shape[:2], generator=generator, device=device)
+    length = torch.randint(size + 1, (teachers, 1), generator=generator, device=device)
+    there = torch.arange(size, device=device)[None] < length
     return TeacherBatches(images * there.view(*there.shape, 1, 1, 1), labels * there, there)

@@ -96,7 +96,7 @@ def _places(parameters: Sequence[Tensor]) -> tuple[dict[Tensor, slice], int]:
 def unflatten(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     """A flat gradient as tensors of the parameters' shapes and dtypes: what undoes ``flatten``."""
     places, _ = _places(parameters)
-    return [_unflatten(flat[places[p]].to(p.dtype), p) for p in parameters]
+    return [_unflatten(flat[places[p]].to(p.device, p.dtype), p) for p in parameters]
 
 
 def _own(module: nn.Module) -> list[nn.Parameter]:

@@ -26,12 +26,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from sfumato.devices import device_of, exact_device, finish, free_memory
 from sfumato.errors import SfumatoError
 from sfumato.privacy.clipping import add_clipped
 from sfumato.privacy.gradients.layers import Recording, flatten, is_supported
 
 IMAGES_AT_ONCE = 64
 """Images (units times multiplicity) whose activations are held at once."""
+
+MOST_IMAGES, MEMORY_SHARE = 4096, 0.5
+"""Bounds of a micro-batch on a GPU: images, and the share of the free memory that it may take."""
 
 CROWDS = 4
 """In how many crowds, of different sizes, a unit's gradient is compared bit by bit."""
@@ -72,6 +76,11 @@ class UnitBatch:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def to(self, device: torch.device) -> UnitBatch:
+        """The units on ``device``."""
+        draws = tuple(draw.to(device) for draw in self.draws)
+        return UnitBatch(self.images.to(device), self.labels.to(device), draws)
 
     def at(self, index: Tensor | slice) -> UnitBatch:
         """The units at ``index``."""
@@ -153,33 +162,48 @@ def by_layers(network: nn.Module, loss: UnitLoss, batch: UnitBatch) -> Tensor:
 ENGINES: dict[str, Engine] = {"layers": by_layers, "loop": by_loop, "vmap": by_vmap}
 
 
-def units_at_once(loss: UnitLoss) -> int:
-    """Units of one micro-batch."""
-    return max(1, IMAGES_AT_ONCE // loss.multiplicity)
+def units_at_once(loss: UnitLoss, images: int | None = None) -> int:
+    """Units of one micro-batch of so many images, 64 by default."""
+    return max(1, (images or IMAGES_AT_ONCE) // loss.multiplicity)
 
 
-def unit_gradients(network: nn.Module, loss: UnitLoss, part: UnitBatch, engine: str) -> Tensor:
+def unit_gradients(
+    network: nn.Module,
+    loss: UnitLoss,
+    part: UnitBatch,
+    engine: str,
+    images: int | None = None,
+) -> Tensor:
     """Gradients of at most a micro-batch of units, in one that is filled up with black images."""
-    missing = 0 if engine == "loop" else units_at_once(loss) - len(part)
+    missing = 0 if engine == "loop" else units_at_once(loss, images) - len(part)
     return ENGINES[engine](network, loss, part.filled(missing))[: len(part)]
 
 
 def gradient_sum(
-    network: nn.Module, loss: UnitLoss, batch: UnitBatch, clip_norm: float, engine: str
+    network: nn.Module,
+    loss: UnitLoss,
+    batch: UnitBatch,
+    clip_norm: float,
+    engine: str,
+    images: int | None = None,
 ) -> Tensor:
     """Σ over units of clipped gradients in steps of C · 2⁻²⁰, int64 ``[parameters]``.
 
-    A unit whose gradient holds a NaN or an infinity adds nothing.
+    A unit whose gradient holds a NaN or an infinity adds nothing. Units come to the network's
+    device a micro-batch at a time, so that no more of them ever lies there.
     """
     dimension = sum(parameter.numel() for parameter in trained(network))
-    device = next(network.parameters()).device
-    total = torch.zeros(dimension, dtype=torch.int64, device=device)
-    for part in batch.split(units_at_once(loss)):
-        add_clipped(total, unit_gradients(network, loss, part, engine), clip_norm)
+    device = device_of(network)
+    total = torch.zeros(dimension, dtype=torch.int64, device=exact_device(device))
+    for part in batch.split(units_at_once(loss, images)):
+        rows = unit_gradients(network, loss, part.to(device), engine, images)
+        add_clipped(total, rows.to(total.device), clip_norm)
     return total
 
 
-def fastest_engine(network: nn.Module, loss: UnitLoss, public: UnitBatch) -> str:
+def fastest_engine(
+    network: nn.Module, loss: UnitLoss, public: UnitBatch, images: int | None = None
+) -> str:
     """The fastest engine on this machine, measured on public images, of those that are right.
 
     It agrees with the loop, and no unit changes another one's gradient, not even its last bit.
@@ -187,27 +211,30 @@ def fastest_engine(network: nn.Module, loss: UnitLoss, public: UnitBatch) -> str
     Raises:
         SfumatoError: units influence one another even one by one.
     """
-    part = public.split(units_at_once(loss))[0]
-    expected = unit_gradients(network, loss, part, "loop")
+    part = public.split(units_at_once(loss, images))[0]
+    expected = unit_gradients(network, loss, part, "loop", images)
     seconds: dict[str, float] = {}
     for name in ENGINES:
         if name == "layers" and not is_supported(network):
             continue
         try:
-            agrees = _agrees(unit_gradients(network, loss, part, name), expected)
+            agrees = _agrees(unit_gradients(network, loss, part, name, images), expected)
+        except torch.OutOfMemoryError:
+            raise  # a RuntimeError too, but a smaller micro-batch may fit
         except (RuntimeError, NotImplementedError):
             continue  # an operation that this engine does not know
         if agrees:
             turns = []
             for _ in range(TURNS):
                 started = time.perf_counter()
-                unit_gradients(network, loss, part, name)
+                unit_gradients(network, loss, part, name, images)
+                finish(device_of(network))
                 turns.append(time.perf_counter() - started)
                 if turns[0] > HOPELESS * min(seconds.values(), default=math.inf):
                     break
             seconds[name] = min(turns)
     for name in sorted(seconds, key=lambda name: seconds[name]):
-        if units_are_independent(network, loss, part, name):
+        if units_are_independent(network, loss, part, name, images):
             return name
     raise SfumatoError(
         "the loss gives different gradients for the same units. Draw its randomness in draws(), "
@@ -215,15 +242,57 @@ def fastest_engine(network: nn.Module, loss: UnitLoss, public: UnitBatch) -> str
     )
 
 
+def engine_that_fits(
+    network: nn.Module, loss: UnitLoss, public: UnitBatch, most: int = MOST_IMAGES
+) -> tuple[str, int]:
+    """The fastest engine, and images of a micro-batch that the device's memory holds.
+
+    Raises:
+        SfumatoError: the device has too little memory for one unit; as :func:`fastest_engine`.
+    """
+    images = min(most, IMAGES_AT_ONCE)
+    while True:
+        try:
+            engine = fastest_engine(network, loss, public, images)
+            more = min(most, images_at_once(network, loss, public, engine))
+            if more <= images:
+                return engine, images
+            images, most = more, more
+        except torch.OutOfMemoryError:
+            if images == 1:
+                break
+            images = most = images // 2
+            free_memory(device_of(network))
+    raise SfumatoError("the device has too little memory for one image. Use --device cpu.")
+
+
+def images_at_once(network: nn.Module, loss: UnitLoss, public: UnitBatch, engine: str) -> int:
+    """Images of a micro-batch: 64 times a power of two, as many as a GPU's free memory holds."""
+    device = device_of(network)
+    if device.type != "cuda":
+        return IMAGES_AT_ONCE
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    unit_gradients(network, loss, public.split(units_at_once(loss))[0], engine)
+    taken = max(1, torch.cuda.max_memory_allocated(device) - before)
+    free, _ = torch.cuda.mem_get_info(device)
+    times = min(MOST_IMAGES // IMAGES_AT_ONCE, int(MEMORY_SHARE * free) // taken)
+    return IMAGES_AT_ONCE << max(0, times.bit_length() - 1)
+
+
 def units_are_independent(
-    network: nn.Module, loss: UnitLoss, public: UnitBatch, engine: str
+    network: nn.Module,
+    loss: UnitLoss,
+    public: UnitBatch,
+    engine: str,
+    images: int | None = None,
 ) -> bool:
     """Whether a unit's gradient has the same bits wherever and beside whomever it stands."""
 
     def rows(part: UnitBatch) -> Tensor:
-        return unit_gradients(network, loss, part, engine)
+        return unit_gradients(network, loss, part, engine, images)
 
-    size = units_at_once(loss)
+    size = units_at_once(loss, images)
     return rows_are_independent(rows, public.split(size)[0], size)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sfumato.devices import device_of
 from sfumato.privacy.gradients.per_example import (
     UnitBatch,
     UnitLoss,
@@ -46,7 +47,12 @@ class VotingLoss:
 
 
 def vote_sum(
-    network: nn.Module, loss: UnitLoss, batch: UnitBatch, compress: TopSigns, engine: str
+    network: nn.Module,
+    loss: UnitLoss,
+    batch: UnitBatch,
+    compress: TopSigns,
+    engine: str,
+    images: int | None = None,
 ) -> Tensor:
     """Σ over units of the votes of their gradients in steps of 2⁻¹⁰, int64 ``[parameters]``.
 
@@ -54,9 +60,10 @@ def vote_sum(
     :class:`VotingLoss`; stochastic signs use the last of the batch's draws.
     """
     size = sum(parameter.numel() for parameter in trained(network))
-    total = torch.zeros(size, dtype=torch.int64, device=next(network.parameters()).device)
-    for part in batch.split(units_at_once(loss)):
-        rows = unit_gradients(network, loss, part, engine)
+    device = device_of(network)
+    total = torch.zeros(size, dtype=torch.int64, device=device)
+    for part in (units.to(device) for units in batch.split(units_at_once(loss, images))):
+        rows = unit_gradients(network, loss, part, engine, images)
         uniform = part.draws[-1] if compress.stochastic else None
         add_votes(total, *top_signs(rows, compress.entries, uniform), compress.entries)
     return total

@@ -59,7 +59,7 @@ class HistogramQuery(TotalQuery):
         """Each unit's vote, one-hot, float32 ``[b, bins]``; all zeros where it abstains."""
         # As integers: a float32 vote above 2²⁴ would compare equal to two bins.
         bins = self.vote(images, labels).to(torch.int64)
-        return (bins[:, None] == torch.arange(self.bins)).to(torch.float32)
+        return (bins[:, None] == torch.arange(self.bins, device=bins.device)).to(torch.float32)
 
     def bounded_sum(self, rows: Tensor, bounds: Tensor | None) -> Tensor:
         """Whole votes; a unit of several records splits its vote."""

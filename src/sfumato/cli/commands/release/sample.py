@@ -23,6 +23,7 @@ def sample(
     ] = None,
     sampling_steps: Annotated[int | None, typer.Option(help="Steps of the sampler.")] = None,
     seed_public: Annotated[int, typer.Option(help="Public seed of the sample.")] = 1,
+    device: p.Device = "auto",
     quiet: p.Quiet = False,
     json: p.Json = False,
 ) -> None:
@@ -47,5 +48,6 @@ def sample(
         label=label,
         seed_public=seed_public,
         quiet=quiet,
+        device=device,
     )
     describe(made, json, charged=False)

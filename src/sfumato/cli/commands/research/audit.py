@@ -42,6 +42,7 @@ def audit(
     out: Annotated[
         Path | None, typer.Option(help="Write the figures as JSON too.", metavar="FILE")
     ] = None,
+    device: p.Device = "auto",
     quiet: p.Quiet = False,
     json: p.Json = False,
 ) -> None:
@@ -61,9 +62,11 @@ def audit(
     """
     from sfumato.audit.method import audit as audited
     from sfumato.data import open_images
+    from sfumato.devices import computing_device
     from sfumato.methods import find_method
     from sfumato.synthesis import make_method
 
+    place = computing_device(device, quiet)
     source = open_images(data, declared)
     if method.preset is None:
         short = find_method(method.method).short
@@ -76,6 +79,7 @@ def audit(
         canaries=strength.canaries,
         confidence=strength.confidence,
         quiet=quiet,
+        device=place,
     )
     protected = source.spec.unit_in_words
     result = {"note": f"{PRIVATE} {MEANING}", "method": chosen.name, "unit": protected}

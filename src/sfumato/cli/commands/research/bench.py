@@ -24,6 +24,7 @@ def bench(
     ] = None,
     asked: BenchOptions = BenchOptions(),
     network: Annotated[EvaluationOptions, "inception", "extractor"] = EvaluationOptions(),
+    device: p.Device = "auto",
     quiet: p.Quiet = False,
     json: p.Json = False,
 ) -> None:
@@ -63,6 +64,7 @@ def bench(
             extractor=network.network,
             say=lambda text: typer.echo(text, err=True),
             quiet=quiet,
+            device=device,
         )
     markdown = to_markdown(lines)
     (folder / "tables.md").write_text(markdown, encoding="utf-8")

@@ -29,6 +29,7 @@ def compare(
     ],
     how: EvaluationOptions = EvaluationOptions(),
     state: p.State = None,
+    device: p.Device = "auto",
     quiet: p.Quiet = False,
     json: p.Json = False,
 ) -> None:
@@ -54,7 +55,7 @@ def compare(
                 # Without its training split: what real images would give is not compared here.
                 open_real(against, open_release(release).spec).without_training(),
                 how,
-                RunOptions(state=state, quiet=quiet),
+                RunOptions(state=state, quiet=quiet, device=device),
             )
         )
         for release in releases

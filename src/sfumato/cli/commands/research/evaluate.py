@@ -54,6 +54,7 @@ def evaluate(
         "independent_data",
         "state",
         "quiet",
+        "device",
     ] = RunOptions(),
     seed_public: p.SeedPublic = 0,
     json: p.Json = False,

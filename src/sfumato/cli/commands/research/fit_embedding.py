@@ -26,6 +26,7 @@ def fit_embedding(
     public: p.Public = None,
     public_model: p.PublicModel = None,
     seed_public: p.SeedPublic = 0,
+    device: p.Device = "auto",
     quiet: p.Quiet = False,
     json: p.Json = False,
 ) -> None:
@@ -47,5 +48,6 @@ def fit_embedding(
         public_model=public_model,
         seed_public=seed_public,
         quiet=quiet,
+        device=device,
     )
     describe(made, json, charged=False)

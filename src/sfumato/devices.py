@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sfumato.errors import UsageError
+from sfumato.progress import say
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -45,6 +46,38 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device("cuda", index)
 
 
+def computing_device(name: str = "auto", quiet: bool = False) -> torch.device:
+    """The device of a name; a line says which one it is where ``auto`` has chosen it.
+
+    Raises:
+        UsageError: as :func:`resolve_device`.
+    """
+    device = resolve_device(name)
+    if name == "auto":
+        say(f"computing on {described(device)}", quiet)
+    return device
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """Where integer sums of rows on ``device`` are formed: there, or on the CPU for Apple GPUs.
+
+    Apple GPUs have no float64, which norms are added up in.
+    """
+    return CPU if device.type == "mps" else device
+
+
+def finish(device: torch.device) -> None:
+    """Wait until ``device`` has done what it was given: GPUs only note it at first."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        torch.cuda.synchronize(device)
+
+
+def free_memory(device: torch.device) -> None:
+    """Give cached memory of a GPU back, so that smaller pieces find room."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def described(device: torch.device) -> str:
     """What a person calls the device."""
     if device.type == "cuda":
@@ -59,7 +92,9 @@ def device_of(network: nn.Module) -> torch.device:
 
 def moved(network: Network, device: torch.device) -> Network:
     """``network`` with its tensors on ``device``, where they are left if they are there already."""
-    if device_of(network) != device:
+    tensors = chain(network.parameters(), network.buffers())
+    # All of them: a network can share a part with another one that was moved meanwhile.
+    if any(tensor.device != device for tensor in tensors):
         # What is moved in inference mode could not take part in a backward pass later.
         with torch.inference_mode(False), torch.no_grad():
             network.to(device)
