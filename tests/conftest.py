@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -27,6 +29,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # and so do those of programs tha
 def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep every test's ledger and private runs out of the user's state folder."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture(scope="session")
+def fake_gpu() -> Iterator[ModuleType]:
+    """``tests/harness/fake_gpu.py``: a GPU that is none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent / "harness"))
+        import fake_gpu
+
+        yield fake_gpu
 
 
 @pytest.fixture

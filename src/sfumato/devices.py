@@ -16,6 +16,11 @@ Network = TypeVar("Network", bound=nn.Module)
 
 CPU = torch.device("cpu")
 
+TOO_LITTLE_MEMORY = (
+    "the device has too little memory for one image, perhaps because other programs use it. The "
+    "budget stays charged; the same command goes on with --device cpu."
+)
+
 
 def resolve_device(name: str = "auto") -> torch.device:
     """The device of a name, which changes the speed of a run and nothing else.
@@ -64,6 +69,13 @@ def exact_device(device: torch.device) -> torch.device:
     Apple GPUs have no float64, which norms are added up in.
     """
     return CPU if device.type == "mps" else device
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``tensor`` on ``device``; from the host's memory to a CUDA GPU without waiting for it."""
+    if device.type == "cuda" and tensor.device.type == "cpu" and torch.cuda.is_available():
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def finish(device: torch.device) -> None:

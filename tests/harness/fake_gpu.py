@@ -8,6 +8,8 @@ here has left none of its tensors on the host by accident.
 
 from __future__ import annotations
 
+import weakref
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -26,11 +28,42 @@ COPIES = {
     torch.ops.aten._to_copy.default,
     torch.ops.aten.copy_.default,
 }
+WAITS = {  # the host cannot go on before the GPU has come so far
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.equal.default,
+}
 INDEXED = {  # PyTorch moves an index by itself
     torch.ops.aten.index.Tensor,
     torch.ops.aten.index_put_.default,
     torch.ops.aten._index_put_impl_.default,
 }
+
+
+class Memory:
+    """What lies on the GPU, in bytes, the most that ever did, and how often the host waited."""
+
+    def __init__(self) -> None:
+        self.now = self.most = self.waits = 0
+        self._views: Counter[int] = Counter()
+
+    def hold(self, tensor: OnGPU) -> None:
+        """Count the tensor's storage for as long as it, or a view of it, is there."""
+        storage = tensor.inner.untyped_storage()
+        place, size = storage.data_ptr(), storage.nbytes()
+        if self._views[place] == 0:
+            self.now += size
+            self.most = max(self.most, self.now)
+        self._views[place] += 1
+        weakref.finalize(tensor, self._release, place, size)
+
+    def _release(self, place: int, size: int) -> None:
+        self._views[place] -= 1
+        if self._views[place] == 0:
+            self.now -= size
+
+
+memory = Memory()
 
 
 class OnGPU(torch.Tensor):
@@ -50,6 +83,7 @@ class OnGPU(torch.Tensor):
             requires_grad=False,
         )
         made.inner = inner
+        memory.hold(made)
         return made
 
     @property
@@ -87,12 +121,18 @@ def run(function, args, kwargs):
     result_there = there if target is None else torch.device(target).type != "cpu"
     if function is torch.ops.aten.copy_.default:
         result_there = isinstance(args[0], OnGPU)
+    masked = function in INDEXED and any(x.dtype == torch.bool for x in tensors[1:])
+    if there and (function in WAITS or masked or not result_there):
+        memory.waits += 1
     if "device" in kwargs and target is not None:
         kwargs = {**kwargs, "device": CPU}
     if kwargs.get("pin_memory"):
         kwargs = {**kwargs, "pin_memory": False}
     plain_args, plain_kwargs = tree_map(_inner, (args, kwargs))
-    moved = function is torch.ops.aten._to_copy.default and result_there != there
+    copied = function is torch.ops.aten._to_copy.default
+    if copied and there and result_there and kwargs.get("dtype") in (None, args[0].dtype):
+        return OnGPU(args[0].inner)  # it is there already: PyTorch was told of what lies beneath
+    moved = copied and result_there != there
     result = function(*plain_args, **plain_kwargs)
     if not result_there:
         return result
@@ -167,8 +207,8 @@ def fake_gpu() -> Iterator[torch.device]:
         overwritten = torch.__future__.get_overwrite_module_params_on_conversion
         patched.setattr(torch.__future__, overwritten.__name__, lambda: True)
         patched.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
-        patched.setattr(torch.cuda, "memory_allocated", lambda device: 0)
-        patched.setattr(torch.cuda, "max_memory_allocated", lambda device: 2**20)
+        patched.setattr(torch.cuda, "memory_allocated", lambda device: memory.now)
+        patched.setattr(torch.cuda, "max_memory_allocated", lambda device: memory.most)
         patched.setattr(torch.cuda, "mem_get_info", lambda device: (2**22, 2**22))
         patched.setattr(torch.cuda, "is_bf16_supported", lambda **options: False)
         with Everywhere():

@@ -44,7 +44,9 @@ def run(monkeypatch):
     for module in ("methods.training", "privacy.answering.vote"):
         monkeypatch.setattr(f"sfumato.{module}.SAVED_EVERY", 2)
     # Another run may find another engine to be the fastest; its sums differ in their last bits.
-    monkeypatch.setattr("sfumato.privacy.answering.sampled.fastest_engine", lambda *_: "layers")
+    monkeypatch.setattr(
+        "sfumato.privacy.answering.sampled.engine_that_fits", lambda *_: ("layers", 64)
+    )
 
     def fitted(method, source, state, stop=None):
         passed = []

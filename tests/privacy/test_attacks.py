@@ -66,7 +66,7 @@ def source(make_source: type) -> ImageSource:
 
 @pytest.fixture(autouse=True)
 def _one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampled, "fastest_engine", lambda *_: "layers")
+    monkeypatch.setattr(sampled, "engine_that_fits", lambda *_: ("layers", 64))
 
 
 def network() -> nn.Module:

@@ -104,7 +104,7 @@ for name, count, rate, noise_std in [
     event = replace(query.event("add-or-remove-one"), noise_std=noise_std)
     run = Run(folder, "r", hold=False)
     steps = GradientAnswering(query, event, OpenRun(Source(count), run, Ledger(folder), True, 5))
-    steps._engine = "loop"
+    steps._engine = ("loop", 64)
     answers = [steps.answer(step, network(), Loss()) for step in range(3)]
     again = [steps.answer(step, network(), Loss()) for step in range(3)]
     steps.forget(2)

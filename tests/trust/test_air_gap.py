@@ -52,7 +52,7 @@ from sfumato.evaluation.extractors import Extractor, load_extractor
 
 load_extractor()
 means = lambda images: images[:, 0].float().mean(dim=2)
-judging.load_extractor = lambda name, device: Extractor("rows", "0" * 64, means, 100, torch.device("cpu"))
+judging.load_extractor = lambda name, device: Extractor("rows", "0" * 64, means, 100, device)
 outcomes = []
 for command in json.load(sys.stdin):
     result = CliRunner().invoke(app, command)

@@ -51,7 +51,7 @@ def faults() -> Iterator[Any]:
         for module, name in (
             (vote, "SAVED_EVERY"),
             (training, "SAVED_EVERY"),
-            (sampled, "fastest_engine"),
+            (sampled, "engine_that_fits"),
         ):
             patch.setattr(module, name, getattr(module, name))  # put back at the end
         faults.prepare()

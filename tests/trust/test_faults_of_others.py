@@ -187,7 +187,9 @@ def test_published_metrics_are_noisy(
 ) -> None:
     """Fault 8. Two purchases of the same metrics differ in nothing but noise, so they differ."""
     extractor = Extractor("rows", "0" * 64, means_of_rows, 100, torch.device("cpu"))
-    monkeypatch.setattr("sfumato.evaluation.private_metrics.load_extractor", lambda name, device: extractor)
+    monkeypatch.setattr(
+        "sfumato.evaluation.private_metrics.load_extractor", lambda name, device: extractor
+    )
     seen: list[dict[str, Any]] = []
     for name in ("a", "b"):
         release = shutil.copytree(digits_release, tmp_path / name)

@@ -66,16 +66,40 @@ def add_clipped(
     for start in range(0, len(rows), EXACT_ROWS):
         few = slice(start, start + EXACT_ROWS)
         part, most = rows[few], None if bounds is None else bounds[few]
-        if rows.device.type != "cpu":
+        missing = EXACT_ROWS - len(part)
+        if rows.device.type != "cpu" and missing:
             # A GPU's kernel may split a row between threads by how many rows there are.
-            missing = EXACT_ROWS - len(part)
             part = F.pad(part, (0, 0, 0, missing))
             most = None if most is None else F.pad(most, (0, missing), value=1)
         _add_few(total, part, clip_norm, most)
 
 
+def some_rows(
+    rows: Tensor, chosen: Tensor, bounds: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The ``chosen`` rows and their bounds, on the rows' device; on a GPU always sixteen.
+
+    Zeros, which add nothing to any sum, stand for the missing ones: what the memory of a GPU holds
+    then does not show how many were chosen.
+
+    Args:
+        chosen: int64 ``[k]`` in the host's memory, k at most sixteen.
+        bounds: int64 ``[b]`` in the host's memory.
+    """
+    most = None if bounds is None else bounds[chosen]
+    if rows.device.type == "cpu":
+        return rows[chosen], most
+    missing = EXACT_ROWS - len(chosen)
+    real = (torch.arange(EXACT_ROWS) < len(chosen)).to(rows.device)
+    found = torch.where(real[:, None], rows[F.pad(chosen, (0, missing)).to(rows.device)], 0.0)
+    return found, None if most is None else F.pad(most, (0, missing), value=1).to(rows.device)
+
+
 def _add_few(total: Tensor, rows: Tensor, clip_norm: float, bounds: Tensor | None) -> None:
-    """Add at most sixteen rows to ``total`` in place."""
+    """Add at most sixteen rows to ``total`` in place.
+
+    On a GPU without waiting for it, and with the same steps and memory whatever the rows are.
+    """
     norms = row_norms(rows)
     most = torch.full_like(norms, UNIT) if bounds is None else bounds.to(norms)
     bound = (most - math.sqrt(rows.shape[1]) / 2).clamp_(min=0) * (1 - MARGIN)
@@ -92,6 +116,14 @@ def _add_few(total: Tensor, rows: Tensor, clip_norm: float, bounds: Tensor | Non
         torch.sum(steps, dim=0, out=sums[start : start + _columns(rows)])
     # Written so that a NaN is not within the bound. Whoever passes here passes the exact check too.
     within = torch.isfinite(norms) & (reached.sqrt() * (1 + 2 * STRETCH_ERROR) <= most)
+    if rows.device.type != "cpu":
+        for start in range(0, rows.shape[1], _columns(rows)):
+            part = rows[:, start : start + _columns(rows)]
+            steps = torch.mul(part, factors, out=scratch[: part.numel()].view(part.shape)).round_()
+            steps.masked_fill_(~within[:, None], 0.0)
+            columns = slice(start, start + _columns(rows))
+            total[columns] += torch.sum(steps, dim=0, out=sums[columns]).to(torch.int64)
+        return
     if not bool(within.all()):
         within = torch.isfinite(norms) & (_squared_steps(rows, factors) <= most**2)
     if bool(within.all()):
@@ -99,8 +131,7 @@ def _add_few(total: Tensor, rows: Tensor, clip_norm: float, bounds: Tensor | Non
             columns = slice(start, start + _columns(rows))
             total[columns] += sums[columns].to(torch.int64)
     elif bool(within.any()):
-        kept = torch.where(within[:, None], rows, 0.0)  # in their places: a zero row adds nothing
-        _add_few(total, kept, clip_norm, bounds)
+        _add_few(total, rows[within], clip_norm, None if bounds is None else bounds[within])
 
 
 def _squared_steps(rows: Tensor, factors: Tensor) -> Tensor:

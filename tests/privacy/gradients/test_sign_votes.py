@@ -340,7 +340,7 @@ def voting(k: int, stochastic: bool, rate: float, steps: int) -> GradientQuery:
 
 @pytest.fixture
 def source(make_source: Callable, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(sampled, "fastest_engine", lambda *_: "layers")
+    monkeypatch.setattr(sampled, "engine_that_fits", lambda *_: ("layers", 64))
     rng = np.random.default_rng(3)
     pixels = rng.integers((60, 90), 256, (40, 2)) // 2 * 2 + [0, 1]  # no two magnitudes are equal
     records = [(int(a + 256 * b), int(a) % 3) for a, b in pixels]

@@ -90,7 +90,7 @@ def both(
 
 @pytest.fixture(autouse=True)
 def _one_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampled, "fastest_engine", lambda *_: "layers")
+    monkeypatch.setattr(sampled, "engine_that_fits", lambda *_: ("layers", 64))
 
 
 @pytest.fixture
@@ -220,9 +220,8 @@ def test_answers_are_those_of_a_plain_loop_whatever_the_micro_batch(
 ) -> None:
     rng = np.random.default_rng(3)
     source = make_source([(int(v), int(v) % 4) for v in rng.integers(0, 2**16, 40)])
-    monkeypatch.setattr(sampled, "fastest_engine", lambda *_: way)
+    monkeypatch.setattr(sampled, "engine_that_fits", lambda *_: (way, at_once))
     monkeypatch.setattr(aggregate, "IMAGES_AT_ONCE", at_once)
-    monkeypatch.setattr("sfumato.privacy.gradients.per_example.IMAGES_AT_ONCE", at_once)
     network, c = lower(0.3), cotangent(5.0)
     found = both(make(source, tmp_path, QUERY), 0, network, c)
     for part, truth in zip(found, oracle(source, QUERY, network, c), strict=True):

@@ -88,7 +88,7 @@ def proven(make_source: Callable, place: Path, repeats: int = 1, runs: int = RUN
 
 @pytest.fixture(autouse=True)
 def _one_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampled, "fastest_engine", lambda *_: "layers")
+    monkeypatch.setattr(sampled, "engine_that_fits", lambda *_: ("layers", 64))
 
 
 def test_attack_proves_no_more_than_is_claimed_and_something(

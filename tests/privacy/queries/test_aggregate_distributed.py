@@ -72,7 +72,7 @@ for name, count, rate, z in [("many", 60, 0.5, 1e-12), ("none", 0, 1.0, 1e-12), 
     event = replace(query.event("add-or-remove-one"), noise_std=z)
     run = Run(folder, "r", hold=False)
     steps = AggregateAnswering(query, event, OpenRun(Source(count), run, Ledger(folder), True, 5))
-    steps._engine = "loop"
+    steps._engine = ("loop", 64)
     c = torch.arange(6.0).view(2, 3) - 2
     parts = [(steps.forward(s, network, Features()), steps.pull_back(s, network, Features(), c)) for s in range(2)]
     again = [(steps.forward(s, network, Features()), steps.pull_back(s, network, Features(), c)) for s in range(2)]

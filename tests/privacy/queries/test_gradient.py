@@ -102,7 +102,7 @@ def plan(digits: ImageSource) -> Plan:
 @pytest.fixture(autouse=True)
 def _one_way(monkeypatch: pytest.MonkeyPatch) -> None:
     # The ways differ in their last bits, and which is fastest is the machine's affair.
-    monkeypatch.setattr(sampled, "fastest_engine", lambda *_: "layers")
+    monkeypatch.setattr(sampled, "engine_that_fits", lambda *_: ("layers", 64))
 
 
 def train(
@@ -141,7 +141,7 @@ def kinds(curator: Curator) -> list[str]:
 @pytest.fixture(scope="module")
 def unbroken(digits: ImageSource, plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Tensor:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampled, "fastest_engine", lambda *_: "layers")
+        patch.setattr(sampled, "engine_that_fits", lambda *_: ("layers", 64))
         state = tmp_path_factory.mktemp("unbroken")
         with Curator(digits, BUDGET, state=state, quiet=True, insecure_seed=7) as curator:
             return train(curator, plan)
@@ -463,7 +463,7 @@ def test_draws_that_fail_tell_nothing(source: ImageSource, tmp_path: Path) -> No
             raise ValueError(f"{units} units of {SECRET}")
 
     steps = make(source, tmp_path)
-    steps._engine = "loop"  # measured already, on public images
+    steps._engine = ("loop", 64)  # measured already, on public images
     with pytest.raises(SfumatoError) as caught:
         steps.answer(0, small_network(), Counts())
     assert SECRET not in all_text(caught.value)
@@ -489,7 +489,7 @@ def core(
 ) -> dict[str, Any]:
     """What the certificate of a finished run states."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampled, "fastest_engine", lambda *_: "layers")
+        patch.setattr(sampled, "engine_that_fits", lambda *_: ("layers", 64))
         state = tmp_path_factory.mktemp("certified")
         with Curator(digits, BUDGET, state=state, quiet=True) as curator:
             train(curator, plan)
@@ -553,7 +553,7 @@ def voted(digits: ImageSource, tmp_path_factory: pytest.TempPathFactory) -> dict
     """What the certificate of a run on votes states."""
     made = make_plan({"name": "test", "config": {}}, [VOTES], BUDGET, digits.spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampled, "fastest_engine", lambda *_: "layers")
+        patch.setattr(sampled, "engine_that_fits", lambda *_: ("layers", 64))
         state = tmp_path_factory.mktemp("voted")
         with Curator(digits, BUDGET, state=state, quiet=True) as curator:
             assert train(curator, made, query=VOTES).any()

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from sfumato.devices import device_of, exact_device, free_memory
+from sfumato.devices import TOO_LITTLE_MEMORY, device_of, exact_device, free_memory
 from sfumato.errors import SfumatoError, UsageError
 from sfumato.privacy import distributed
 from sfumato.privacy.accounting.events import Event
@@ -25,7 +25,7 @@ from sfumato.privacy.answering.sampled import (
     lent,
     public_batch,
 )
-from sfumato.privacy.clipping import MARGIN, UNIT, add_clipped
+from sfumato.privacy.clipping import EXACT_ROWS, MARGIN, UNIT, add_clipped, some_rows
 from sfumato.privacy.gradients.per_example import (
     IMAGES_AT_ONCE,
     UnitBatch,
@@ -91,7 +91,7 @@ class PulledBack:
 
 def feature_rows(network: nn.Module, features: UnitFeatures, part: UnitBatch, size: int) -> Tensor:
     """Features of at most ``size`` units, float32 ``[u, dimension]``, in a batch of that size."""
-    whole = part.filled(size - len(part))
+    whole = part.filled(size - len(part)).to(device_of(network))
     with torch.no_grad():
         rows = features(network, whole.images, whole.labels, *whole.draws)
     return rows[: len(part)].to(torch.float32)
@@ -104,10 +104,15 @@ def class_sums(
     shape = (query.rows, query.dimension)
     device = device_of(network)
     total = torch.zeros(shape, dtype=torch.int64, device=exact_device(device))
-    for part in (units.to(device) for units in batch.split(size)):
+
+    def add(part: UnitBatch) -> None:
         values = feature_rows(network, features, part, size).to(total.device)
         for row in range(query.rows):
-            add_clipped(total[row], values[part.labels == row], query.clip_norm)
+            for chosen in torch.nonzero(part.labels == row)[:, 0].split(EXACT_ROWS):
+                add_clipped(total[row], some_rows(values, chosen)[0], query.clip_norm)
+
+    for part in batch.split(size):
+        add(part)
     return total
 
 
@@ -218,10 +223,12 @@ class AggregateAnswering(SampledAnswering[AggregateQuery]):
             try:
                 if rows_are_independent(rows, public, max(size, len(public))):
                     return size
+                full = False
             except torch.OutOfMemoryError:
-                if size == 1:
-                    raise
+                full = True
             free_memory(device_of(network))
+        if full:
+            raise SfumatoError(TOO_LITTLE_MEMORY)
         raise SfumatoError(
             f"query {self.query.name!r}: the features are others for the same unit. Draw their "
             "randomness in draws(), and keep no state between calls."

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sfumato.data.decoding.decode import quiet
 from sfumato.data.source import ImageSource
-from sfumato.devices import CPU, free_memory
+from sfumato.devices import CPU, TOO_LITTLE_MEMORY, free_memory
 from sfumato.disk import private_folder
 from sfumato.errors import DataError, LedgerError, SfumatoError, UsageError
 from sfumato.privacy import distributed
@@ -182,10 +182,7 @@ class Answering(Generic[Asked]):
             if all(distributed.everyones("done" if done else "")):
                 return done[0]
             if size <= 1:
-                raise SfumatoError(
-                    f"query {self.query.name!r}: the device has too little memory for one image. "
-                    "The budget stays charged; the same command goes on with --device cpu."
-                )
+                raise SfumatoError(f"query {self.query.name!r}: {TOO_LITTLE_MEMORY}")
             size //= 2
             free_memory(self._run.device)
             quiet = self._run.quiet or not distributed.is_first()
@@ -198,14 +195,14 @@ class Answering(Generic[Asked]):
             DeviceFullError: the device lacks the memory; nothing was answered.
             SfumatoError: it fails; of an unforeseen error only the type is told.
         """
-        known: SfumatoError | DeviceFullError | None = None
+        known: SfumatoError | None = None
         failure = ""
         with quiet():
             try:
                 return work()
-            except (DataError, LedgerError) as error:  # ours, and they quote no record
-                known = error
-            except (torch.OutOfMemoryError, DeviceFullError):
+            except (DataError, LedgerError, DeviceFullError) as error:
+                known = error  # ours, and they quote no record
+            except torch.OutOfMemoryError:
                 known = DeviceFullError()
             except ForeignError as error:
                 failure = error.failure
@@ -269,8 +266,14 @@ class Answering(Generic[Asked]):
         return self.folder / f"{step:08d}.safetensors"
 
 
-class DeviceFullError(Exception):
+class DeviceFullError(SfumatoError):
     """A device lacks the memory for what was asked of it at once; it says no more than that."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the device's memory is full, perhaps because other programs use it. What was answered "
+            "is kept: run the same command again, or with --device cpu."
+        )
 
 
 class ForeignError(SfumatoError):

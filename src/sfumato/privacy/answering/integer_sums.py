@@ -26,7 +26,7 @@ from sfumato.devices import CPU, exact_device
 from sfumato.errors import SfumatoError
 from sfumato.privacy import distributed
 from sfumato.privacy.answering.base import DeviceFullError, foreign
-from sfumato.privacy.clipping import EXACT_ROWS, UNIT
+from sfumato.privacy.clipping import EXACT_ROWS, UNIT, some_rows
 from sfumato.privacy.queries.base import TotalQuery
 from sfumato.privacy.records.units import units_of
 from sfumato.progress import Report
@@ -182,16 +182,24 @@ def total(
     place = exact_device(device)
     result = torch.zeros(rows * columns + query.shared, dtype=torch.int64, device=place)
     blocks, shared = result[: rows * columns].view(rows, columns), result[rows * columns :]
-    for part in contributed(query, source, size, report, ranks, device):
+
+    # In calls of their own, so that no batch and no few rows need more memory than the first.
+    def add_few(block: Tensor, rows: Tensor, most: Tensor | None) -> None:
+        steps = query.bounded_sum(rows, most)
+        block += steps[:columns]
+        shared.add_(steps[columns:])
+
+    def add(part: Contributed) -> None:
         values = part.values.to(place)
-        bounds = None if spec.unit is None else torch.from_numpy(part.bounds).to(place)
+        bounds = None if spec.unit is None else torch.from_numpy(part.bounds)
         block = np.where(part.labels < 0, -1, part.labels if query.by_class else 0)
         for row in np.unique(block[block >= 0]).tolist():
             for chosen in torch.from_numpy(np.flatnonzero(block == row)).split(EXACT_ROWS):
-                of_chosen = None if bounds is None else bounds[chosen]
-                steps = query.bounded_sum(values[chosen], of_chosen)
-                blocks[row] += steps[:columns]
-                shared += steps[columns:]
+                add_few(blocks[row], *some_rows(values, chosen, bounds))
+
+    for part in contributed(query, source, size, report, ranks, device):
+        add(part)
+        del part  # before the next one comes
     return result.cpu()
 
 
@@ -237,10 +245,11 @@ def contributed(
             continue
         images[:count], images[count:] = torch.from_numpy(pixels), 0
         labels[:count], labels[count:] = torch.from_numpy(classes).clamp(min=0), 0
-        values = foreign(partial(contributions, query, images, labels, device))
         whole = np.full(count, UNIT)
         bounds = whole if of_record is None else of_record[done : done + count]
-        yield Contributed(values[:count], np.where(bounds > 0, classes, -1), bounds)
+        counted = np.where(bounds > 0, classes, -1)
+        values = partial(contributions, query, images, labels, device)
+        yield Contributed(foreign(values)[:count], counted, bounds)
         done += count
         progress.advance(done)
     if units is not None:

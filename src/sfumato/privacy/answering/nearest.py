@@ -88,6 +88,7 @@ class NearestAnswering(Answering[NearestQuery]):
                     file.write(whole_rows(part.values.cpu().numpy()).tobytes())
                     labels.append(part.labels)
                     bounds.append(part.bounds)
+                    del part  # before the next comes: none may need more memory than the first
                 file.flush()
                 shape = (sum(map(len, labels)), self.query.width)
                 empty = np.zeros(shape, np.int16)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
-from sfumato.devices import free_memory, random_on
+from sfumato.devices import TOO_LITTLE_MEMORY, free_memory, random_on
 from sfumato.errors import LedgerError, SfumatoError, UsageError
 from sfumato.privacy import distributed
 from sfumato.privacy.accounting.events import Event
@@ -261,9 +261,10 @@ class VoteAnswering(Answering[VoteQuery]):
         try:
             return self._are_independent(teachers, generated.to(self._run.device))
         except torch.OutOfMemoryError:
-            if self._at_once == 1:
-                raise
+            full = self._at_once == 1
         free_memory(self._run.device)
+        if full:
+            raise SfumatoError(TOO_LITTLE_MEMORY)
         return False
 
     def _are_independent(self, teachers: Teachers, generated: GeneratedBatch) -> bool:

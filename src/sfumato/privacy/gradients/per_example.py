@@ -26,7 +26,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from sfumato.devices import device_of, exact_device, finish, free_memory
+from sfumato.devices import (
+    TOO_LITTLE_MEMORY,
+    device_of,
+    exact_device,
+    finish,
+    free_memory,
+    sent,
+)
 from sfumato.errors import SfumatoError
 from sfumato.privacy.clipping import add_clipped
 from sfumato.privacy.gradients.layers import Recording, flatten, is_supported
@@ -79,8 +86,8 @@ class UnitBatch:
 
     def to(self, device: torch.device) -> UnitBatch:
         """The units on ``device``."""
-        draws = tuple(draw.to(device) for draw in self.draws)
-        return UnitBatch(self.images.to(device), self.labels.to(device), draws)
+        draws = tuple(sent(draw, device) for draw in self.draws)
+        return UnitBatch(sent(self.images, device), sent(self.labels, device), draws)
 
     def at(self, index: Tensor | slice) -> UnitBatch:
         """The units at ``index``."""
@@ -175,8 +182,28 @@ def unit_gradients(
     images: int | None = None,
 ) -> Tensor:
     """Gradients of at most a micro-batch of units, in one that is filled up with black images."""
-    missing = 0 if engine == "loop" else units_at_once(loss, images) - len(part)
-    return ENGINES[engine](network, loss, part.filled(missing))[: len(part)]
+    return filled_gradients(network, loss, part, engine, images)[: len(part)]
+
+
+def filled_gradients(
+    network: nn.Module,
+    loss: UnitLoss,
+    part: UnitBatch,
+    engine: str,
+    images: int | None = None,
+) -> Tensor:
+    """Gradients of a micro-batch that ``part`` begins: zeros for the black images that fill it up.
+
+    Units come to the network's device when the micro-batch is full, so that what lies there does
+    not show how many there were.
+    """
+    device = device_of(network)
+    missing = units_at_once(loss, images) - len(part)
+    if engine == "loop" and device.type == "cpu":
+        missing = 0
+    rows = ENGINES[engine](network, loss, part.filled(missing).to(device))
+    rows[len(part) :] = 0
+    return rows
 
 
 def gradient_sum(
@@ -189,15 +216,19 @@ def gradient_sum(
 ) -> Tensor:
     """Σ over units of clipped gradients in steps of C · 2⁻²⁰, int64 ``[parameters]``.
 
-    A unit whose gradient holds a NaN or an infinity adds nothing. Units come to the network's
-    device a micro-batch at a time, so that no more of them ever lies there.
+    A unit whose gradient holds a NaN or an infinity adds nothing. Nothing of a micro-batch is left
+    on the network's device when the next one comes.
     """
     dimension = sum(parameter.numel() for parameter in trained(network))
     device = device_of(network)
     total = torch.zeros(dimension, dtype=torch.int64, device=exact_device(device))
-    for part in batch.split(units_at_once(loss, images)):
-        rows = unit_gradients(network, loss, part.to(device), engine, images)
+
+    def add(part: UnitBatch) -> None:
+        rows = filled_gradients(network, loss, part, engine, images)
         add_clipped(total, rows.to(total.device), clip_norm)
+
+    for part in batch.split(units_at_once(loss, images)):
+        add(part)
     return total
 
 
@@ -245,25 +276,32 @@ def fastest_engine(
 def engine_that_fits(
     network: nn.Module, loss: UnitLoss, public: UnitBatch, most: int = MOST_IMAGES
 ) -> tuple[str, int]:
-    """The fastest engine, and images of a micro-batch that the device's memory holds.
+    """The fastest engine, and how many images of a micro-batch fit into the device's memory.
 
     Raises:
         SfumatoError: the device has too little memory for one unit; as :func:`fastest_engine`.
     """
-    images = min(most, IMAGES_AT_ONCE)
-    while True:
+    images, engine = min(most, IMAGES_AT_ONCE), ""
+    while not engine:
         try:
             engine = fastest_engine(network, loss, public, images)
-            more = min(most, images_at_once(network, loss, public, engine))
-            if more <= images:
-                return engine, images
-            images, most = more, more
         except torch.OutOfMemoryError:
             if images == 1:
                 break
             images = most = images // 2
-            free_memory(device_of(network))
-    raise SfumatoError("the device has too little memory for one image. Use --device cpu.")
+        free_memory(device_of(network))
+    if not engine:
+        raise SfumatoError(TOO_LITTLE_MEMORY)
+    more = images if engine == "loop" else min(most, images_at_once(network, loss, public, engine))
+    while more > images:
+        try:
+            if units_are_independent(network, loss, public, engine, more):
+                return engine, more
+        except torch.OutOfMemoryError:
+            pass
+        free_memory(device_of(network))
+        more //= 2
+    return engine, images
 
 
 def images_at_once(network: nn.Module, loss: UnitLoss, public: UnitBatch, engine: str) -> int:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sfumato.devices import device_of
+from sfumato.devices import device_of, sent
 from sfumato.privacy.gradients.per_example import (
     UnitBatch,
     UnitLoss,
+    filled_gradients,
     trained,
-    unit_gradients,
     units_at_once,
 )
 from sfumato.privacy.gradients.topagg import TopSigns, add_votes, top_signs
@@ -62,8 +62,13 @@ def vote_sum(
     size = sum(parameter.numel() for parameter in trained(network))
     device = device_of(network)
     total = torch.zeros(size, dtype=torch.int64, device=device)
-    for part in (units.to(device) for units in batch.split(units_at_once(loss, images))):
-        rows = unit_gradients(network, loss, part, engine, images)
-        uniform = part.draws[-1] if compress.stochastic else None
+
+    def add(part: UnitBatch) -> None:
+        rows, uniform = filled_gradients(network, loss, part, engine, images), None
+        if compress.stochastic:
+            uniform = sent(part.filled(len(rows) - len(part)).draws[-1], device)
         add_votes(total, *top_signs(rows, compress.entries, uniform), compress.entries)
+
+    for part in batch.split(units_at_once(loss, images)):
+        add(part)
     return total
