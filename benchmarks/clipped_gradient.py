@@ -21,9 +21,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from sfumato.devices import device_of, finish, resolve_device
 from sfumato.methods.dpdm.diffusion import Denoiser, DenoisingLoss
 from sfumato.methods.dpdm.parameterisations import PARAMETERISATIONS
-from sfumato.networks import UNet, resolve_device
+from sfumato.networks import UNet
 from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.gradients.layers import flatten
 from sfumato.privacy.gradients.per_example import (
@@ -38,12 +39,15 @@ from sfumato.privacy.gradients.per_example import (
 CLIP_NORM = 1.0
 
 
-def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds of one call by ``clock``."""
+def seconds(
+    work: Callable[[], object],
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Seconds of one call by ``clock``, until ``device`` has done all of it."""
     started = clock()
     work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    finish(device)
     return clock() - started
 
 
@@ -117,7 +121,7 @@ def measured(
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float | str]:
     """Seconds of each side, the fastest of ``turns``, and their ratios; see the module's text."""
-    engine = engine or fastest_engine(network, loss, batch)
+    engine, device = engine or fastest_engine(network, loss, batch), device_of(network)
 
     def ours() -> Tensor:
         return gradient_sum(network, loss, batch, CLIP_NORM, engine)
@@ -136,7 +140,10 @@ def measured(
         difference = float((theirs().cpu().double() - ours_again).norm() / ours_again.norm())
         assert difference < 1e-2, f"Opacus gives another sum: {difference}"
         sides["opacus_s"] = theirs
-    times = {name: min(seconds(side, clock) for _ in range(turns)) for name, side in sides.items()}
+    times = {
+        name: min(seconds(side, device, clock) for _ in range(turns))
+        for name, side in sides.items()
+    }
     result = {
         "batch": len(batch),
         "multiplicity": loss.multiplicity,

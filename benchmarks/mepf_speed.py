@@ -15,11 +15,11 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from clipped_gradient import seconds
 
 from sfumato.data import ImageSource
 from sfumato.data.opening import open_images
@@ -32,20 +32,11 @@ from sfumato.privacy import Budget, Curator, SumQuery
 from sfumato.privacy.answering import integer_sums
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall seconds of one call."""
-    started = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
 def feature_turns(
     method: DPMEPF, source: ImageSource, device: torch.device, turns: int
 ) -> list[tuple[float, ...]]:
-    """Seconds of each turn over all images: bare encoder and perceptual moments, both on
-    ``device``, and the exact release before its noise, wherever the curator computes it."""
+    """Seconds of each turn over all images on ``device``: bare encoder, perceptual moments, and the
+    exact release before its noise."""
     joint = joint_embedding(method, source.spec)
     (query,) = method.queries(source.spec)
     assert isinstance(query, SumQuery)
@@ -53,24 +44,24 @@ def feature_turns(
         torch.from_numpy(images).to(device) for images, _ in source.batches(integer_sums.BATCH)
     ]
 
-    # The release moves the same modules to where the curator computes; each turn moves them back.
+    moved(joint, device)
+
     def bare_features() -> None:
-        moved(joint, device)
         with torch.inference_mode():
             for images in batches:
                 joint.features.activations(to_unit(images))
 
     def features() -> None:
-        moved(joint, device)
         with torch.inference_mode():
             for images in batches:
                 joint.moments(joint.features.activations(to_unit(images)))
 
     def release() -> None:
-        integer_sums.total(query, source, integer_sums.BATCH, lambda share: None)
+        integer_sums.total(query, source, integer_sums.BATCH, lambda share: None, device=device)
 
     bare_features()
-    return [tuple(map(seconds, (bare_features, features, release))) for _ in range(turns)]
+    sides = (bare_features, features, release)
+    return [tuple(seconds(side, device) for side in sides) for _ in range(turns)]
 
 
 def summary(bare: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
@@ -107,7 +98,8 @@ def main() -> None:
     bare_step()
     matching.advance(0)
     step_turns = [
-        (seconds(bare_step), seconds(lambda: matching.advance(1))) for _ in range(options.steps)
+        (seconds(bare_step, CPU), seconds(lambda: matching.advance(1), CPU))
+        for _ in range(options.steps)
     ]
 
     bare, moments, whole = zip(*turns, strict=True)

@@ -82,6 +82,8 @@ def finish(device: torch.device) -> None:
     """Wait until ``device`` has done what it was given: GPUs only note it at first."""
     if device.type == "cuda" and torch.cuda.is_available():
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def free_memory(device: torch.device) -> None:

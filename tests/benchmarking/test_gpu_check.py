@@ -26,6 +26,7 @@ def run(gpu_check, out, *stages, minutes="4.9"):
 
 
 def test_each_method_is_a_line_and_one_that_fails_hides_no_other(gpu_check, monkeypatch, tmp_path):
+    assert set(gpu_check.SMALL) == set(gpu_check.IMAGES)
     monkeypatch.setattr(gpu_check, "IMAGES", ["no-such-method", "moments"])
     code, lines = run(gpu_check, tmp_path, "methods")
     assert code == 1

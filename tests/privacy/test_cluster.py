@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
+from typer.testing import CliRunner
 
+from sfumato import synthesis
+from sfumato.cli.app import app
 from sfumato.data import ImageSource, open_images
 from sfumato.data.shards import write_shards
 from sfumato.errors import DataError, SfumatoError, UsageError
@@ -220,6 +224,38 @@ def test_methods_with_steps_are_refused_and_nothing_is_charged(shards, tmp_path)
         with pytest.raises(UsageError, match="step by step"):
             curator.open(DPDM())
     assert not any(p.stat().st_size for p in (tmp_path / "state").rglob("ledger.jsonl"))
+
+
+def test_shards_and_a_sum_over_them_through_the_command_line(
+    people, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``shard --by-unit``, then ``synthesize --engine ray``, with a cluster that is none."""
+    cluster, engines = HereCluster(), []
+
+    @contextmanager
+    def on_here(source: ImageSource, engine: str | None) -> Iterator[None]:
+        engines.append(engine)
+        source.cluster = cluster
+        yield
+
+    def run(*words: object) -> str:
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    monkeypatch.setattr(synthesis, "on_cluster", on_here)
+    out, release, state = tmp_path / "shards", tmp_path / "release", tmp_path / "state"
+    reading = ["--channels", "1", "--image-size", "28"]
+    pattern = ["--by-unit", "--unit-pattern", r"p(\d+)_"]
+    said = run("shard", people, *pattern, *reading, "--out", out, "--shards", 3)
+    assert f"--unit unit --same-data-as {people}" in " ".join(said.split())
+    assert len(list(out.glob("*.parquet"))) == 3
+    unit = ["--unit", "unit", "--records-per-unit", 3, "--image-size", "28"]
+    privacy = ["--epsilon", 5, "--delta", 1e-6, "--method", "moments", "--independent-data"]
+    rest = ["--samples", 20, "--out", release, "--state", state, "--quiet"]
+    run("synthesize", out, *unit, "--engine", "ray", *privacy, *rest)
+    assert engines == ["ray"] and cluster.asked >= 1 + 3
+    run("verify", release)
 
 
 @pytest.mark.parametrize("engine", ["spark", "ray://", "ray:", "ray://nowhere", "ray://a:b", ""])
