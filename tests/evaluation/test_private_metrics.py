@@ -140,6 +140,8 @@ def test_forged_metrics_fail_verification(
         (lambda m: m["utility"][0]["recall"][3].update(value=True), "must be a number or null"),
         (lambda m: m["utility"][0]["recall"].pop(), "utility is not what"),
         (lambda m: m["utility"][0].update(classifier="resnet18"), "utility is not what"),
+        (lambda m: m["utility"][0].update(training_count=10**6), "is not the one that the query"),
+        (lambda m: m["utility"][0].pop("training_count"), "is not the one that the query"),
         (lambda m: m["utility"].append(m["utility"][0]), "utility is not what"),
         (lambda m: m["answers"]["recall"].reverse(), "not the one that the ledger names"),
         (lambda m: m["answers"]["frechet"].append(2**70), "not the one that the ledger names"),

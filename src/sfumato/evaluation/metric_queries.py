@@ -98,7 +98,11 @@ class RecallQuery:
             clip_norm=math.sqrt(len(classifiers)),
             by_class=True,
             nonnegative=True,
-            describes={**about, "classifiers": [c.name for c in classifiers]},
+            describes={
+                **about,
+                "classifiers": [c.name for c in self.classifiers],
+                "training_counts": [c.training_count for c in self.classifiers],
+            },
         )
 
     def read(self, answer: Answer) -> list[dict[str, Any]]:

@@ -138,6 +138,8 @@ def _other_recalls(
         yield f"{PART}: recall does not say of which classifiers"
         return
     derived = recalls(counts.reshape(-1, columns), noise_std)
+    if [score.get("training_count") for score in stated] != query.get("training_counts"):
+        yield f"{METRICS}: a training_count is not the one that the query names"
     if [score["classifier"] for score in stated] != names or not all(
         len(score["recall"]) == len(right["recall"])
         and all(
