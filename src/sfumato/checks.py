@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from sfumato.data import ImageSource, PublicSpec, stated_path
@@ -10,6 +11,7 @@ from sfumato.data.writers import FORMATS
 from sfumato.errors import UsageError
 from sfumato.methods.base import Classifier, Fitted, Method, Model
 from sfumato.options import Location, ReleaseOptions
+from sfumato.privacy.family import known_places
 from sfumato.privacy.run import state_of
 from sfumato.release import check_target
 from sfumato.release.verification.leaks import json_leaks
@@ -71,6 +73,47 @@ def check_publishable(spec: PublicSpec) -> None:
             "may hold. Rename the class, or write the unit another way: names of records have no "
             "leading slash."
         )
+
+
+def check_public(
+    public: ImageSource, private: ImageSource | None = None, state: Path | None = None
+) -> None:
+    """Refuse public images that lie where private ones do; the images themselves are not compared.
+
+    Places are declared and container-level. Whether two sets share an image depends on single
+    records, so it is not looked at: ``docs/public-models.md``.
+
+    Args:
+        public: images that are declared public.
+        private: the data set that they shall serve, if there is one.
+        state: the state folder, whose ledgers tell what else is private; the user's by default.
+
+    Raises:
+        UsageError: a place of theirs is private, or the state folder lies in one.
+        LedgerError: a ledger of the state folder is damaged.
+    """
+    places = [] if private is None else [(private.name, place) for place in private.places]
+    folder = state_of(public, state)
+    for location, place in [*places, *known_places(folder)]:
+        if any(_is_same(own, place) for own in public.places):
+            raise UsageError(
+                f"public={public.name} overlaps {location}, which is private: nothing protects "
+                "images that are learnt from as public ones. Name images that lie elsewhere; if "
+                f"these are public and a run was only tried on them, its ledger is in {folder}, "
+                "and another folder, --state (state=), has none."
+            )
+
+
+def _is_same(one: Place, other: Place) -> bool:
+    """Whether places overlap, or are two names of one file."""
+    if one.path == other.path:
+        return one.overlaps(other)  # or they are different splits of it
+    try:
+        return one.overlaps(other) or (
+            Path(one.path).is_file() and os.path.samefile(one.path, other.path)
+        )
+    except (OSError, ValueError):  # a known name, or not there
+        return False
 
 
 def check_apart(target: Path, made_from: ImageSource | Path, state: Location | None = None) -> None:

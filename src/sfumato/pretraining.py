@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sfumato.checks import check_public
 from sfumato.data import DataOptions, PublicSpec, open_images, stated_path
 from sfumato.data.arrays import load_labelled
 from sfumato.data.source import Place
@@ -41,7 +42,8 @@ def pretrain(public: Location, *objects: Any, **stated: Any) -> Path:
         The model's file; samples of it lie beside it, ``OUT.png``.
 
     Raises:
-        UsageError: an argument is outside its rule, or the method has no model of its own kind.
+        UsageError: an argument is outside its rule, the method has no model of its own kind, or
+            the images lie where private ones do that have a ledger.
         DataError: the images cannot be read.
     """
     declared, chosen = gathered("pretrain", [DataOptions, PretrainOptions], objects, stated)
@@ -52,6 +54,7 @@ def pretrain(public: Location, *objects: Any, **stated: Any) -> Path:
     kind = find_method(chosen.method)
     settings = {**_preset(kind, chosen.preset), **dict(chosen.options or {})}
     source = open_images(public, declared)
+    check_public(source)
     if any(Place(str(out.resolve())).overlaps(place) for place in source.places):
         raise UsageError(f"out={out} lies in public={public}. Name a file elsewhere.")
     images = load_labelled(source)

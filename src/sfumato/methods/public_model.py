@@ -74,8 +74,7 @@ class PublicModel:
             card, digest = dict(facts["card"]), hashlib.sha256(path.read_bytes()).hexdigest()
         except (DataError, OSError, LookupError, TypeError, ValueError) as error:
             raise UsageError(
-                f"public_model={path} is no public model. Make one with: sfumato pretrain PUBLIC "
-                "--out MODEL"
+                f"public_model={path} is no public model. Make one with sfumato pretrain."
             ) from error
         return cls(facts["method"], model, card, digest)
 

@@ -211,6 +211,21 @@ class DataSetLedger(Ledger):
         self.append("data", location=location, places=places, same_as=same_as)
 
 
+def known_places(state: Path) -> list[tuple[str, Place]]:
+    """Location and places of every data set that has a ledger in a state folder.
+
+    Raises:
+        LedgerError: a ledger is damaged, or another process holds them for longer than 30 s.
+    """
+    found = sorted(path.parent for path in state.glob("*/ledger.jsonl"))
+    if not found:
+        return []
+    with holding(FileLock(state / LOCK, timeout=LOCK_SECONDS, mode=OWNER_ONLY), state):
+        ledgers = [Ledger(folder) for folder in found]
+        known = [_Known(ledger, ledger.entries()) for ledger in ledgers]
+    return [(one.location, place) for one in known for place in one.places]
+
+
 def _keep_private(state: Path) -> None:
     """Close an existing state folder to others, unless it holds other things too."""
     with suppress(OSError):  # another user's, who has let us in
