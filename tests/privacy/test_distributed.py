@@ -81,9 +81,9 @@ def stream(self, label):
     return honest_stream(self, label)
 
 
-def gradient_sum(network, loss, batch, clip_norm, engine):
+def gradient_sum(network, loss, batch, clip_norm, *engine):
     sums.append(len(batch))
-    return honest_sum(network, loss, batch, clip_norm, engine)
+    return honest_sum(network, loss, batch, clip_norm, *engine)
 
 
 base.Answering._noise_stream, answering.gradient_sum = stream, gradient_sum

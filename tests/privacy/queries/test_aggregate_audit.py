@@ -137,8 +137,8 @@ def test_attack_finds_either_clip_left_out(
     else:
         honest = aggregate.gradient_sum
 
-        def summed(network, loss, batch, clip_norm, engine):  # type: ignore[no-untyped-def]
-            steps = honest(network, loss, batch, 1e3, engine)
+        def summed(network, loss, batch, clip_norm, *engine):  # type: ignore[no-untyped-def]
+            steps = honest(network, loss, batch, 1e3, *engine)
             return (steps * (1e3 / clip_norm)).round().long()
 
         monkeypatch.setattr(aggregate, part, summed)

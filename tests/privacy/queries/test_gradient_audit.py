@@ -115,8 +115,8 @@ def test_attack_finds_noise_that_repeats(
 def test_attack_finds_a_clip_left_out(
     make_source: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unclipped(network, loss, batch, clip_norm, engine):  # type: ignore[no-untyped-def]
-        steps = honest(network, loss, batch, 1e3, engine)
+    def unclipped(network, loss, batch, clip_norm, *engine):  # type: ignore[no-untyped-def]
+        steps = honest(network, loss, batch, 1e3, *engine)
         return (steps * (1e3 / clip_norm)).round().long()
 
     honest = gradient.gradient_sum
