@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sfumato.networks import CPU, Average
 from sfumato.privacy import SAVED_EVERY, Curator, UnitLoss, distributed
 from sfumato.privacy.gradients.layers import unflatten
+from sfumato.privacy.gradients.per_example import trained
 from sfumato.privacy.run import store
 from sfumato.privacy.sealed import sealed, unsealed
 from sfumato.progress import stage
@@ -165,9 +166,9 @@ def noisy_mean_gradient(
     loss: UnitLoss,
     batch: int,
 ) -> Sequence[Tensor]:
-    """The curator's noisy sum of a step over the expected ``batch``, by parameter."""
+    """The curator's noisy sum of a step over the expected ``batch``, by trained parameter."""
     total = curator.gradient(name, step, network, loss)
-    return unflatten(total / batch, list(network.parameters()))
+    return unflatten(total / batch, trained(network))
 
 
 def linear_warm_up(steps: int) -> Callable[[int], float]:

@@ -213,6 +213,12 @@ class UNet(nn.Module):
         self.paint = silenced(convolution(now, folded))
 
     @property
+    def last(self) -> list[nn.Module]:
+        """The last block and what follows it, and the classes' embeddings."""
+        classes = [] if self.label is None else [self.label]
+        return [self.up[-1], self.leave, self.paint, *classes]
+
+    @property
     def no_label(self) -> int:
         """The index that stands for an unknown class, for classifier-free guidance."""
         return self.classes

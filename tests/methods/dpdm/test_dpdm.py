@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sfumato.errors import UsageError
 from sfumato.methods import DPDM, load_model
 from sfumato.methods.dpdm.diffusion import Denoiser, DenoisingLoss, Shape
 from sfumato.methods.dpdm.parameterisations import EDM
+from sfumato.methods.public_model import PublicModel
 from sfumato.methods.training import Session
 from sfumato.methods.warmup import CentralImages, MomentImages
 from sfumato.networks import UNet
@@ -198,3 +200,34 @@ def test_a_warm_up_on_embedded_images_is_charged_as_one_sum(
 def test_a_shape_is_the_network_it_describes():
     network = Shape(8, (1, 2), 1, 8, 4).network(SPEC)
     assert (network.width, network.patch, network.classes) == (8, 4, 3)
+
+
+def test_fine_tuning_the_last_block_leaves_the_rest_as_the_public_model_has_it(
+    digits, small_dpdm, monkeypatch
+):
+    engine = "sfumato.privacy.answering.sampled.engine_that_fits"
+    monkeypatch.setattr(engine, lambda *_: ("layers", 64))
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (8, 1, 28, 28), dtype=np.uint8)
+    settings = {"public_steps": 1, "width": 8, "blocks": 1, "patch": 4, "sampling_steps": 2}
+    spec, labels = replace(digits.spec, classes=()), np.zeros(8, np.int64)
+    public = DPDM.pretrained(spec, (images, labels), settings, Session(quiet=True))
+    method = small_dpdm(public_model=PublicModel("dpdm", public, {}), finetune="last")
+    (query,) = method.queries(digits.spec)
+    with Curator(digits, BUDGET, quiet=True) as curator:
+        weights = method.fit(curator).denoiser.network.state_dict()
+    learnt = public.denoiser.network.state_dict()
+    changed = {name for name in learnt if not torch.equal(weights[name], learnt[name])}
+    last = max(int(name.split(".")[1]) for name in learnt if name.startswith("up."))
+    trained = {n for n in weights if n.startswith((f"up.{last}.", "leave.", "paint.", "label."))}
+    assert {"paint.weight", "leave.bias", f"up.{last}.residual.first.weight"} <= changed
+    assert changed <= trained
+    assert query.dimension == sum(weights[name].numel() for name in trained)
+    assert query.dimension < sum(value.numel() for value in weights.values()) / 2
+    assert query != replace(method, finetune="all").queries(digits.spec)[0]
+
+
+def test_the_last_block_is_not_fine_tuned_on_random_weights(small_dpdm):
+    with pytest.raises(UsageError, match="at random"):
+        small_dpdm(finetune="last")
+    small_dpdm(finetune="last", warm_up="moments")

@@ -474,6 +474,12 @@ def test_batch_normalisation_goes_by_the_loop_where_units_are_alone() -> None:
     assert apart(clipped(network, Noisy(), batch, 1.0, "loop"), alone) == 0
 
 
+def test_a_layer_that_is_trained_in_part_has_no_rule() -> None:
+    network = made("conv")
+    network[0].bias.requires_grad_(False)
+    assert not is_supported(network)
+
+
 @pytest.mark.parametrize("frozen", [0, 3, 9])
 def test_frozen_parameters_are_left_out(frozen: int) -> None:
     network = made("conv")
@@ -483,8 +489,8 @@ def test_frozen_parameters_are_left_out(frozen: int) -> None:
     clip_norm = float(rows.norm(dim=1).median())
     expected = bounded(rows, clip_norm)
     assert 0 < len(expected) < sum(p.numel() for p in network.parameters())
-    assert not is_supported(network)
-    for way in ("loop", "vmap", fastest_engine(network, Noisy(), batch)):
+    assert is_supported(network)
+    for way in ("loop", "vmap", "layers", fastest_engine(network, Noisy(), batch)):
         found = clipped(network, Noisy(), batch, clip_norm, way)
         assert apart(plain(found, network), expected) < 1e-4
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from sfumato.methods.training import Session, noisy_mean_gradient
 from sfumato.methods.warmup import WarmUp, warm_images
 from sfumato.networks import UNet, resolve_device
 from sfumato.privacy import Curator, GradientQuery, Query
+from sfumato.privacy.gradients.per_example import trained
 
 
 def _cpu(spec: PublicSpec) -> Settings:
@@ -91,6 +92,9 @@ class DPDM(Method):
         parameterisation: ``edm``, ``v``, ``vp`` or ``ve``.
         width, multipliers, blocks, attention, patch: the network; see :class:`UNet`.
         average: decay of the running average of weights that is released.
+        finetune: which weights the private steps train: ``all``, or the ``last`` block, the output
+            and the classes, with the others as a public model, public images or a warm-up left
+            them. Noise is added to fewer coordinates then.
         label_dropout: share of units whose label is dropped, for guidance.
         sampler: ``quick``, ``accuracy``, ``fid``, ``ddim`` or ``ddim-stochastic``.
         sampling_steps: the sampler's steps; its own by default.
@@ -148,6 +152,7 @@ class DPDM(Method):
     attention: int = 8
     patch: int = 2
     average: float = 0.99
+    finetune: Literal["all", "last"] = "all"
     label_dropout: float = 0.1
     sampler: str = "quick"
     sampling_steps: int | None = None
@@ -177,6 +182,7 @@ class DPDM(Method):
             "blocks": self.blocks >= 1,
             "patch": self.patch >= 1,
             "average": 0 <= self.average < 1,
+            "finetune": self.finetune in ("all", "last"),
             "label_dropout": 0 <= self.label_dropout <= 1,
             "warm_up": self.warm_up in get_args(WarmUp),
             "warm_up_steps": self.warm_up_steps >= 1,
@@ -195,6 +201,15 @@ class DPDM(Method):
             object.__setattr__(self, "public_digest", digest_of(self.public))
         if self.public_model is not None:
             object.__setattr__(self, "public_model_digest", self.public_model.digest)
+        # Verify knows the digest of public images alone.
+        learnt = self.public_digest and (self.public is None or self.public_steps)
+        started = learnt or self.public_model_digest or self.warm_up != "none"
+        if self.finetune != "all" and not started:
+            raise UsageError(
+                f"dpdm: finetune={self.finetune!r} leaves the other weights as they start, which "
+                "is at random here. Pass a public model, --public-model (public_model=), or public "
+                "images with steps on them, or set warm_up."
+            )
 
     @property
     def shape(self) -> Shape:
@@ -217,20 +232,29 @@ class DPDM(Method):
 
     def _gradient(self, spec: PublicSpec) -> GradientQuery:
         with torch.device("meta"):
-            network = self.shape.network(spec)
+            network = self._finetuned(self.shape.network(spec))
         return GradientQuery(
             "gradient",
-            sum(parameter.numel() for parameter in network.parameters()),
+            sum(parameter.numel() for parameter in trained(network)),
             self.clip_norm,
             poisson_rate(self.name, self.batch, spec),
             self.steps,
-            describes={"multiplicity": self.multiplicity},
+            describes={"multiplicity": self.multiplicity, "finetune": self.finetune},
         )
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time on this machine, measured on public images."""
         query = self._gradient(spec)
-        return gradient_steps(*self._untrained(spec, resolve_device()), query, spec)
+        network, loss = self._untrained(spec, resolve_device())
+        return gradient_steps(self._finetuned(network), loss, query, spec)
+
+    def _finetuned(self, network: UNet) -> UNet:
+        """The network with those weights fixed that the private steps leave as they are."""
+        if self.finetune == "last":
+            network.requires_grad_(False)
+            for module in network.last:
+                module.requires_grad_(True)
+        return network
 
     def _untrained(self, spec: PublicSpec, device: torch.device) -> tuple[UNet, DenoisingLoss]:
         torch.manual_seed(self.seed_public)
@@ -259,6 +283,7 @@ class DPDM(Method):
         def noisy_mean(step: int) -> Sequence[Tensor]:
             return noisy_mean_gradient(curator, "gradient", step, network, loss, self.batch)
 
+        self._finetuned(network)
         phases.run(
             "training",
             self.steps,

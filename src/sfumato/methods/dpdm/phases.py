@@ -11,6 +11,7 @@ from torch import Tensor
 from sfumato.methods.dpdm.diffusion import DenoisingLoss
 from sfumato.methods.training import Session, Training, linear_warm_up
 from sfumato.networks import Average, UNet, random_on
+from sfumato.privacy.gradients.per_example import trained
 
 WARM_UP = 20
 """Steps over which a phase's learning rate grows to its full size."""
@@ -67,8 +68,8 @@ class Phases:
         random: torch.Generator | None = None,
         saved: Callable[[int], None] | None = None,
     ) -> None:
-        """Take ``steps`` along ``gradient``, by parameter; the network ends as its average."""
-        parameters = list(self.network.parameters())
+        """Take ``steps`` along ``gradient``, for trained parameters, and leave the average."""
+        parameters = trained(self.network)
         average = Average(self.network, self.average, AVERAGE_OFFSET)
         training = Training(
             self.session,

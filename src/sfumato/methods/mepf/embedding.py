@@ -310,4 +310,5 @@ def public_embedding(joint: JointEmbedding, public: Batch, config: dict[str, Any
 @lru_cache(maxsize=1)
 def joint_embedding(method: MEPFSettings, spec: PublicSpec) -> JointEmbedding:
     """The joint embedding of a configuration, built once for plan, answer and training."""
-    return JointEmbedding(method, spec)
+    with torch.inference_mode(False):  # a pass over records may be the first to ask for it
+        return JointEmbedding(method, spec)

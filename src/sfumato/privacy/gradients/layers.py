@@ -17,14 +17,14 @@ from torch.nn import functional as F
 
 
 class Recording:
-    """Records each layer's input and output during one forward pass.
+    """Records each trained layer's input and output during one forward pass.
 
     Raises:
         RuntimeError: a layer runs twice in a pass, so that its gradient would be incomplete.
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self._layers = [m for m in network.modules() if _own(m)]
+        self._layers = _trained_layers(network)
         self._inputs: dict[nn.Module, Tensor] = {}
         self._outputs: dict[nn.Module, Tensor] = {}
         self._hooks: list[Any] = []
@@ -104,6 +104,11 @@ def _own(module: nn.Module) -> list[nn.Parameter]:
     return list(module.parameters(recurse=False))
 
 
+def _trained_layers(network: nn.Module) -> list[nn.Module]:
+    """The layers of which a parameter is trained."""
+    return [m for m in network.modules() if any(p.requires_grad for p in _own(m))]
+
+
 def _by_unit(values: Tensor, units: int) -> Tensor:
     """``[u·k, …]`` → ``[u, k, …]``."""
     return values.unflatten(0, (units, -1))
@@ -172,6 +177,11 @@ RULES: dict[type[nn.Module], Rule] = {
 
 
 def is_supported(network: nn.Module) -> bool:
-    """Whether every parameter belongs to a kind of layer that has a rule, and all are trained."""
-    layers = [m for m in network.modules() if _own(m)]
-    return all(type(m) in RULES and all(p.requires_grad for p in _own(m)) for m in layers)
+    """Whether every trained parameter belongs to a kind of layer that has a rule.
+
+    A layer is trained as a whole, or not at all.
+    """
+    return all(
+        type(layer) in RULES and all(p.requires_grad for p in _own(layer))
+        for layer in _trained_layers(network)
+    )
