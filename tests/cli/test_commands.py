@@ -185,7 +185,7 @@ def test_sample_draws_another_release_of_the_same_price(run: Run, tmp_path: Path
     refused = run("verify", tmp_path / "7", "--redraw", "some")
     assert refused.exit_code == 2 and "--redraw" in refused.output
     refused = run("sample", tmp_path / "out", "--label", "x", "--out", tmp_path / "x", "--quiet")
-    assert refused.exit_code == 2 and "must be one of the classes: 0, 1" in refused.output
+    assert refused.exit_code == 2 and "must be one of the classes: '0', '1'" in refused.output
 
 
 def test_verify_speaks_json_and_fails_with_its_own_code(run: Run, tmp_path: Path) -> None:
