@@ -48,6 +48,13 @@ def test_a_saved_dataset_and_a_saved_dict(saved, images, labels):
         open_images(saved / "many", split="val")
 
 
+def test_a_column_name_of_bad_bytes_is_refused(saved):
+    for shard in (saved / "one").glob("*.arrow"):
+        shard.write_bytes(shard.read_bytes().replace(b"who", b"wh\xff"))
+    with pytest.raises(DataError, match="no UTF-8 text"):
+        open_images(saved / "one")
+
+
 def test_a_damaged_stream_is_refused_and_a_stray_name_decides_nothing(saved, images):
     shard = next((saved / "one").glob("*.arrow"))
     shard.write_bytes(shard.read_bytes()[:10])

@@ -185,6 +185,22 @@ def test_different_numbers_are_not_told(saved):
     assert "731" not in str(refused.value) and "642" not in str(refused.value)
 
 
+def test_class_names_of_no_character_are_refused(saved, images, labels):
+    classes = np.array(["ant", "bee", "cat"])
+    classes.view(np.uint32)[4] = 0x110000  # above the last character that there is
+    with pytest.raises(DataError, match="no text"):
+        open_images(saved(images=images, labels=labels, classes=classes))
+
+
+def test_a_text_of_no_character_names_no_class_and_no_unit(saved, images):
+    names = np.array(["ant", "bee", "cat"] * 3)
+    names.view(np.uint32)[4] = 0x110000
+    path = saved(images=images, labels=names, who=names)
+    source = open_images(path, classes=["ant", "bee", "cat"], unit="who")
+    assert [label for _, label in source._records()] == [0, None, 2, 0, 1, 2, 0, 1, 2]
+    assert len(list(source._unit_keys())) == 9
+
+
 def test_numbers_need_class_names(saved, images, labels):
     with pytest.raises(DataError, match="carries no class names"):
         open_images(saved(images=images, labels=labels))

@@ -236,8 +236,9 @@ def _texts(archive: zipfile.ZipFile, array: _Array) -> Iterator[str | None]:
         for row in short_rows(stream, array.shape[0], width, most):
             try:
                 value = "" if row is None else np.frombuffer(row, held)[0].item() if most else ""
-                yield None if row is None else value if isinstance(value, str) else value.decode()
-            # A row can hold numbers that no character has.
+                text = value if isinstance(value, str) else value.decode()
+                # A row can hold numbers that no character has: looking at each finds them.
+                yield None if row is None else "".join(iter(text))
             except (ValueError, SystemError):
                 yield None
 
@@ -284,4 +285,7 @@ def _class_names(archive: zipfile.ZipFile, member: str, where: str) -> tuple[str
         raise DataError(f"{where}: the array of classes must be texts [k], short and in order.")
     if array.shape[0] > 100_000:
         raise DataError(f"{where}: more than 100000 classes.")
-    return tuple(str(name) for name in _stream(archive, array))
+    names = tuple(_texts(archive, array))
+    if None in names:
+        raise DataError(f"{where}: a name in the array of classes is no text. Save it again.")
+    return tuple(name for name in names if name is not None)

@@ -161,6 +161,10 @@ def open_table(
     """Open shards of columns. Raises DataError for an unknown schema, or schemas that differ."""
     schemas = [schema_of(shard) for shard in shards]
     for shard, schema in zip(shards, schemas, strict=True):
+        try:
+            schema.names  # noqa: B018 (Arrow decodes them only now)
+        except UnicodeDecodeError:
+            raise DataError(f"{shard}: a column's name is no UTF-8 text. Save it again.") from None
         if not schema.equals(schemas[0]):
             raise DataError(
                 f"{shard}: its schema differs from {shards[0].name}'s. Give shards of one data set."
