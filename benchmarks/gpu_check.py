@@ -46,13 +46,13 @@ from mepf_speed import feature_turns, summary
 from sfumato import synthesize
 from sfumato.bench.results import environment
 from sfumato.data import PublicSpec, open_images
+from sfumato.devices import described, resolve_device
 from sfumato.errors import DataError
 from sfumato.evaluation.judging import judge, open_real
 from sfumato.methods import DPDM, DPMEPF, Moments, find_method
 from sfumato.methods.dpdm.diffusion import Denoiser, DenoisingLoss
 from sfumato.methods.dpdm.phases import PUBLIC_BATCH
 from sfumato.methods.registry import IMAGES
-from sfumato.networks import described, resolve_device
 from sfumato.privacy import Budget, Curator, SumQuery
 from sfumato.privacy.answering.integer_sums import contributions
 from sfumato.privacy.gradients.per_example import fastest_engine, gradient_sum, units_at_once

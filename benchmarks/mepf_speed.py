@@ -23,11 +23,11 @@ from clipped_gradient import seconds
 
 from sfumato.data import ImageSource
 from sfumato.data.opening import open_images
+from sfumato.devices import CPU, moved
 from sfumato.features import to_unit
 from sfumato.methods import DPMEPF
 from sfumato.methods.mepf.embedding import Embedding, joint_embedding
 from sfumato.methods.mepf.matching import Matching
-from sfumato.networks import CPU, moved
 from sfumato.privacy import Budget, Curator, SumQuery
 from sfumato.privacy.answering import integer_sums
 

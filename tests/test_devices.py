@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sfumato.devices import device_of, moved, resolve_device
 from sfumato.errors import UsageError
-from sfumato.networks import device_of, moved, resolve_device
 from sfumato.synthesis import synthesize
 
 

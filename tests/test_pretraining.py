@@ -12,6 +12,7 @@ import torch
 
 import sfumato
 from sfumato.data import PublicSpec
+from sfumato.devices import CPU
 from sfumato.errors import CertificateError, SfumatoError, UsageError
 from sfumato.methods import find_method
 from sfumato.methods.base import digest_of
@@ -20,7 +21,6 @@ from sfumato.methods.mepf.method import DPMEPF
 from sfumato.methods.public_model import PublicModel
 from sfumato.methods.registry import IMAGES, PRETRAINED
 from sfumato.methods.training import Session, Training
-from sfumato.networks import CPU
 from sfumato.pretraining import UNCHECKED, pretrain
 from sfumato.release import read_certificate, verify
 from sfumato.release.writing.card import make_card

@@ -11,13 +11,13 @@ from sfumato.checks import check_public
 from sfumato.data import DataOptions, PublicSpec, open_images, stated_path
 from sfumato.data.arrays import load_labelled
 from sfumato.data.source import Place
+from sfumato.devices import resolve_device
 from sfumato.disk import private_folder, write_atomically
 from sfumato.errors import UsageError
 from sfumato.methods.base import Method, Model, Settings, digest_of
 from sfumato.methods.public_model import PublicModel
 from sfumato.methods.registry import find_method
 from sfumato.methods.training import Session
-from sfumato.networks import resolve_device
 from sfumato.options import Location, PretrainOptions, check_seed, gathered
 from sfumato.privacy.ledger import digest
 from sfumato.release.writing.grid import PER_CLASS, SampleGrid

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sfumato.networks import CPU, ImageStreams, normal
+from sfumato.devices import CPU
+from sfumato.networks import ImageStreams, normal
 
 
 def test_numbers_of_a_seed_are_the_same_in_every_version() -> None:

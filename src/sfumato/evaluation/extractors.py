@@ -20,11 +20,11 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
+from sfumato.devices import resolve_device
 from sfumato.errors import UsageError
 from sfumato.evaluation.cache import array_digest, key, write_atomically
 from sfumato.evaluation.inception import load_inception
 from sfumato.features.encoder import load_encoder
-from sfumato.networks import resolve_device
 from sfumato.progress import Report
 
 SHIPPED = "efficientnet-lite0"

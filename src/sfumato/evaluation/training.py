@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.data.arrays import LabelledImages
+from sfumato.devices import bfloat16_where, device_of, fast_bfloat16, resolve_device
 from sfumato.errors import DataError
 from sfumato.evaluation.cache import images_digest, key, write_atomically
 from sfumato.evaluation.classifiers import Recipe, recipe
-from sfumato.networks import bfloat16_where, device_of, fast_bfloat16, resolve_device
 from sfumato.progress import Report
 
 CHECKED_IMAGES = 10_000

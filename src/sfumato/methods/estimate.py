@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sfumato.data.spec import PublicSpec
-from sfumato.networks import device_of, random_on
+from sfumato.devices import device_of, random_on
 from sfumato.privacy import GradientQuery, SumQuery, UnitLoss
 
 IMAGES, PROBE, TIMED = 64, 128, 32

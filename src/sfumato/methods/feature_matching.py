@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import moved, random_on
 from sfumato.methods.base import Method, check_rules
 from sfumato.methods.estimate import reading, seconds_of
 from sfumato.methods.mean_matching import BETAS, LARGEST_GRADIENT, MovingMean, warm_up_and_cosine
 from sfumato.methods.model import GeneratorModel, make_generator
 from sfumato.methods.training import Session, Training
-from sfumato.networks import Average, moved, random_on
+from sfumato.networks import Average
 from sfumato.privacy import Answer, Curator, Query, SumQuery
 
 MEMORY = 0.9

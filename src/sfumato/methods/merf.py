@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import CPU, random_on
 from sfumato.methods.base import check_rules
 from sfumato.methods.feature_matching import FeatureMatching, Features
-from sfumato.networks import CPU, random_on
 
 LENGTH_SHARE = 0.3
 """Length scale relative to √pixels, for pixels in [0, 1]: about the median distance of images."""

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import device_of, moved
 from sfumato.methods.base import Batch, Model, Sampling, labels_for
 from sfumato.methods.saved_arrays import arrays_of, checked_counts, loaded, tensors_below
-from sfumato.networks import Generator, ImageStreams, device_of, moved, to_bytes
+from sfumato.networks import Generator, ImageStreams, to_bytes
 
 TRIES = 20
 """Most times that an image is made again because it was not called by the class asked for."""

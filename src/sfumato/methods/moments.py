@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import moved
 from sfumato.features.basis import dct_basis
 from sfumato.methods.base import Method, check_rules
 from sfumato.methods.estimate import reading
 from sfumato.methods.gaussian import Gaussians, MomentBlock, loaded_gaussians
 from sfumato.methods.model import ImageModel
 from sfumato.methods.saved_arrays import checked_counts
-from sfumato.networks import Random, moved
+from sfumato.networks import Random
 from sfumato.privacy import Answer, Curator, Query, SumQuery
 
 

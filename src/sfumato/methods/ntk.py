@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import CPU, random_on
 from sfumato.methods.base import check_rules
 from sfumato.methods.feature_matching import FeatureMatching, Features
-from sfumato.networks import CPU, random_on
 
 GREY = 0.5
 

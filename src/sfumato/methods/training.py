@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfumato.networks import CPU, Average
+from sfumato.devices import CPU
+from sfumato.networks import Average
 from sfumato.privacy import SAVED_EVERY, Curator, UnitLoss, distributed
 from sfumato.privacy.gradients.layers import unflatten
 from sfumato.privacy.gradients.per_example import trained

@@ -30,7 +30,7 @@ def doctor(state: p.State = None, json: p.Json = False) -> None:
       sfumato doctor
       sfumato doctor --json
     """
-    from sfumato.networks import described, resolve_device
+    from sfumato.devices import described, resolve_device
     from sfumato.privacy.run import default_state
 
     folder = state or default_state()

@@ -17,19 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import device_of, moved, random_on, resolve_device
 from sfumato.methods.base import Classifier, Method, check_rules, check_two_classes, poisson_rate
 from sfumato.methods.estimate import gradient_steps
 from sfumato.methods.saved_arrays import arrays_of, loaded, tensors_below
 from sfumato.methods.training import Session, Training, noisy_mean_gradient
-from sfumato.networks import (
-    Average,
-    TanhCNN,
-    device_of,
-    moved,
-    random_on,
-    resolve_device,
-    to_pixels,
-)
+from sfumato.networks import Average, TanhCNN, to_pixels
 from sfumato.privacy import Curator, GradientQuery, Query, TopSigns
 
 BATCH = 500

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import device_of, moved
 from sfumato.features import LARGEST_SIZE, PooledCoordinates, to_unit
 from sfumato.methods.base import Classifier, Method, check_rules, check_two_classes, digest_of
 from sfumato.methods.estimate import reading
 from sfumato.methods.second_moments import SecondMoments
-from sfumato.networks import device_of, moved
 from sfumato.privacy import Answer, Curator, Query, SumQuery
 
 BATCH = 250

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import CPU, random_on
 from sfumato.errors import UsageError
 from sfumato.features.basis import dct_basis
 from sfumato.methods.base import Method, Settings, check_rules
@@ -22,7 +23,6 @@ from sfumato.methods.datalens.teachers import NearestTeachers, NetworkTeachers
 from sfumato.methods.estimate import seconds_of
 from sfumato.methods.model import GeneratorModel, make_generator
 from sfumato.methods.training import Session, Training
-from sfumato.networks import CPU, random_on
 from sfumato.privacy import (
     Curator,
     GeneratedBatch,

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sfumato.devices import random_on
 from sfumato.methods.dpaf.class_means import ClassMaps, ClassMeans
 from sfumato.methods.training import Session, Training
-from sfumato.networks import Average, Generator, random_on
+from sfumato.networks import Average, Generator
 from sfumato.networks.aggregating import Lower, Upper
 
 BETAS = (0.5, 0.999)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.devices import random_on
 from sfumato.methods.training import Session, Training, noisy_mean_gradient
-from sfumato.networks import random_on, to_pixels
+from sfumato.networks import to_pixels
 from sfumato.networks.gan import LEAK
 from sfumato.privacy import Curator, GradientQuery
 

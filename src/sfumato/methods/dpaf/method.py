@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import resolve_device
 from sfumato.errors import UsageError
 from sfumato.methods.base import Method, Settings, check_rules, poisson_rate
 from sfumato.methods.dpaf.asymmetric_training import AsymmetricSettings, AsymmetricTraining, Loss
@@ -23,7 +24,7 @@ from sfumato.methods.dpaf.first_layer import Classifier, learn_first_layer
 from sfumato.methods.estimate import seconds_of
 from sfumato.methods.model import GeneratorModel, make_generator
 from sfumato.methods.training import Session
-from sfumato.networks import Generator, resolve_device
+from sfumato.networks import Generator
 from sfumato.networks.aggregating import FixedConvolution, Lower, Upper
 from sfumato.networks.gan import COARSEST, levels
 from sfumato.privacy import AggregateQuery, Curator, GradientQuery, Query

@@ -13,21 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import bfloat16_where, device_of, fast_bfloat16, random_on
 from sfumato.errors import UsageError
 from sfumato.methods.dpdm.parameterisations import PARAMETERISATIONS, Parameterisation
 from sfumato.methods.dpdm.samplers import DDIM, PRESETS, Preset, guided
 from sfumato.methods.model import ImageModel
 from sfumato.methods.saved_arrays import arrays_of, checked_counts, loaded, tensors_below
-from sfumato.networks import (
-    ImageStreams,
-    UNet,
-    bfloat16_where,
-    device_of,
-    fast_bfloat16,
-    random_on,
-    to_bytes,
-    to_pixels,
-)
+from sfumato.networks import ImageStreams, UNet, to_bytes, to_pixels
 
 LOSS_BATCH = 128
 LOSS_LEVELS = 16

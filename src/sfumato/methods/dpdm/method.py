@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import resolve_device
 from sfumato.errors import UsageError
 from sfumato.methods.base import Batch, Method, Settings, check_rules, digest_of, poisson_rate
 from sfumato.methods.dpdm.diffusion import (
@@ -33,7 +34,7 @@ from sfumato.methods.estimate import gradient_steps
 from sfumato.methods.public_model import PublicModel, start_from
 from sfumato.methods.training import Session, noisy_mean_gradient
 from sfumato.methods.warmup import WarmUp, warm_images
-from sfumato.networks import UNet, resolve_device
+from sfumato.networks import UNet
 from sfumato.privacy import Curator, GradientQuery, Query
 from sfumato.privacy.gradients.per_example import trained
 

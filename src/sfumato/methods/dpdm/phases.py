@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sfumato.devices import random_on
 from sfumato.methods.dpdm.diffusion import DenoisingLoss
 from sfumato.methods.training import Session, Training, linear_warm_up
-from sfumato.networks import Average, UNet, random_on
+from sfumato.networks import Average, UNet
 from sfumato.privacy.gradients.per_example import trained
 
 WARM_UP = 20

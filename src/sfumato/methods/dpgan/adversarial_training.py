@@ -9,15 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.devices import bfloat16_where, random_on
 from sfumato.methods.training import Session, Training
-from sfumato.networks import (
-    Average,
-    Discriminator,
-    Generator,
-    bfloat16_where,
-    random_on,
-    to_pixels,
-)
+from sfumato.networks import Average, Discriminator, Generator, to_pixels
 
 GENERATED = 64
 """Generated images of a step of the generator, and of the penalty."""

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import fast_bfloat16, resolve_device
 from sfumato.methods.base import Method, Settings, check_rules, poisson_rate
 from sfumato.methods.dpgan.adversarial_training import AdversarialTraining, PairLoss, Rates
 from sfumato.methods.estimate import gradient_steps
 from sfumato.methods.model import GeneratorModel, make_generator
 from sfumato.methods.training import Session, noisy_mean_gradient
-from sfumato.networks import Discriminator, fast_bfloat16, resolve_device
+from sfumato.networks import Discriminator
 from sfumato.privacy import Curator, GradientQuery, Query
 
 

@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import moved
 from sfumato.errors import DataError
 from sfumato.features import (
     PerceptualFeatures,
@@ -45,7 +46,6 @@ from sfumato.methods.mepf.labeller import (
 )
 from sfumato.methods.mepf.settings import MEPFSettings
 from sfumato.methods.second_moments import SecondMoments
-from sfumato.networks import moved
 
 FORMAT = "sfumato-embedding/1"
 START_MEAN_WEIGHT = 0.4

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import bfloat16_where, fast_bfloat16
 from sfumato.features import dct_basis
 from sfumato.methods.gaussian import Gaussians
-from sfumato.networks import Random, Refiner, bfloat16_where, fast_bfloat16, normal
+from sfumato.networks import Random, Refiner, normal
 
 GREY = 0.5
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 import torch
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import moved, random_on
 from sfumato.methods.mean_matching import BETAS, LARGEST_GRADIENT, MovingMean, warm_up_and_cosine
 from sfumato.methods.mepf.embedding import JointEmbedding, Targets
 from sfumato.methods.mepf.generator import StartedGenerator, refiner
 from sfumato.methods.mepf.settings import MEPFSettings
 from sfumato.methods.public_model import start_from
 from sfumato.methods.training import Session, Training
-from sfumato.networks import Average, Refiner, moved, random_on
+from sfumato.networks import Average, Refiner
 
 CHANGE_PENALTY = 0.01
 

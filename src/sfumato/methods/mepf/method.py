@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
+from sfumato.devices import CPU, moved, random_on
 from sfumato.errors import UsageError
 from sfumato.features import LARGEST_SIZE
 from sfumato.methods.base import Batch, Method, Settings, check_rules, digest_of
@@ -35,7 +36,6 @@ from sfumato.methods.mepf.model import MEPFModel
 from sfumato.methods.mepf.settings import MEPFSettings
 from sfumato.methods.public_model import PublicModel
 from sfumato.methods.training import Session
-from sfumato.networks import CPU, moved, random_on
 from sfumato.privacy import Curator, Query, SumQuery
 
 _AFTERWARDS = frozenset(
