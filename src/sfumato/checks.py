@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sfumato.data import ImageSource, PublicSpec, stated_path
+from sfumato.data import ImageSource, PublicSpec, open_images, stated_path
 from sfumato.data.source import Place
 from sfumato.data.writers import FORMATS
 from sfumato.errors import UsageError
@@ -76,7 +76,9 @@ def check_publishable(spec: PublicSpec) -> None:
 
 
 def check_public(
-    public: ImageSource, private: ImageSource | None = None, state: Path | None = None
+    public: Location | ImageSource | None,
+    private: ImageSource | None = None,
+    state: Path | None = None,
 ) -> None:
     """Refuse public images that lie where private ones do; the images themselves are not compared.
 
@@ -84,7 +86,7 @@ def check_public(
     records, so it is not looked at: ``docs/public-models.md``.
 
     Args:
-        public: images that are declared public.
+        public: images that are declared public, if there are any.
         private: the data set that they shall serve, if there is one.
         state: the state folder, whose ledgers tell what else is private; the user's by default.
 
@@ -92,6 +94,10 @@ def check_public(
         UsageError: a place of theirs is private, or the state folder lies in one.
         LedgerError: a ledger of the state folder is damaged.
     """
+    if public is None:
+        return
+    if not isinstance(public, ImageSource):
+        public = open_images(public, classes=0)
     places = [] if private is None else [(private.name, place) for place in private.places]
     folder = state_of(public, state)
     for location, place in [*places, *known_places(folder)]:

@@ -127,8 +127,7 @@ def _released(
     check_apart(target, source, run.state)
     check_delta(budget.delta, source.spec.declared_size, run.allow_large_delta)
     method = make_method(chosen, source.spec)
-    if chosen.public is not None:
-        check_public(open_images(chosen.public, classes=0), source, run.folder)
+    check_public(chosen.public, source, run.folder)
     check_command(method, command, to)
     check_classes(type(method).model, source.spec, None, to.balance)
     with on_cluster(source, run.engine), open_curator(source, budget, run) as curator:
@@ -289,8 +288,7 @@ def fit_embedding(
     core = trusted_core(path.parent, EMBEDDING)
     spec = spec_of(core)
     check_classes(mepf.DPMEPF.model, spec, None, to.balance)
-    if public is not None:
-        check_public(open_images(public, classes=0))
+    check_public(public)
     images = None if public is None else public_images(public, spec).images
     session = Session(quiet=quiet, device=computing_device(device, quiet))
     started = None if public_model is None else _public_model(public_model)

@@ -64,13 +64,11 @@ def plan(source: ImageSource, budget: Budget, chosen: MethodOptions, state: Path
         except (OSError, ValueError, TypeError, KeyError):
             pass  # damaged: worked out again
     from sfumato.checks import check_public
-    from sfumato.data import open_images
     from sfumato.privacy import Curator
     from sfumato.synthesis import make_method
 
     method = make_method(chosen, source.spec)
-    if chosen.public is not None:
-        check_public(open_images(chosen.public, classes=0), source, state)
+    check_public(chosen.public, source, state)
     made = Curator(source, budget, state=state, quiet=True).calibrate(method)
     estimate = method.estimate(source.spec)
     found = Planned(made.to_dict(), dict(made.epsilons()), made.digest(), estimate)
