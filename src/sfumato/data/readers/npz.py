@@ -238,7 +238,7 @@ def _texts(archive: zipfile.ZipFile, array: _Array) -> Iterator[str | None]:
                 value = "" if row is None else np.frombuffer(row, held)[0].item() if most else ""
                 text = value if isinstance(value, str) else value.decode()
                 # A row can hold numbers that no character has: looking at each finds them.
-                yield None if row is None else "".join(iter(text))
+                yield None if row is None else "".join(text)
             except (ValueError, SystemError):
                 yield None
 

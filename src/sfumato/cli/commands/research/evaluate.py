@@ -30,7 +30,7 @@ def evaluate(
     release: p.Release,
     against: Against,
     how: EvaluationOptions = EvaluationOptions(),
-    published: PaidMetrics = PaidMetrics(),
+    paid: PaidMetrics = PaidMetrics(),
     unit: Annotated[
         DataOptions,
         "unit",
@@ -80,14 +80,14 @@ def evaluate(
 
     rule = {name: value for name, value in asdict(unit).items() if value not in (None, False)}
     rule |= {} if unit.frame is None else {"frame": unit.frame}
-    if rule.keys() & UNITS and not published.publish_metrics:
+    if rule.keys() & UNITS and not paid.publish_metrics:
         raise UsageError("a privacy unit belongs to --publish-metrics: nothing else has a price.")
     real = open_real(against, open_release(release).spec, how.train, rule)
-    if (published.epsilon is None) == published.publish_metrics:
+    if (paid.epsilon is None) == paid.publish_metrics:
         raise UsageError("--publish-metrics and --epsilon belong together: give both or neither.")
-    if published.epsilon is not None:
-        relation = p.parse_relation(published.relation)
-        budget = Budget(published.epsilon, published.delta, relation)
+    if paid.epsilon is not None:
+        relation = p.parse_relation(paid.relation)
+        budget = Budget(paid.epsilon, paid.delta, relation)
         metrics = publish(release, real, budget, how, run, seed=seed_public)
         verdict = verify(release, allow_large_delta=run.allow_large_delta)
         describe_published(str(release), metrics, verdict, json)
