@@ -17,6 +17,7 @@ import torch
 
 from sfumato.audit import Verdict, judge, play
 from sfumato.audit.method import audit
+from sfumato.choosing import make_method
 from sfumato.data import open_images
 from sfumato.methods import find_method
 from sfumato.privacy import (
@@ -30,7 +31,6 @@ from sfumato.privacy import (
     SumQuery,
     VoteQuery,
 )
-from sfumato.synthesis import make_method
 
 DELTA, CONFIDENCE = 1e-5, 0.95
 CLASSES = ("a", "b", "c")

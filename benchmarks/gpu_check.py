@@ -45,6 +45,7 @@ from mepf_speed import feature_turns, summary
 
 from sfumato import synthesize
 from sfumato.bench.results import environment
+from sfumato.choosing import make_method
 from sfumato.data import PublicSpec, open_images
 from sfumato.devices import described, resolve_device
 from sfumato.errors import DataError
@@ -56,7 +57,6 @@ from sfumato.methods.registry import IMAGES
 from sfumato.privacy import Budget, Curator, SumQuery
 from sfumato.privacy.answering.integer_sums import contributions
 from sfumato.privacy.gradients.per_example import fastest_engine, gradient_sum, units_at_once
-from sfumato.synthesis import make_method
 
 BUDGET = Budget(10.0, 1e-5)
 SMALL: dict[str, dict[str, Any]] = {

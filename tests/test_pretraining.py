@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import sfumato
+from sfumato.choosing import make_method
 from sfumato.data import PublicSpec
 from sfumato.devices import CPU
 from sfumato.errors import CertificateError, SfumatoError, UsageError
@@ -24,7 +25,7 @@ from sfumato.methods.training import Session, Training
 from sfumato.pretraining import UNCHECKED, pretrain
 from sfumato.release import read_certificate, verify
 from sfumato.release.writing.card import make_card
-from sfumato.synthesis import make_method, sample, synthesize
+from sfumato.synthesis import sample, synthesize
 
 SIZE = 28
 NETWORK = {"width": 8, "blocks": 1, "patch": 4}

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import sfumato
-from sfumato import synthesis
+from sfumato import choosing, synthesis
 from sfumato.errors import CertificateError, SfumatoError, UsageError
 from sfumato.methods import Moments
 from sfumato.methods.base import Batch, Model
@@ -196,7 +196,7 @@ def test_an_empty_location_is_never_the_current_folder(
         lambda: sfumato.synthesize(folder, epsilon=1.0, out=tmp_path / "out", state=""),
         lambda: synthesis.sample("", samples=1, out=tmp_path / "out"),
         lambda: synthesis.fit_embedding("", out=tmp_path / "out"),
-        lambda: synthesis.public_images("", sfumato.open_images(folder).spec),
+        lambda: choosing.public_images("", sfumato.open_images(folder).spec),
         lambda: verify(""),
     ]
     for call in calls:
@@ -236,16 +236,16 @@ def test_a_wrong_argument_is_refused_before_anything_is_charged(
 
 def test_a_method_is_made_by_name_with_its_options() -> None:
     spec = sfumato.open_images("digits").spec
-    made = synthesis.make_method("moments", spec, {"coefficients": 8}, seed_public=3)
+    made = choosing.make_method("moments", spec, {"coefficients": 8}, seed_public=3)
     assert made.config()["coefficients"] == 8
-    made = synthesis.make_method("mepf", spec, {"layers": [1, 3], "steps": 5}, seed_public=3)
+    made = choosing.make_method("mepf", spec, {"layers": [1, 3], "steps": 5}, seed_public=3)
     assert made.config()["seed_public"] == 3
     assert made.config()["layers"] == [1, 3]
 
 
 def test_public_images_take_the_form_of_the_private_ones(folder: Path) -> None:
     spec = sfumato.open_images("digits").spec
-    images = synthesis.public_images(folder, spec).images
+    images = choosing.public_images(folder, spec).images
     assert images.shape == (12, 1, 28, 28)
     assert images.dtype == np.uint8
 

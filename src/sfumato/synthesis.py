@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,27 +15,17 @@ from sfumato.checks import (
     check_public,
     check_publishable,
 )
-from sfumato.data import (
-    DataOptions,
-    ImageSource,
-    LabelledImages,
-    PublicSpec,
-    load_labelled,
-    open_images,
-    stated_path,
-)
+from sfumato.choosing import make_method, public_images, read_public_model
+from sfumato.data import DataOptions, ImageSource, open_images, stated_path
 from sfumato.devices import computing_device
 from sfumato.errors import UsageError
-from sfumato.methods import find_method, load_model
+from sfumato.methods import load_model
 from sfumato.methods.base import (
     Batch,
     Fitted,
-    Method,
     Model,
     Sampling,
 )
-from sfumato.methods.public_model import PublicModel
-from sfumato.methods.registry import PRETRAINED
 from sfumato.options import (
     ClassifierOptions,
     Location,
@@ -291,7 +281,7 @@ def fit_embedding(
     check_public(public)
     images = None if public is None else public_images(public, spec).images
     session = Session(quiet=quiet, device=computing_device(device, quiet))
-    started = None if public_model is None else _public_model(public_model)
+    started = None if public_model is None else read_public_model(public_model)
     model = mepf.fit_embedding(
         path,
         seed_public=seed_public,
@@ -302,74 +292,6 @@ def fit_embedding(
     )
     _Making(core, "fit-embedding", seed_public, quiet).write(model, to)
     return target
-
-
-def make_method(
-    chosen: MethodOptions | str,
-    spec: PublicSpec,
-    options: Mapping[str, Any] | None = None,
-    **stated: Any,
-) -> Method:
-    """Configure a method: its defaults, then a preset's settings, then the stated ones.
-
-    Args:
-        chosen: the choice, or a method's name with ``options`` and other fields of
-            :class:`MethodOptions`.
-
-    Raises:
-        UsageError: the method or one of its options is not known, or a value is outside its rule.
-    """
-    if isinstance(chosen, str):
-        chosen = MethodOptions(chosen, options=options, **stated)
-    if isinstance(chosen.method, Method):
-        return chosen.method
-    kind = find_method(chosen.method)
-    known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
-    values = dict(chosen.options or {})
-    if chosen.preset is not None:
-        values = {**kind.preset(chosen.preset, spec), **values}
-    if chosen.public_model is not None:
-        if "public_model" not in known:
-            raise UsageError(
-                f"public_model={chosen.public_model}: {kind.name} cannot start from a public "
-                f"model; {' and '.join(PRETRAINED)} can."
-            )
-        model = _public_model(chosen.public_model)
-        model.check(kind.name, spec)
-        values |= {**model.settings(), **dict(chosen.options or {}), "public_model": model}
-    if chosen.pretrain is not None:
-        values["public_steps"] = chosen.pretrain
-    if isinstance(chosen, ClassifierOptions) and chosen.compress:
-        values["compress"] = True
-    if chosen.public is not None:
-        labelled = "public_labels" in known and values.get("public_conditional", False)
-        images = public_images(chosen.public, spec, labelled)
-        values["public"] = images.images
-        if "public_labels" in known:
-            values["public_labels"] = images.labels
-    if "seed_public" in known:
-        values.setdefault("seed_public", chosen.seed_public)
-    return kind.of(values)
-
-
-def _public_model(location: Location) -> PublicModel:
-    return PublicModel.read(stated_path(location, "public_model"))
-
-
-def public_images(location: Location, spec: PublicSpec, labelled: bool = False) -> LabelledImages:
-    """Read images that the user declares public, in the form of the private ones.
-
-    Raises:
-        UsageError: labels are wanted, and there are more classes than the private images have.
-    """
-    classes = None if labelled else 0
-    source = open_images(location, image_size=spec.height, channels=spec.channels, classes=classes)
-    if len(source.spec.classes) > len(spec.classes):
-        raise UsageError(
-            f"public={location} has {len(source.spec.classes)} classes, but the private images "
-            f"have {len(spec.classes)}; conditional pre-training needs as many or fewer."
-        )
-    return load_labelled(source)
 
 
 @dataclass(frozen=True)

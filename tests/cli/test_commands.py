@@ -277,12 +277,12 @@ def test_the_demo_is_the_main_job_on_digits(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # With the yardstick instead of the generator, whose training takes minutes.
-    from sfumato import synthesis
+    from sfumato import choosing
     from sfumato.cli.commands import demo
     from sfumato.methods import Moments
 
     monkeypatch.setattr(demo, "QUICK", {"coefficients": 6})
-    monkeypatch.setattr(synthesis, "find_method", lambda name: Moments)
+    monkeypatch.setattr(choosing, "find_method", lambda name: Moments)
     for _ in range(2):  # again replaces the first
         result = run("demo", "--out", tmp_path / "demo", "--quiet")
         assert result.exit_code == 0, result.output

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from sfumato.choosing import make_method
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.methods import find_method, method_names
 from sfumato.privacy import Budget, make_plan
-from sfumato.synthesis import make_method
 
 Run = Callable[..., Result]
 SPEC = PublicSpec(28, 28, 1, ("a", "b"))

@@ -64,8 +64,8 @@ def plan(source: ImageSource, budget: Budget, chosen: MethodOptions, state: Path
         except (OSError, ValueError, TypeError, KeyError):
             pass  # damaged: worked out again
     from sfumato.checks import check_public
+    from sfumato.choosing import make_method
     from sfumato.privacy import Curator
-    from sfumato.synthesis import make_method
 
     method = make_method(chosen, source.spec)
     check_public(chosen.public, source, state)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sfumato.choosing import make_method
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.features.basis import dct_basis
@@ -19,7 +20,7 @@ from sfumato.methods.model import GeneratorModel, make_generator
 from sfumato.networks.streams import ImageStreams
 from sfumato.privacy import Budget, Curator
 from sfumato.release import verify
-from sfumato.synthesis import make_method, synthesize
+from sfumato.synthesis import synthesize
 
 SPEC = PublicSpec(28, 28, 1, ("a", "b", "c"), declared_size=1000)
 BUDGET = Budget(epsilon=10.0, delta=1e-5)

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from sfumato.choosing import make_method
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.methods import DPAF
@@ -16,7 +17,6 @@ from sfumato.methods.training import Session
 from sfumato.networks import Generator, to_pixels
 from sfumato.networks.aggregating import Lower, Upper
 from sfumato.privacy import AggregateQuery, Budget, Curator
-from sfumato.synthesis import make_method
 
 SPEC = PublicSpec(28, 28, 1, ("a", "b", "c"), declared_size=1000)
 BUDGET = Budget(epsilon=10.0, delta=1e-5)

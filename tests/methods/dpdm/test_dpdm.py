@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from sfumato.choosing import make_method
 from sfumato.data import open_images
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
@@ -20,7 +21,7 @@ from sfumato.methods.training import Session
 from sfumato.methods.warmup import CentralImages, MomentImages
 from sfumato.networks import UNet
 from sfumato.privacy import Answer, Budget, Curator
-from sfumato.synthesis import make_method, sample, synthesize
+from sfumato.synthesis import sample, synthesize
 
 SPEC = PublicSpec(28, 28, 1, ("a", "b", "c"), declared_size=1000)
 BUDGET = Budget(epsilon=10.0, delta=1e-5)

@@ -12,6 +12,7 @@ import torch
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
+from sfumato.choosing import make_method
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.methods import DPGAN
@@ -19,7 +20,6 @@ from sfumato.methods.dpgan.adversarial_training import AdversarialTraining, Pair
 from sfumato.methods.training import Session
 from sfumato.networks import Discriminator, Generator
 from sfumato.privacy.gradients.per_example import UnitBatch, unit_gradients
-from sfumato.synthesis import make_method
 
 SPEC = PublicSpec(28, 28, 1, ("a", "b", "c"), declared_size=1000)
 

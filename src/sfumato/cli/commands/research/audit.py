@@ -61,10 +61,10 @@ def audit(
       sfumato audit xrays/ --method moments --epsilon 1 --unit-pattern "patient_(\\d+)"
     """
     from sfumato.audit.method import audit as audited
+    from sfumato.choosing import make_method
     from sfumato.data import open_images
     from sfumato.devices import computing_device
     from sfumato.methods import find_method
-    from sfumato.synthesis import make_method
 
     place = computing_device(device, quiet)
     source = open_images(data, declared)
