@@ -25,7 +25,9 @@ def stepwise(methods, small_dpdm, small_dpgan, small_dpaf, small_datalens):
     network = {"kind": "network", "teachers": 6, "stochastic": True}
     return {
         **methods,
-        "dpdm": small_dpdm(steps=4, warm_up="moments", warm_up_steps=3),
+        "dpdm": small_dpdm(
+            steps=4, warm_up="moments", warm_up_steps=3, finetune="adapters", rank=1
+        ),
         "dpgan": small_dpgan(steps=5),
         "dpaf": small_dpaf(steps=5, first_layer="private"),
         "datalens": small_datalens(steps=5),

@@ -1,5 +1,6 @@
 """Networks and their averages; nothing here knows about privacy."""
 
+from sfumato.networks.adapters import adapt, merge
 from sfumato.networks.cnn import TanhCNN
 from sfumato.networks.ema import Average
 from sfumato.networks.gan import Discriminator, Generator
@@ -17,6 +18,8 @@ __all__ = [
     "Refiner",
     "TanhCNN",
     "UNet",
+    "adapt",
+    "merge",
     "normal",
     "to_bytes",
     "to_pixels",

@@ -107,7 +107,13 @@ def test_a_plan_without_a_public_rate_is_refused(small_dpdm, changes, spec, prob
 
 @pytest.mark.parametrize(
     "changes",
-    [{"steps": 0}, {"parameterisation": "x"}, {"width": 6}, {"sampler": "x"}],
+    [
+        {"steps": 0},
+        {"parameterisation": "x"},
+        {"width": 6},
+        {"sampler": "x"},
+        {"rank": 0},
+    ],
 )
 def test_a_value_outside_its_rule_is_refused(changes):
     with pytest.raises(UsageError, match=next(iter(changes))):
@@ -203,23 +209,27 @@ def test_a_shape_is_the_network_it_describes():
     assert (network.width, network.patch, network.classes) == (8, 4, 3)
 
 
-def test_fine_tuning_the_last_block_leaves_the_rest_as_the_public_model_has_it(
-    digits, small_dpdm, monkeypatch
-):
+@pytest.fixture
+def learnt(digits, monkeypatch):
+    """A tiny public denoiser; private steps take one engine."""
     engine = "sfumato.privacy.answering.sampled.engine_that_fits"
     monkeypatch.setattr(engine, lambda *_: ("layers", 64))
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (8, 1, 28, 28), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (8, 1, 28, 28), dtype=np.uint8)
     settings = {"public_steps": 1, "width": 8, "blocks": 1, "patch": 4, "sampling_steps": 2}
     spec, labels = replace(digits.spec, classes=()), np.zeros(8, np.int64)
-    public = DPDM.pretrained(spec, (images, labels), settings, Session(quiet=True))
-    method = small_dpdm(public_model=PublicModel("dpdm", public, {}), finetune="last")
+    return DPDM.pretrained(spec, (images, labels), settings, Session(quiet=True))
+
+
+def test_fine_tuning_the_last_block_leaves_the_rest_as_the_public_model_has_it(
+    digits, small_dpdm, learnt
+):
+    method = small_dpdm(public_model=PublicModel("dpdm", learnt, {}), finetune="last")
     (query,) = method.queries(digits.spec)
     with Curator(digits, BUDGET, quiet=True) as curator:
         weights = method.fit(curator).denoiser.network.state_dict()
-    learnt = public.denoiser.network.state_dict()
-    changed = {name for name in learnt if not torch.equal(weights[name], learnt[name])}
-    last = max(int(name.split(".")[1]) for name in learnt if name.startswith("up."))
+    before = learnt.denoiser.network.state_dict()
+    changed = {name for name in before if not torch.equal(weights[name], before[name])}
+    last = max(int(name.split(".")[1]) for name in before if name.startswith("up."))
     trained = {n for n in weights if n.startswith((f"up.{last}.", "leave.", "paint.", "label."))}
     assert {"paint.weight", "leave.bias", f"up.{last}.residual.first.weight"} <= changed
     assert changed <= trained
@@ -228,7 +238,36 @@ def test_fine_tuning_the_last_block_leaves_the_rest_as_the_public_model_has_it(
     assert query != replace(method, finetune="all").queries(digits.spec)[0]
 
 
-def test_the_last_block_is_not_fine_tuned_on_random_weights(small_dpdm):
+def test_adapters_change_each_weight_by_a_matrix_of_their_rank_and_nothing_else(
+    digits, small_dpdm, learnt
+):
+    method = small_dpdm(public_model=PublicModel("dpdm", learnt, {}), finetune="adapters", rank=2)
+    (query,) = method.queries(digits.spec)
+    with Curator(digits, BUDGET, quiet=True) as curator:
+        model = method.fit(curator)
+    weights, before = (m.denoiser.network.state_dict() for m in (model, learnt))
+    expected, ranks = weights["label.weight"].numel(), set()
+    for name, value in before.items():
+        change = weights[name] - value
+        if value.dim() < 2:  # biases and normalisations
+            assert not change.any()
+            continue
+        smaller = min(value.flatten(1).shape)
+        expected += min(2, smaller) * sum(value.flatten(1).shape)
+        sizes = torch.linalg.svdvals(change.flatten(1).double())
+        assert sizes[0] > 0 and (sizes[2:] < 1e-3 * sizes[0]).all()
+        ranks.add(int((sizes > 1e-3 * sizes[0]).sum()))
+    assert ranks == {2}
+    assert query.dimension == expected < sum(v.numel() for v in before.values()) / 2
+    assert query != replace(method, rank=1).queries(digits.spec)[0]
+    # What is released is the plain network, which anybody can load and sample from.
+    again = type(model).load(model.spec, model.config(), model.tensors())
+    ours, theirs = (np.concatenate([i for i, _ in m.sample(4)]) for m in (model, again))
+    assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("finetune", ["last", "adapters"])
+def test_a_part_is_not_fine_tuned_on_random_weights(small_dpdm, finetune):
     with pytest.raises(UsageError, match="at random"):
-        small_dpdm(finetune="last")
-    small_dpdm(finetune="last", warm_up="moments")
+        small_dpdm(finetune=finetune)
+    small_dpdm(finetune=finetune, warm_up="moments")

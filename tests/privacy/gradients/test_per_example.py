@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.errors import SfumatoError
-from sfumato.networks.unet import UNet
+from sfumato.networks import UNet, adapt
 from sfumato.privacy.clipping import MARGIN, STRETCH, STRETCH_ERROR, UNIT, clipped_sum, row_norms
 from sfumato.privacy.gradients import per_example
 from sfumato.privacy.gradients.layers import flatten, is_supported, unflatten
@@ -81,7 +81,14 @@ def unet() -> nn.Module:
     return UNet(SIDE, 1, CLASSES, width=8, multipliers=(1, 2), blocks=1, attention=3)
 
 
-NETWORKS = {"mlp": mlp, "conv": conv_net, "unet": unet}
+def adapted_unet() -> nn.Module:
+    network = unet()
+    adapt(network, 2, seed=0)
+    network.label.requires_grad_(True)
+    return network
+
+
+NETWORKS = {"mlp": mlp, "conv": conv_net, "unet": unet, "unet, adapters": adapted_unet}
 
 
 def made(network: Callable[[], nn.Module] | str) -> nn.Module:
@@ -90,7 +97,9 @@ def made(network: Callable[[], nn.Module] | str) -> nn.Module:
     result = NETWORKS[network]() if isinstance(network, str) else network()
     with torch.no_grad():
         for parameter in result.parameters():
-            parameter.copy_(torch.randn(parameter.shape) * (0.3 if network == "unet" else 0.9))
+            parameter.copy_(
+                torch.randn(parameter.shape) * (0.3 if isinstance(result, UNet) else 0.9)
+            )
     return result
 
 
@@ -329,7 +338,7 @@ def test_no_units_add_zeros(name: str, way: str) -> None:
     network = made(name)
     found = clipped(network, Noisy(2), units(0, Noisy(2)), 1.0, way)
     assert found.dtype == torch.float64
-    assert found.shape == (sum(p.numel() for p in network.parameters()),)
+    assert found.shape == (sum(p.numel() for p in trained(network)),)
     assert not found.any()
 
 

@@ -34,7 +34,7 @@ from sfumato.methods.estimate import gradient_steps
 from sfumato.methods.public_model import PublicModel, start_from
 from sfumato.methods.training import Session, noisy_mean_gradient
 from sfumato.methods.warmup import WarmUp, warm_images
-from sfumato.networks import UNet
+from sfumato.networks import UNet, adapt, merge
 from sfumato.privacy import Curator, GradientQuery, Query
 from sfumato.privacy.gradients.per_example import trained
 
@@ -65,6 +65,8 @@ def _paper(spec: PublicSpec) -> Settings:
     }
 
 
+Finetune = Literal["all", "last", "adapters"]
+
 PRE_TRAINING = 10_000
 """Steps on public images of a model that is trained on them alone."""
 
@@ -93,9 +95,11 @@ class DPDM(Method):
         parameterisation: ``edm``, ``v``, ``vp`` or ``ve``.
         width, multipliers, blocks, attention, patch: the network; see :class:`UNet`.
         average: decay of the running average of weights that is released.
-        finetune: which weights the private steps train: ``all``, or the ``last`` block, the output
-            and the classes, with the others as a public model, public images or a warm-up left
-            them. Noise is added to fewer coordinates then.
+        finetune: what the private steps train: ``all`` weights; the ``last`` block, the output and
+            the classes; or low-rank ``adapters`` of all layers, and the classes (LoRA, arXiv
+            2106.09685; DP-LoRA, arXiv 2406.01355). The other weights stay as a public model, public
+            images or a warm-up left them, and noise is added to fewer coordinates.
+        rank: of each adapter.
         label_dropout: share of units whose label is dropped, for guidance.
         sampler: ``quick``, ``accuracy``, ``fid``, ``ddim`` or ``ddim-stochastic``.
         sampling_steps: the sampler's steps; its own by default.
@@ -153,7 +157,8 @@ class DPDM(Method):
     attention: int = 8
     patch: int = 2
     average: float = 0.99
-    finetune: Literal["all", "last"] = "all"
+    finetune: Finetune = "all"
+    rank: int = 4
     label_dropout: float = 0.1
     sampler: str = "quick"
     sampling_steps: int | None = None
@@ -183,7 +188,8 @@ class DPDM(Method):
             "blocks": self.blocks >= 1,
             "patch": self.patch >= 1,
             "average": 0 <= self.average < 1,
-            "finetune": self.finetune in ("all", "last"),
+            "finetune": self.finetune in get_args(Finetune),
+            "rank": self.rank >= 1,
             "label_dropout": 0 <= self.label_dropout <= 1,
             "warm_up": self.warm_up in get_args(WarmUp),
             "warm_up_steps": self.warm_up_steps >= 1,
@@ -234,13 +240,14 @@ class DPDM(Method):
     def _gradient(self, spec: PublicSpec) -> GradientQuery:
         with torch.device("meta"):
             network = self._finetuned(self.shape.network(spec))
+        about: dict[str, Any] = {"multiplicity": self.multiplicity, "finetune": self.finetune}
         return GradientQuery(
             "gradient",
             sum(parameter.numel() for parameter in trained(network)),
             self.clip_norm,
             poisson_rate(self.name, self.batch, spec),
             self.steps,
-            describes={"multiplicity": self.multiplicity, "finetune": self.finetune},
+            describes=about | ({"rank": self.rank} if self.finetune == "adapters" else {}),
         )
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
@@ -255,6 +262,10 @@ class DPDM(Method):
             network.requires_grad_(False)
             for module in network.last:
                 module.requires_grad_(True)
+        if self.finetune == "adapters":
+            adapt(network, self.rank, self.seed_public)
+            if network.label is not None:
+                network.label.requires_grad_(True)
         return network
 
     def _untrained(self, spec: PublicSpec, device: torch.device) -> tuple[UNet, DenoisingLoss]:
@@ -292,6 +303,7 @@ class DPDM(Method):
             noisy_mean,
             saved=lambda done: curator.forget("gradient", done),
         )
+        merge(network)
         return self._trained(spec, loss.denoiser, counts)
 
     def _trained(
