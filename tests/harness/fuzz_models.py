@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from sfumato.data import PublicSpec
+from sfumato.methods.chosen_images import ChosenImages
 from sfumato.methods.dpdm.diffusion import Denoiser, DiffusionModel, Shape
 from sfumato.methods.gaussian import Gaussians
 from sfumato.methods.mepf.generator import StartedGenerator, refiner
 from sfumato.methods.mepf.model import MEPFModel
 from sfumato.methods.model import GeneratorModel, make_generator
-from sfumato.methods.pe.model import PEModel
 
 SPEC = PublicSpec(28, 28, 1, ("a", "b"))
 COUNTS = np.array([3.0, 4.0])
@@ -62,7 +62,7 @@ def datalens() -> tuple[Facts, Tensors]:
 def pe() -> tuple[Facts, Tensors]:
     """Chosen images."""
     images = np.arange(6 * 784, dtype=np.int64).astype(np.uint8).reshape(6, 1, 28, 28)
-    model = PEModel(SPEC, images, COUNTS, 3)
+    model = ChosenImages(SPEC, images, COUNTS, 3)
     return {"method": "pe", "spec": asdict(SPEC), "config": model.config()}, model.tensors()
 
 

@@ -16,9 +16,9 @@ from sfumato.errors import UsageError
 from sfumato.methods import DPDM, load_model
 from sfumato.methods.dpdm.diffusion import Denoiser, DenoisingLoss, Shape
 from sfumato.methods.dpdm.parameterisations import EDM
+from sfumato.methods.dpdm.warm_up import CentralImages, MomentImages
 from sfumato.methods.public_model import PublicModel
 from sfumato.methods.training import Session
-from sfumato.methods.warmup import CentralImages, MomentImages
 from sfumato.networks import UNet
 from sfumato.privacy import Answer, Budget, Curator
 from sfumato.synthesis import sample, synthesize
@@ -195,8 +195,8 @@ def test_a_warm_up_image_mostly_keeps_its_length_and_draws_its_class(kind):
 def test_a_warm_up_on_embedded_images_is_charged_as_one_sum(
     small_dpdm, small_mepf, digits, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("sfumato.methods.warmup.DPMEPF", lambda **_: small_mepf())
-    monkeypatch.setattr("sfumato.methods.warmup.POOL", 50)
+    monkeypatch.setattr("sfumato.methods.dpdm.warm_up.DPMEPF", lambda **_: small_mepf())
+    monkeypatch.setattr("sfumato.methods.dpdm.warm_up.POOL", 50)
     with Curator(digits, BUDGET, state=tmp_path, quiet=True, insecure_seed=1) as curator:
         small_dpdm(warm_up="mepf").fit(curator)
         record = curator.record()

@@ -13,10 +13,10 @@ from sfumato.data.memory import from_arrays
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import LedgerError, UsageError
 from sfumato.features import public_patches
+from sfumato.methods.chosen_images import ChosenImages
 from sfumato.methods.pe import drawn_text
 from sfumato.methods.pe.drawn_text import DrawnText
 from sfumato.methods.pe.method import PrivateEvolution, chosen_by
-from sfumato.methods.pe.model import PEModel
 from sfumato.methods.pe.nearness import LowFrequencies, features_of
 from sfumato.methods.pe.public_images import PublicImages
 from sfumato.privacy import Budget, Curator
@@ -38,7 +38,7 @@ def private(counts: tuple[int, int], classes: tuple[str, ...] | None = ("a", "b"
     return from_arrays(images, labels if classes else None, name="two", classes=classes or ())
 
 
-def fitted(method: PrivateEvolution, source: Any, tmp_path: Any) -> tuple[PEModel, dict]:
+def fitted(method: PrivateEvolution, source: Any, tmp_path: Any) -> tuple[ChosenImages, dict]:
     with Curator(source, BUDGET, state=tmp_path, quiet=True) as curator:
         model = method.fit(curator)
         record = curator.record()
@@ -169,7 +169,7 @@ def test_classes_with_short_names_are_written_and_stay_what_they_are(
 
 def test_images_come_once_before_any_comes_twice() -> None:
     images = np.arange(8, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 28, 28), np.uint8)
-    model = PEModel(SPEC, images, np.array([1.0, 1.0]), 4)
+    model = ChosenImages(SPEC, images, np.array([1.0, 1.0]), 4)
     ((sampled, labels),) = model.sample(8)
     assert sorted(sampled[:, 0, 0, 0].tolist()) == list(range(8))
     assert np.array_equal(sampled[:, 0, 0, 0] // 4, labels)

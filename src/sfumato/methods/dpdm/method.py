@@ -30,10 +30,10 @@ from sfumato.methods.dpdm.diffusion import (
 )
 from sfumato.methods.dpdm.parameterisations import PARAMETERISATIONS
 from sfumato.methods.dpdm.phases import Phases
+from sfumato.methods.dpdm.warm_up import WarmUp, warm_images
 from sfumato.methods.estimate import gradient_steps
 from sfumato.methods.public_model import PublicModel, start_from
 from sfumato.methods.training import Session, noisy_mean_gradient
-from sfumato.methods.warmup import WarmUp, warm_images
 from sfumato.networks import UNet, adapt, merge
 from sfumato.privacy import Curator, GradientQuery, Query
 from sfumato.privacy.gradients.per_example import trained

@@ -22,8 +22,8 @@ from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.features import LARGEST_SIZE, PooledCoordinates, public_patches, to_unit
 from sfumato.methods.base import Method, check_rules, digest_of, in_proportion
+from sfumato.methods.chosen_images import ChosenImages
 from sfumato.methods.pe.drawn_text import DrawnText
-from sfumato.methods.pe.model import PEModel
 from sfumato.methods.pe.nearness import Coordinates, LowFrequencies, Near, features_of, placed
 from sfumato.methods.pe.public_images import PublicImages
 from sfumato.methods.pe.variations import Candidates, Variations
@@ -93,7 +93,7 @@ class PrivateEvolution(Method):
 
     name = "pe"
     title = "Private Evolution: private images vote for public candidates; nothing is trained"
-    model = PEModel
+    model = ChosenImages
     short: ClassVar = {"kept": 10}
     card = (
         "Each image is a public image, or was drawn by a program, and private images voted for it. "
@@ -168,7 +168,7 @@ class PrivateEvolution(Method):
         )
         return [sizes, votes]
 
-    def fit(self, curator: Curator) -> PEModel:
+    def fit(self, curator: Curator) -> ChosenImages:
         """Ask a histogram an iteration; a killed run goes on with the candidates that it had."""
         *_, last = self.generations(curator)
         return self.released(last)
@@ -198,10 +198,10 @@ class PrivateEvolution(Method):
                         _save(path, step, candidates)
                 report(step / self.iterations)
 
-    def released(self, generation: Generation) -> PEModel:
+    def released(self, generation: Generation) -> ChosenImages:
         """The model of what a generation's votes chose: post-processing."""
         images = self._offspring(generation, self.kept).images
-        return PEModel(generation.spec, images, generation.counts, self.kept)
+        return ChosenImages(generation.spec, images, generation.counts, self.kept)
 
     def _coordinates(self, spec: PublicSpec) -> Coordinates:
         if self.near == "pixels":

@@ -1,4 +1,4 @@
-"""What Private Evolution releases: the images that the last votes chose."""
+"""A released model that holds its images themselves: chosen ones of each class, as they are."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHIFT = 16
 
 
 @dataclass(frozen=True)
-class PEModel(Model):
+class ChosenImages(Model):
     """Images uint8 ``[classes · kept, c, h, w]``, class after class, and class sizes (or ones)."""
 
     by_class = True
@@ -64,7 +64,7 @@ class PEModel(Model):
     @classmethod
     def load(
         cls, spec: PublicSpec, config: dict[str, Any], tensors: dict[str, NDArray[Any]]
-    ) -> PEModel:
+    ) -> ChosenImages:
         """Rebuild a model from what was saved."""
         counts, kept = checked_counts(tensors["counts"], spec), config["kept"]
         shape = (len(counts) * kept, spec.channels, spec.height, spec.width)
