@@ -1,8 +1,11 @@
-"""Do time and memory grow as they should with images and classes?
+"""Do time and memory grow as they should with images, classes, ranks and workers?
 
-Generated images of 32 pixels stream through the curator, each case in a process of its own: the
+Generated images of 32 pixels stream through the curator, each case in processes of its own: the
 whole of `moments`, the one pass of `mepf`, and the sharding and first vote of `datalens`. Memory is
 to be flat in the number of images (the largest within 1.3 times of the smallest), time linear.
+
+`--ranks 2` starts each case under torchrun. `--workers 1 2` writes the images as Parquet shards
+and sums them by a Ray cluster of this machine with so many workers.
 
     python benchmarks/scale.py [--sizes 10000 100000] [--classes 10 100 1000] [--json FILE]
 """
@@ -22,15 +25,20 @@ import numpy as np
 import torch
 from read_memory import peak_mb
 
+from sfumato import open_images
 from sfumato.data import ImageSource, PublicSpec
+from sfumato.data.decoding.decode import fit_pixels
+from sfumato.data.shards import write_shards
 from sfumato.data.source import Record
 from sfumato.methods.datalens.method import DataLens
 from sfumato.methods.mepf.method import DPMEPF
 from sfumato.methods.moments import Moments
-from sfumato.privacy import Budget, Curator
+from sfumato.privacy import Budget, Curator, distributed
+from sfumato.privacy.cluster import on_cluster
 
 FLAT = 1.3
 BLOCK = 1000
+SHARDS = 20
 
 
 class Generated(ImageSource):
@@ -39,12 +47,13 @@ class Generated(ImageSource):
     def __init__(self, count: int, classes: int) -> None:
         names = tuple(str(label) for label in range(classes))
         super().__init__("generated", PublicSpec(32, 32, 1, names, count), f"/generated/{count}")
-        self.count = count
+        self.count, self.classes = count, classes
 
     def _records(self) -> Iterator[Record]:
-        block = np.random.default_rng(0).integers(0, 256, (BLOCK, 1, 32, 32), np.uint8)
+        noise = np.random.default_rng(0).integers(0, 256, (BLOCK, 32, 32), np.uint8)
+        block = [fit_pixels(image, self.spec) for image in noise]
         for index in range(self.count):
-            yield block[index % BLOCK], index % len(self.spec.classes)
+            yield block[index % BLOCK], index % self.classes
 
     def _private_length(self) -> int:
         return self.count
@@ -76,17 +85,57 @@ WORK: dict[str, Callable[[Curator], None]] = {
 }
 
 
-def case(what: str, count: int, classes: int) -> None:
+def case(what: str, count: int, classes: int, workers: int) -> None:
     """Do the work of one case and print what it took."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as state:
-        source, budget = Generated(count, classes), Budget(10.0, 1e-9)
-        with Curator(source, budget, state=Path(state), quiet=True) as curator:
-            before, started = peak_mb(), time.perf_counter()
-            WORK[what](curator)
-            seconds = time.perf_counter() - started
-    found = {"what": what, "images": count, "classes": classes, "seconds": round(seconds, 2)}
-    print(json.dumps({**found, "peak_mb": peak_mb(), "before_mb": before}))
+    distributed.join()
+    with tempfile.TemporaryDirectory() as own:
+        # All ranks keep the run in the first one's folder.
+        state = Path(distributed.from_first(own))
+        source: ImageSource = Generated(count, classes)
+        if workers:
+            write_shards(source, state / "shards", SHARDS, by_unit=False)
+            named = {"classes": classes, "channels": 1, "image_size": 32, "declared_size": count}
+            source = open_images(state / "shards", **named)
+            seconds = by_cluster(what, source, state / "ledgers", workers)
+        else:
+            seconds = timed(what, source, state / "ledgers")
+        peaks = [int(peak) for peak in distributed.everyones(str(peak_mb()))]
+    if distributed.is_first():
+        found = {"what": what, "images": count, "classes": classes, "seconds": round(seconds, 2)}
+        print(json.dumps({**found, "peak_mb": max(peaks)}))
+
+
+def timed(what: str, source: ImageSource, state: Path) -> float:
+    """The seconds that the work on a data set takes."""
+    with Curator(source, Budget(10.0, 1e-9), state=state, quiet=True) as curator:
+        started = time.perf_counter()
+        WORK[what](curator)
+        return time.perf_counter() - started
+
+
+def by_cluster(what: str, source: ImageSource, state: Path, workers: int) -> float:
+    """The same by a local Ray cluster of so many cores; its start is not counted."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": workers})
+    try:
+        with on_cluster(source, f"ray://{cluster.address}"):
+            return timed(what, source, state)
+    finally:
+        cluster.shutdown()
+
+
+def measured(what: str, count: int, classes: int, ranks: int, workers: int) -> dict[str, object]:
+    """One case in processes of its own."""
+    started = [sys.executable]
+    if ranks > 1:
+        started += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    numbers = [str(number) for number in (count, classes, workers)]
+    command = [*started, __file__, "--case", what, *numbers]
+    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found = json.loads(answer.stdout.strip().splitlines()[-1])
+    return {**found, "ranks": ranks, "workers": workers}
 
 
 def main() -> None:
@@ -95,28 +144,34 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000])
     parser.add_argument("--classes", type=int, nargs="*", default=[10])
     parser.add_argument("--what", nargs="*", default=list(WORK), choices=WORK)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--ranks", type=int, nargs="*", default=[1])
+    parser.add_argument("--workers", type=int, nargs="*", default=[], help="of Ray")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="results are added to it")
+    parser.add_argument("--case", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
-        what, count, classes = options.case
-        case(what, int(count), int(classes))
+        what, *numbers = options.case
+        case(what, *map(int, numbers))
         return
     results, uneven = [], []
+    if options.json and options.json.exists():
+        results = json.loads(options.json.read_text())["results"]
+    spreads = [(1, workers) for workers in options.workers] or [(r, 0) for r in options.ranks]
     for what in options.what:
         for classes in options.classes:
-            rows = []
-            for count in options.sizes:
-                command = [sys.executable, __file__, "--case", what, str(count), str(classes)]
-                answer = subprocess.run(command, check=True, capture_output=True, text=True)
-                rows.append(json.loads(answer.stdout))
-                print(answer.stdout.strip(), flush=True)
-            ratio = rows[-1]["peak_mb"] / rows[0]["peak_mb"]
-            if ratio > FLAT:
-                uneven.append(f"{what} with {classes} classes: {ratio:.2f} times the memory")
-            results += rows
-    if options.json:
-        options.json.write_text(json.dumps({"flat": FLAT, "results": results}, indent=1) + "\n")
+            for spread in spreads:
+                peaks = []
+                for count in options.sizes:
+                    found = measured(what, count, classes, *spread)
+                    print(json.dumps(found), flush=True)
+                    results.append(found)
+                    peaks.append(int(str(found["peak_mb"])))
+                    if options.json:
+                        text = json.dumps({"flat": FLAT, "results": results}, indent=1)
+                        options.json.write_text(text + "\n")
+                if peaks[-1] > FLAT * peaks[0]:
+                    ratio = f"{peaks[-1] / peaks[0]:.2f} times the memory"
+                    uneven.append(f"{what} with {classes} classes: {ratio}")
     print("\n".join(uneven) or f"memory within {FLAT} times")
 
 

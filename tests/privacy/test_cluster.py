@@ -309,6 +309,10 @@ found = {}
 try:
     with on_cluster(source, engine):
         found["same"] = summed(source, here / "spread") == alone
+    stored = open_images(f"shared://{shards}", unit="unit", records_per_unit=3, image_size=28)
+    with on_cluster(stored, engine):
+        found["stored"] = summed(stored, here / "stored") == alone
+    with on_cluster(source, engine):
         pieces = source.by_shard()[:1]
         found["speaks"] = list(source.cluster.each(lambda shard: loud(shard, False), pieces))
         try:
@@ -323,12 +327,29 @@ os._exit(0)  # whatever threads of Ray are left
 """
 
 
+SHARED = """
+from fsspec.implementations.local import LocalFileSystem
+
+
+class Shared(LocalFileSystem):
+    protocol = ("shared",)
+"""
+
+
 def test_ray_itself(shards: Path, tmp_path: Path) -> None:
-    """In a process of its own: equal bits, and nothing heard of what a task says or raises."""
+    """In a process of its own: equal bits, from a store too, and nothing heard of a task."""
     pytest.importorskip("ray", reason="install the extra 'ray'")
     (tmp_path / "script.py").write_text(RAY)
     command = [sys.executable, str(tmp_path / "script.py"), str(shards), str(tmp_path), "ray"]
-    base = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    # A store that is installed on all nodes, as s3fs would be.
+    store = tmp_path / "store"
+    (store / "shared-1.dist-info").mkdir(parents=True)
+    (store / "shared_store.py").write_text(SHARED)
+    (store / "shared-1.dist-info" / "METADATA").write_text("Name: shared\nVersion: 1\n")
+    entry = "[fsspec.specs]\nshared = shared_store:Shared\n"
+    (store / "shared-1.dist-info" / "entry_points.txt").write_text(entry)
+    paths = os.pathsep.join([str(store), *(path for path in sys.path if path)])
+    base = {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=240, env=os.environ | base
@@ -339,7 +360,7 @@ def test_ray_itself(shards: Path, tmp_path: Path) -> None:
     found = json.loads((tmp_path / "found.json").read_text())
     if "could not be started" in found.get("refused", ""):
         pytest.skip("Ray does not start on this machine")
-    assert found["same"] and found["speaks"] == [[0, 5]]
+    assert found["same"] and found["stored"] and found["speaks"] == [[0, 5]]
     sentence, *others = found["raises"]
     assert "failed with ValueError (the message is withheld)" in sentence
     assert "SECRET" not in done.stdout + done.stderr + sentence + "".join(others)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -29,11 +28,12 @@ from sfumato.data.readers.parquet import open_parquet
 from sfumato.data.readers.tar import TAR_SUFFIXES, open_tar
 from sfumato.data.shards import read_manifest
 from sfumato.data.source import ImageSource
+from sfumato.data.storage import Location, RemotePath, files_in, located, matching
 from sfumato.data.units import check_rule
 from sfumato.data.writers import METADATA
 from sfumato.errors import DataError, UsageError
 
-_SHARDS: dict[str, Callable[[Sequence[Path], str, DataOptions, Path], ImageSource]] = {
+_SHARDS: dict[str, Callable[[Sequence[Location], str, DataOptions, Location], ImageSource]] = {
     ".parquet": open_parquet,
     ".tar": open_tar,
 }
@@ -54,12 +54,13 @@ def open_images(
 ) -> ImageSource:
     """Open a data set and read its public specification; no pixel is read yet.
 
-    location: folder, zip, IDX, NPZ, Parquet, WebDataset tar(s) (file, folder or glob pattern), a
-    release, or a named set, ``fashion-mnist`` or ``digits`` (a folder so called is ``./digits``);
-    ``location:split`` is short for ``split=``. A release's certificate states size, channels and
-    classes. What is open already, as ``from_arrays`` gives it, is returned as it is. options: what
-    is stated of the data set, :class:`DataOptions`; its fields may also be given as keywords, which
-    go before it: ``open_images("xrays/", classes=2)``.
+    location: folder, zip, IDX, NPZ, Parquet, WebDataset tar(s) (file, folder or glob pattern, also
+    in a store of objects: ``s3://bucket/folder``), a release, or a named set, ``fashion-mnist`` or
+    ``digits`` (a folder so called is ``./digits``); ``location:split`` is short for ``split=``. A
+    release's certificate states size, channels and classes. What is open already, as
+    ``from_arrays`` gives it, is returned as it is. options: what is stated of the data set,
+    :class:`DataOptions`; its fields may also be given as keywords, which go before it:
+    ``open_images("xrays/", classes=2)``.
 
     Raises DataError for what is wrong with the format or the location, UsageError for an option
     that is unknown or outside its rule. One record's content never raises: see
@@ -108,26 +109,41 @@ def _open(place: str, name: str, declared: DataOptions) -> ImageSource:
     if place in NAMED:
         check_rule(declared.privacy_unit, name)
         return NAMED[place](name, declared)
-    path = Path(place)
+    path = located(place)
+    if isinstance(path, RemotePath):
+        return _open_stored(path, place, name, declared)
     if path.is_dir():
         return _open_folder(path, name, declared)
     if path.is_file():
         return _open_file(path, name, declared)
-    files = [Path(file) for file in sorted(glob.glob(place))] if glob.has_magic(place) else []
-    kinds = {_kind(file) for file in files}
-    if len(kinds) == 1 and (opener := _SHARDS.get(kinds.pop())):
-        return opener(files, name, declared, path)
+    if source := _open_alike(matching(place), path, name, declared):
+        return source
     raise DataError(f"{name}: no such file or folder. Give {_KNOWN}.")
 
 
 def _split_off(name: str) -> tuple[str, str | None]:
     """Return the location and the split that follows its last colon, if it is one."""
     place, colon, suffix = name.rpartition(":")
-    if not colon or Path(name).exists():
+    if not colon or suffix.startswith("//") or located(name).exists():
         return name, None
-    if place in NAMED or Path(place).exists() or glob.has_magic(place):
+    if place in NAMED or located(place).exists() or matching(place):
         return place, suffix
     return name, None
+
+
+def _open_stored(path: RemotePath, place: str, name: str, declared: DataOptions) -> ImageSource:
+    """Open shards in a store of objects: a file, a folder or a pattern."""
+    source = _open_shards(path, name, declared)
+    if source is None:
+        files = [path] if path.is_file() else matching(place)
+        source = _open_alike(files, path, name, declared)
+    if source is None:
+        raise DataError(
+            f"{name}: no Parquet or tar shards there. Of a store only these are read: make some "
+            "with sfumato shard and copy them there, or copy the data to a disk."
+        )
+    source.fingerprint()  # a store that cannot say when its objects change is refused before a cost
+    return source
 
 
 def _open_folder(path: Path, name: str, declared: DataOptions) -> ImageSource:
@@ -137,19 +153,36 @@ def _open_folder(path: Path, name: str, declared: DataOptions) -> ImageSource:
         path = path / "images"
     if saved_splits(path) is not None:
         return open_saved(path, name, declared)
-    # Beside class folders, what a single file is called decides nothing. Hugging Face repositories
-    # keep their shards in data/.
+    # Beside class folders, what a single file is called decides nothing.
     if not _has_folders(path):
-        for folder in (path, path / "data"):
-            for kind, opener in _SHARDS.items():
-                if files := _files_in(folder, kind):
-                    manifest = read_manifest(folder, files)
-                    source = opener(files, name, declared, path)
-                    source.part = None if manifest is None else manifest.part_of(source.spec)
-                    return source
+        if source := _open_shards(path, name, declared):
+            return source
         if idx_images_in(path) or idx_labels_in(path):
             return open_idx(path, name, declared)
     return open_folder(path, name, declared)
+
+
+def _open_shards(path: Location, name: str, declared: DataOptions) -> ImageSource | None:
+    """Open a folder of shards; Hugging Face repositories keep theirs in data/."""
+    for folder in (path, path / "data"):
+        files = [file for file in files_in(folder) if not file.name.startswith(".")]
+        for kind, opener in _SHARDS.items():
+            # METADATA of a release's images holds names and labels, no image.
+            if shards := [f for f in files if _kind(f) == kind and f.name != METADATA]:
+                manifest = read_manifest(folder, shards)
+                source = opener(shards, name, declared, path)
+                source.part = None if manifest is None else manifest.part_of(source.spec)
+                return source
+    return None
+
+
+def _open_alike(
+    files: Sequence[Location], root: Location, name: str, declared: DataOptions
+) -> ImageSource | None:
+    """Open files that are all shards of one kind."""
+    kinds = {_kind(file) for file in files}
+    opener = _SHARDS.get(kinds.pop()) if len(kinds) == 1 else None
+    return None if opener is None else opener(files, name, declared, root)
 
 
 def _open_file(path: Path, name: str, declared: DataOptions) -> ImageSource:
@@ -174,7 +207,7 @@ def _open_file(path: Path, name: str, declared: DataOptions) -> ImageSource:
     raise DataError(f"{name}: of no kind that is read here. Give {_KNOWN}.")
 
 
-def _kind(file: Path) -> str:
+def _kind(file: Location) -> str:
     return ".tar" if file.name.lower().endswith(TAR_SUFFIXES) else file.suffix.lower()
 
 
@@ -196,20 +229,6 @@ def _has_folders(path: Path) -> bool:
         return any(name != "data" and not is_hidden(name) for name in names)
     except OSError:
         return True
-
-
-def _files_in(folder: Path, kind: str) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if _kind(path) == kind
-        and not path.name.startswith(".")
-        and path.name != METADATA  # of a release's images: it holds names and labels, no image
-        and not path.is_symlink()
-        and path.is_file()
-    )
 
 
 def _with_spec_of_release(certificate: Path, declared: DataOptions) -> DataOptions:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from sfumato.data.decoding.decode import quiet
 from sfumato.data.source import ImageSource
 from sfumato.data.spec import PublicSpec, is_count
+from sfumato.data.storage import Location
 from sfumato.data.units import Key, Part, shard_of, text_of
 from sfumato.data.writers import encode_png, parquet_schema
 from sfumato.disk import OWNER_ONLY, private_folder, write_private
@@ -109,7 +110,7 @@ class Manifest:
         return Part(None, len(self.shards)) if known else None
 
 
-def read_manifest(folder: Path, present: Sequence[Path]) -> Manifest | None:
+def read_manifest(folder: Location, present: Sequence[Location]) -> Manifest | None:
     """The manifest beside ``present``, all Parquet files of a folder; None where there is none.
 
     Raises:

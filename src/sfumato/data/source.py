@@ -17,6 +17,7 @@ from sfumato.data.decoding.decode import quiet
 from sfumato.data.decoding.workers import Decoded, Stored, decoded
 from sfumato.data.options import DataOptions
 from sfumato.data.spec import PublicSpec
+from sfumato.data.storage import Location, state_of
 from sfumato.data.units import Key, Part
 from sfumato.errors import UsageError
 
@@ -26,7 +27,7 @@ Record = tuple[Stored, int | None]
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where records lie: a resolved file or folder with all below it, or one ``part`` of a file."""
+    """Where records lie: a file or folder (``place_of``) with all below it, or one ``part``."""
 
     path: str
     part: str = ""
@@ -151,15 +152,10 @@ class ImageSource(ABC):
         )
 
 
-def digest_of_files(files: Iterable[Path], root: Path | None = None, reading: str = "") -> str:
-    """Return the SHA-256 of names (below ``root``), sizes, modification times and ``reading``."""
+def digest_of_files(files: Iterable[Location], root: Path | None = None, reading: str = "") -> str:
+    """Return the SHA-256 of names (below ``root``), states and ``reading``."""
     digest = hashlib.sha256(reading.encode())
     for file in files:
-        try:
-            status = file.stat()
-            state = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:
-            state = "gone"
-        shown = file.relative_to(root) if root else file.name
-        digest.update(os.fsencode(shown) + b"\0" + state.encode() + b"\0")
+        shown = file.relative_to(root) if root and isinstance(file, Path) else file.name
+        digest.update(os.fsencode(shown) + b"\0" + state_of(file).encode() + b"\0")
     return digest.hexdigest()

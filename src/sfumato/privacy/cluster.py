@@ -75,6 +75,11 @@ def check_shards(source: ImageSource) -> None:
             "with sfumato shard."
         )
     paths = [place.path for shard in shards for place in shard.places]
+    if paths[0].startswith("memory://"):
+        raise UsageError(
+            f"{source.name}: lies in the memory of this process, where no task of an engine sees "
+            "it. Copy the shards to a disk or into a store, or leave engine out."
+        )
     if len(set(paths)) < len(paths):
         raise DataError(f"{source.name}: a shard is listed twice, by a link. Remove the link.")
     if source.spec.unit is not None and len(shards) > 1 and source.part is None:

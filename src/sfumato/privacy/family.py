@@ -17,8 +17,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from sfumato.data.source import ImageSource, Place
+from sfumato.data.storage import located, place_of
 from sfumato.disk import OWNER_ONLY
-from sfumato.errors import LedgerError, UsageError
+from sfumato.errors import LedgerError, SfumatoError, UsageError
 from sfumato.privacy.budget import Budget
 from sfumato.privacy.ledger import LOCK_SECONDS, Entry, Ledger, holding
 from sfumato.privacy.run import data_set_folder, state_of
@@ -120,10 +121,11 @@ class DataSetLedger(Ledger):
         """
         known = self._known()
         named = {name for name, other in known.items() if location in (other.location, name)}
-        place = Place(str(Path(location).resolve()))
-        named |= {n for n, other in known.items() if any(map(place.overlaps, other.places))}
-        if Path(location).exists():
-            named |= {data_set_folder(self._state, str(Path(location).resolve())).name} & set(known)
+        with suppress(SfumatoError):  # a URL whose store cannot be asked from here
+            place = place_of(located(location))
+            at = Place(place)
+            named |= {n for n, other in known.items() if any(map(at.overlaps, other.places))}
+            named |= {data_set_folder(self._state, place).name} & set(known)
         if not named:
             raise UsageError(
                 f"same_data_as={location!r}: the state folder {self._state} keeps no ledger for "

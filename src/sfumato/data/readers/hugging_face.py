@@ -14,6 +14,7 @@ import pyarrow as pa
 from sfumato.data.layout import choose_split, split_name
 from sfumato.data.options import DataOptions
 from sfumato.data.readers.parquet import ParquetSource, open_table
+from sfumato.data.storage import Location
 from sfumato.data.units import check_rule
 from sfumato.errors import DataError
 
@@ -25,14 +26,14 @@ _DAMAGE = (pa.ArrowException, OSError, ValueError)
 class ArrowSource(ParquetSource):
     """Encoded images in Arrow streams, mapped into memory and read a few rows at a time."""
 
-    def _batches(self, shard: Path, wanted: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+    def _batches(self, shard: Location, wanted: list[str], rows: int) -> Iterator[pa.RecordBatch]:
         columns = [name.partition(".")[0] for name in wanted]
         with _stream(shard) as stream:
             for batch in stream:
                 for start in range(0, len(batch), rows):
                     yield batch.slice(start, rows).select(columns)
 
-    def _rows_in(self, shard: Path) -> int:
+    def _rows_in(self, shard: Location) -> int:
         try:
             with _stream(shard) as stream:
                 return sum(len(batch) for batch in stream)
@@ -73,17 +74,17 @@ def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob(f"*{ARROW}") if not file.is_symlink())
 
 
-def _stream(shard: Path) -> pa.ipc.RecordBatchStreamReader:
+def _stream(shard: Location) -> pa.ipc.RecordBatchStreamReader:
     try:
         return pa.ipc.open_stream(pa.memory_map(str(shard)))
     except _DAMAGE:
         raise _damaged(shard) from None
 
 
-def _schema(shard: Path) -> pa.Schema:
+def _schema(shard: Location) -> pa.Schema:
     with _stream(shard) as stream:
         return stream.schema
 
 
-def _damaged(shard: Path) -> DataError:
+def _damaged(shard: Location) -> DataError:
     return DataError(f"{shard}: not a readable Arrow stream (damaged or cut off). Save it again.")

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ from sfumato.data.layout import choose_split, match_classes, split_name
 from sfumato.data.options import DataOptions
 from sfumato.data.source import ImageSource, Place, Record, digest_of_files
 from sfumato.data.spec import DEFAULT_CHANNELS, PublicSpec
+from sfumato.data.storage import Location, RemotePath, place_of
 from sfumato.data.units import Key, Part, PrivacyUnit, as_key, check_rule
 from sfumato.errors import DataError
 
@@ -57,12 +57,12 @@ class ParquetSource(ImageSource):
         name: str,
         spec: PublicSpec,
         location_key: str,
-        shards: Sequence[Path],
+        shards: Sequence[Location],
         columns: _Columns,
         label_of: dict[object, int],
         unit: _Unit | None,
     ) -> None:
-        places = [Place(str(shard.resolve())) for shard in shards]
+        places = [Place(place_of(shard)) for shard in shards]
         super().__init__(name, spec, location_key, places)
         self._shards = shards
         self._columns = columns
@@ -75,7 +75,7 @@ class ParquetSource(ImageSource):
 
     def _only(self, number: int) -> ParquetSource:
         one, shard = copy(self), self._shards[number]
-        one._shards, one.places, one.cluster = [shard], (Place(str(shard.resolve())),), None
+        one._shards, one.places, one.cluster = [shard], (Place(place_of(shard)),), None
         one.location_key = one.places[0].path
         if self.part is not None:
             one.part = Part(number, self.part.count)
@@ -88,7 +88,7 @@ class ParquetSource(ImageSource):
             except _DAMAGE:
                 raise _damaged(shard) from None
 
-    def _shard(self, shard: Path) -> Iterator[Record]:
+    def _shard(self, shard: Location) -> Iterator[Record]:
         image, label = self._columns.image, self._columns.label
         wanted = [f"{image}.bytes" if self._columns.nested else image]
         if label is not None:
@@ -102,7 +102,7 @@ class ParquetSource(ImageSource):
             for data, key in zip(images, labels, strict=True):
                 yield data.as_py(), self._label_of.get(key)
 
-    def _batches(self, shard: Path, wanted: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+    def _batches(self, shard: Location, wanted: list[str], rows: int) -> Iterator[pa.RecordBatch]:
         """At most so many rows at a time of the wanted columns, or of fields as ``image.bytes``."""
         with _open(shard) as file:
             yield from file.iter_batches(rows, columns=wanted, use_threads=False)
@@ -123,7 +123,7 @@ class ParquetSource(ImageSource):
     def _private_length(self) -> int:
         return sum(self._rows_in(shard) for shard in self._shards)
 
-    def _rows_in(self, shard: Path) -> int:
+    def _rows_in(self, shard: Location) -> int:
         with _open(shard) as file:
             return int(file.metadata.num_rows)
 
@@ -133,7 +133,7 @@ class ParquetSource(ImageSource):
 
 
 def open_parquet(
-    shards: Sequence[Path], name: str, declared: DataOptions, root: Path
+    shards: Sequence[Location], name: str, declared: DataOptions, root: Location
 ) -> ParquetSource:
     """Open Parquet shards; ``root`` is the folder or file that identifies the data set.
 
@@ -141,19 +141,19 @@ def open_parquet(
     Raises DataError for an unknown schema, or shards whose schemas differ.
     """
     check_rule(declared.privacy_unit, name, "column")
-    by_split: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Location]] = {}
     for shard in sorted(shards):
         by_split.setdefault(_split_of(shard), []).append(shard)
     split = choose_split([found for found in by_split if found], declared.split, name)
     chosen = by_split[split or ""]
-    key = str(chosen[0].resolve()) if len(chosen) == 1 else f"{root.resolve()}:{split or ''}"
+    key = place_of(chosen[0]) if len(chosen) == 1 else f"{place_of(root)}:{split or ''}"
     return open_table(ParquetSource, _schema, chosen, name, declared, key)
 
 
 def open_table(
     kind: type[ParquetSource],
-    schema_of: Callable[[Path], pa.Schema],
-    shards: Sequence[Path],
+    schema_of: Callable[[Location], pa.Schema],
+    shards: Sequence[Location],
     name: str,
     declared: DataOptions,
     key: str,
@@ -304,19 +304,20 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
         return {}
 
 
-def _split_of(shard: Path) -> str:
+def _split_of(shard: Location) -> str:
     stem = re.sub(r"-\d+(-of-\d+)?(-[0-9a-f]+)?$", "", shard.stem)
     return split_name(stem) or split_name(shard.parent.name) or ""
 
 
-def _open(shard: Path) -> pq.ParquetFile:
+def _open(shard: Location) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(shard, buffer_size=_BUFFER, pre_buffer=False)
+        source = shard.open() if isinstance(shard, RemotePath) else shard
+        return pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False)
     except _DAMAGE:
         raise _damaged(shard) from None
 
 
-def _schema(shard: Path) -> pa.Schema:
+def _schema(shard: Location) -> pa.Schema:
     with _open(shard) as file:
         try:
             return file.schema_arrow
@@ -324,6 +325,6 @@ def _schema(shard: Path) -> pa.Schema:
             raise _damaged(shard) from None
 
 
-def _damaged(shard: Path) -> DataError:
+def _damaged(shard: Location) -> DataError:
     kind = "Arrow" if shard.suffix == ".arrow" else "Parquet"
     return DataError(f"{shard}: not a readable {kind} file (damaged or cut off). Copy it again.")

@@ -11,10 +11,11 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import cast
 
 from sfumato.data.decoding.decode import LARGEST_FILE
@@ -28,6 +29,7 @@ from sfumato.data.layout import (
 from sfumato.data.options import DataOptions
 from sfumato.data.readers.tree import Tree, TreeSource, read_tree
 from sfumato.data.source import ImageSource, Place, digest_of_files
+from sfumato.data.storage import Location, opened, place_of, size_of
 from sfumato.errors import DataError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -52,10 +54,10 @@ class TarSource(TreeSource):
         name: str,
         tree: Tree,
         location_key: str,
-        shards: Sequence[Path],
+        shards: Sequence[Location],
         members: list[Member],
     ) -> None:
-        places = [Place(str(shard.resolve()), tree.found.folder) for shard in shards]
+        places = [Place(place_of(shard), tree.found.folder) for shard in shards]
         super().__init__(name, tree, location_key, places)
         self._shards = shards
         self._members = [members[index] for index in tree.found.chosen]
@@ -71,7 +73,9 @@ class TarSource(TreeSource):
         return digest_of_files(self._shards, reading=self.reading())
 
 
-def open_tar(shards: Sequence[Path], name: str, declared: DataOptions, root: Path) -> ImageSource:
+def open_tar(
+    shards: Sequence[Location], name: str, declared: DataOptions, root: Location
+) -> ImageSource:
     """Open tar shards: files in folders if the tar lists several, else WebDataset.
 
     (With a table of labels, or DICOM, files in folders too.)
@@ -81,14 +85,14 @@ def open_tar(shards: Sequence[Path], name: str, declared: DataOptions, root: Pat
     """
     from sfumato.data.readers.webdataset import open_webdataset
 
-    by_split: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Location]] = {}
     for shard in sorted(shards):
         by_split.setdefault(_split_of(shard), []).append(shard)
     splits = [found for found in by_split if found]
     split = choose_split(splits, declared.split, name) if splits else None
     chosen = by_split[split or ""]
     members = [member for index, shard in enumerate(chosen) for member in _table(shard, index)]
-    key = str(chosen[0].resolve()) if len(chosen) == 1 else f"{root.resolve()}:{split or ''}"
+    key = place_of(chosen[0]) if len(chosen) == 1 else f"{place_of(root)}:{split or ''}"
     folders = {member.path for member in members if member.is_folder}
     files = [member for member in members if not member.is_folder]
     if splits:
@@ -111,12 +115,17 @@ def open_tar(shards: Sequence[Path], name: str, declared: DataOptions, root: Pat
     return TarSource(name, tree, key, chosen, images)
 
 
-def open_shard(shard: Path) -> BufferedIOBase:
+@contextmanager
+def open_shard(shard: Location) -> Iterator[BufferedIOBase]:
     """Open a shard for reading by place. Raises DataError if it is gone."""
-    try:
-        return cast(BufferedIOBase, gzip.open(shard)) if _is_packed(shard) else shard.open("rb")
-    except OSError:
-        raise _damaged(shard) from None
+    with ExitStack() as stack:
+        try:
+            file: BufferedIOBase = stack.enter_context(opened(shard))
+        except OSError:
+            raise _damaged(shard) from None
+        if _is_packed(shard):
+            file = cast(BufferedIOBase, stack.enter_context(gzip.GzipFile(fileobj=file)))
+        yield file
 
 
 def read_at(file: BufferedIOBase, place: tuple[int, int] | None, limit: int) -> bytes | None:
@@ -130,17 +139,17 @@ def read_at(file: BufferedIOBase, place: tuple[int, int] | None, limit: int) -> 
         return None
 
 
-def _split_of(shard: Path) -> str:
+def _split_of(shard: Location) -> str:
     stem = re.sub(r"(\.tar|\.tgz|\.gz)+$", "", shard.name, flags=re.IGNORECASE)
     return split_name(stem.rstrip("0123456789-_")) or ""
 
 
-def _is_packed(shard: Path) -> bool:
+def _is_packed(shard: Location) -> bool:
     return shard.suffix.lower() != ".tar"
 
 
-def _table(shard: Path, index: int) -> Iterator[Member]:
-    length = None if _is_packed(shard) else shard.stat().st_size
+def _table(shard: Location, index: int) -> Iterator[Member]:
+    length = None if _is_packed(shard) else size_of(shard)
     for member in _members(shard):
         inner = inner_path(member.name)
         # A member that leads out of the archive, a link or a device is no record.
@@ -155,9 +164,12 @@ def _table(shard: Path, index: int) -> Iterator[Member]:
         yield Member(index, inner, False, member.offset_data, member.size)
 
 
-def _members(shard: Path) -> Iterator[tarfile.TarInfo]:
+def _members(shard: Location) -> Iterator[tarfile.TarInfo]:
     try:
-        with tarfile.open(shard, "r:gz" if _is_packed(shard) else "r:") as tar:
+        with ExitStack() as stack:
+            file = stack.enter_context(opened(shard))
+            tar = tarfile.open(fileobj=file, mode="r:gz" if _is_packed(shard) else "r:")
+            stack.enter_context(tar)
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps every header
                 yield member
@@ -172,5 +184,5 @@ def _members(shard: Path) -> Iterator[tarfile.TarInfo]:
         raise _damaged(shard) from None
 
 
-def _damaged(shard: Path) -> DataError:
+def _damaged(shard: Location) -> DataError:
     return DataError(f"{shard}: not a readable tar (damaged or cut off). Copy or pack it again.")

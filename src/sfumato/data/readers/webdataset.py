@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from itertools import groupby
-from pathlib import Path
 
 from sfumato.data.decoding.decode import LARGEST_FILE
 from sfumato.data.layout import IMAGE_SUFFIXES, label_of_folder
@@ -16,6 +15,7 @@ from sfumato.data.options import DataOptions
 from sfumato.data.readers.tar import Member, open_shard, read_at
 from sfumato.data.source import ImageSource, Place, Record, digest_of_files
 from sfumato.data.spec import PublicSpec
+from sfumato.data.storage import Location, place_of
 from sfumato.data.units import Key, as_key
 
 _LABEL_SUFFIXES = ("cls", "json")
@@ -43,10 +43,10 @@ class WebDatasetSource(ImageSource):
         name: str,
         spec: PublicSpec,
         location_key: str,
-        shards: Sequence[Path],
+        shards: Sequence[Location],
         entries: list[_Entry],
     ) -> None:
-        places = [Place(str(shard.resolve())) for shard in shards]
+        places = [Place(place_of(shard)) for shard in shards]
         super().__init__(name, spec, location_key, places)
         self._shards = shards
         self._entries = entries
@@ -61,7 +61,7 @@ class WebDatasetSource(ImageSource):
         options = (self.name, self.spec)
         found: list[ImageSource] = []
         for shard, its in zip(self._shards, entries, strict=True):
-            one = WebDatasetSource(*options, str(shard.resolve()), [shard], its)
+            one = WebDatasetSource(*options, place_of(shard), [shard], its)
             one.options = self.options
             found.append(one)
         return found
@@ -122,7 +122,7 @@ class WebDatasetSource(ImageSource):
 
 
 def open_webdataset(
-    shards: Sequence[Path],
+    shards: Sequence[Location],
     name: str,
     declared: DataOptions,
     location_key: str,
