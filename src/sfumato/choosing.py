@@ -53,8 +53,12 @@ def make_method(
     if isinstance(chosen, ClassifierOptions) and chosen.compress:
         values["compress"] = True
     if chosen.public is not None:
-        labelled = "public_labels" in known and values.get("public_conditional", False)
-        images = public_images(chosen.public, spec, labelled)
+        start, votes = values.get("public_model"), bool(values.get("public_votes"))
+        wanted = bool(values.get("public_conditional")) or (
+            votes and (start is None or start.centres is None)
+        )
+        labelled = "public_labels" in known and wanted
+        images = public_images(chosen.public, spec, labelled, limited=not votes)
         values["public"] = images.images
         if "public_labels" in known:
             values["public_labels"] = images.labels
@@ -72,15 +76,21 @@ def read_public_model(location: Location) -> PublicModel:
     return PublicModel.read(stated_path(location, "public_model"))
 
 
-def public_images(location: Location, spec: PublicSpec, labelled: bool = False) -> LabelledImages:
+def public_images(
+    location: Location, spec: PublicSpec, labelled: bool = False, limited: bool = True
+) -> LabelledImages:
     """Read images that the user declares public, in the form of the private ones.
+
+    Args:
+        labelled: with their own labels.
+        limited: these stand for private classes, so there must not be more of them.
 
     Raises:
         UsageError: labels are wanted, and there are more classes than the private images have.
     """
     classes = None if labelled else 0
     source = open_images(location, image_size=spec.height, channels=spec.channels, classes=classes)
-    if len(source.spec.classes) > len(spec.classes):
+    if limited and len(source.spec.classes) > len(spec.classes):
         raise UsageError(
             f"public={location} has {len(source.spec.classes)} classes, but the private images "
             f"have {len(spec.classes)}; conditional pre-training needs as many or fewer."

@@ -14,6 +14,7 @@ from sfumato.data.source import Place
 from sfumato.devices import resolve_device
 from sfumato.disk import private_folder, write_atomically
 from sfumato.errors import UsageError
+from sfumato.features.public_classes import class_centres
 from sfumato.methods.base import Method, Model, Settings, digest_of
 from sfumato.methods.public_model import PublicModel
 from sfumato.methods.registry import find_method
@@ -81,7 +82,9 @@ def pretrain(public: Location, *objects: Any, **stated: Any) -> Path:
     except UsageError:
         shutil.rmtree(work, ignore_errors=True)  # nothing was trained
         raise
-    trained = PublicModel(chosen.method, model, about)
+    shown, classes = (images.images, images.labels), len(spec.classes)
+    centres = class_centres(*shown, classes, session.device) if classes else None
+    trained = PublicModel(chosen.method, model, about, centres)
     write_atomically(out.with_name(f"{out.name}.png"), _samples(model, spec))
     write_atomically(out, trained.to_bytes())
     shutil.rmtree(work, ignore_errors=True)

@@ -16,11 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import save
 from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError, UsageError
+from sfumato.features.public_classes import AXES
 from sfumato.methods.base import Model
 from sfumato.methods.registry import read_saved
 from sfumato.methods.saved_arrays import tensors_below
@@ -31,6 +34,8 @@ LABELS = "label.weight"
 """The tensor with a row for each class."""
 UNLABELLED = "level.2.bias"
 """What a class's row is added to in a U-Net."""
+CENTRES = "public-class-centres"
+"""The tensor with the public classes' centres in a file."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,15 @@ class PublicModel:
         method: the name of its method.
         model: what was trained.
         card: source, licence, SHA-256 of the data and settings, as plain JSON values.
+        centres: float32 ``[P, width]`` of the public classes, as
+            :func:`sfumato.features.public_classes.class_centres` finds them; None without classes.
         digest: SHA-256 of its file.
     """
 
     method: str
     model: Model
     card: Mapping[str, Any]
+    centres: NDArray[np.float32] | None = None
     digest: str = ""
 
     def __post_init__(self) -> None:
@@ -58,6 +66,8 @@ class PublicModel:
         facts = {"method": self.method, "spec": asdict(self.model.spec)}
         facts |= {"config": self.model.config(), "card": dict(self.card)}
         tensors = {name: np.ascontiguousarray(v) for name, v in self.model.tensors().items()}
+        if self.centres is not None:
+            tensors[CENTRES] = np.ascontiguousarray(self.centres)
         return save(tensors, {KEY: json.dumps(facts, sort_keys=True)})
 
     @classmethod
@@ -71,12 +81,13 @@ class PublicModel:
             facts, model = read_saved(path, KEY)
             if not isinstance(model, Model):
                 raise TypeError("not a model of images")
+            centres = _centres(path, len(model.spec.classes))
             card, digest = dict(facts["card"]), hashlib.sha256(path.read_bytes()).hexdigest()
         except (DataError, OSError, LookupError, TypeError, ValueError) as error:
             raise UsageError(
                 f"public_model={path} is no public model. Make one with sfumato pretrain."
             ) from error
-        return cls(facts["method"], model, card, digest)
+        return cls(facts["method"], model, card, centres, digest)
 
     def check(self, method: str, spec: PublicSpec) -> None:
         """Raise UsageError unless ``method`` may start from it for images of ``spec``."""
@@ -99,6 +110,10 @@ class PublicModel:
         config = self.model.config()
         named = {name: config[name] for name in ("width", "parameterisation") if name in config}
         return {**config.get("shape", {}), **named}
+
+    def label_rows(self) -> Tensor | None:
+        """A denoiser's rows float32 ``[P + 1, width]``: its public classes, then no class."""
+        return tensors_below(self.model.tensors(), "network").get(LABELS)
 
     def start(self, network: nn.Module, prefix: str) -> None:
         """Give ``network`` the weights below ``prefix``.
@@ -149,6 +164,17 @@ def start_from(
     if model is not None:
         model.check(method, spec)
         model.start(network, prefix)
+
+
+def _centres(path: Path, classes: int) -> NDArray[np.float32] | None:
+    with safe_open(path, framework="numpy") as file:
+        if CENTRES not in list(file.keys()):
+            return None
+        centres: NDArray[np.float32] = np.array(file.get_tensor(CENTRES))
+    right = centres.shape == (classes, AXES) and centres.dtype == np.float32
+    if not right or not np.isfinite(centres).all():
+        raise ValueError("the centres are not those of the model's classes")
+    return centres
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from sfumato.data.spec import PublicSpec
 from sfumato.devices import resolve_device
 from sfumato.errors import UsageError
+from sfumato.features.public_classes import class_centres
 from sfumato.methods.base import Batch, Method, Settings, check_rules, digest_of, poisson_rate
 from sfumato.methods.dpdm.diffusion import (
     Denoiser,
@@ -30,6 +31,8 @@ from sfumato.methods.dpdm.diffusion import (
 )
 from sfumato.methods.dpdm.parameterisations import PARAMETERISATIONS
 from sfumato.methods.dpdm.phases import Phases
+from sfumato.methods.dpdm.presets import BATCH, PUBLIC, cpu, paper
+from sfumato.methods.dpdm.public_votes import ChosenClasses, votes_query
 from sfumato.methods.dpdm.warm_up import WarmUp, warm_images
 from sfumato.methods.estimate import gradient_steps
 from sfumato.methods.public_model import PublicModel, start_from
@@ -38,39 +41,18 @@ from sfumato.networks import UNet, adapt, merge
 from sfumato.privacy import Curator, GradientQuery, Query
 from sfumato.privacy.gradients.per_example import trained
 
-
-def _cpu(spec: PublicSpec) -> Settings:
-    """About an hour on two cores at 28 pixels, after a warm-up."""
-    fold = max(1, round(max(spec.height, spec.width) / 14))
-    batch = min(DPDM.batch, spec.declared_size or DPDM.batch)
-    return {"patch": fold, "warm_up": "moments", "batch": batch}
-
-
-def _paper(spec: PublicSpec) -> Settings:
-    """arXiv 2210.09929, table 7: 300 epochs of MNIST, 500 of CIFAR-10, 300 of CelebA."""
-    size = spec.declared_size or 1
-    batch, epochs, K = (4096, 300, 32) if spec.channels == 1 else (2048, 500, 8)
-    return {
-        "patch": max(1, spec.height // 32),
-        "width": 32,
-        "multipliers": (1, 2, 2),
-        "attention": 8 if spec.height <= 28 else 16,
-        "clip_norm": 1.0,
-        "learning_rate": 3e-4,
-        "average": 0.999,
-        "sampler": "accuracy",
-        "batch": min(batch, size),
-        "steps": max(1, round(epochs * size / batch)),
-        "multiplicity": K,
-    }
-
-
 Finetune = Literal["all", "last", "adapters"]
 
 PRE_TRAINING = 10_000
 """Steps on public images of a model that is trained on them alone."""
 
 PUBLIC_AVERAGE = 0.999
+
+VOTES_NEED = (
+    "public_votes={} needs public classes, two or more: those of a public model that was trained "
+    "with labels, --public-model (public_model=), or of labelled images to learn from, --public "
+    "with --pretrain (public=, pretrain=)."
+)
 
 CITATION = """\
 @article{dockhorn2023differentially,
@@ -109,13 +91,17 @@ class DPDM(Method):
         warm_up_noise: noise multiplier of that sum relative to that of a gradient step.
         public_steps: steps on public images, before everything else.
         public_conditional: whether these use the public images' own labels.
+        public_votes: how many public classes each private class chooses by the votes of its
+            records, one histogram; 0: none are asked. It starts as these in a public model, and
+            public images are learnt from where these are nearest, under its name.
+        public_votes_noise: noise multiplier of the votes relative to that of a gradient step.
         public_learning_rate: of Adam, without noise: on public images and those of the warm-up.
         seed_public: public seed of weights and of training without noise.
         public: uint8 ``[n, c, h, w]`` public images; ``public_labels``: int64 ``[n]``.
         public_model: a :class:`PublicModel` that the network starts from, before everything else.
 
-    Guarantee: one :class:`GradientQuery` and, with a warm-up, one :class:`SumQuery`; everything
-    else is post-processing.
+    Guarantee: one :class:`GradientQuery`, with a warm-up one :class:`SumQuery`, and with votes for
+    public classes one :class:`NearestQuery`; everything else is post-processing.
 
     Raises:
         UsageError: a value is outside its rule.
@@ -124,17 +110,8 @@ class DPDM(Method):
     name = "dpdm"
     title = "DPDM: a diffusion model trained on noisy sums of clipped gradients"
     model = DiffusionModel
-    presets: ClassVar = {"cpu": _cpu, "paper": _paper}
-    public_presets: ClassVar = {
-        "cpu": {"public_steps": 20_000, "patch": 2, "width": 32},
-        "gpu": {
-            "public_steps": 200_000,
-            "patch": 1,
-            "width": 64,
-            "multipliers": (1, 2, 2),
-            "attention": 16,
-        },
-    }
+    presets: ClassVar = {"cpu": cpu, "paper": paper}
+    public_presets: ClassVar = PUBLIC
     short: ClassVar = {
         "steps": 10,
         "batch": 64,
@@ -146,7 +123,7 @@ class DPDM(Method):
     citation = CITATION
 
     steps: int = 80
-    batch: int = 2048
+    batch: int = BATCH
     multiplicity: int = 4
     clip_norm: float = 1.0
     learning_rate: float = 5e-4
@@ -167,6 +144,9 @@ class DPDM(Method):
     warm_up_noise: float = 5.0
     public_steps: int = 0
     public_conditional: bool = False
+    public_votes: int = 0
+    public_votes_noise: float = 5.0
+    public_classes: int = 0
     public_learning_rate: float = 1e-3
     seed_public: int = 0
     public: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
@@ -195,6 +175,8 @@ class DPDM(Method):
             "warm_up_steps": self.warm_up_steps >= 1,
             "warm_up_noise": self.warm_up_noise > 0,
             "public_steps": self.public_steps >= 0,
+            "public_votes": self.public_votes >= 0,
+            "public_votes_noise": self.public_votes_noise > 0,
             "public_learning_rate": self.public_learning_rate > 0,
         }
         check_rules(self, rules)
@@ -208,6 +190,8 @@ class DPDM(Method):
             object.__setattr__(self, "public_digest", digest_of(self.public))
         if self.public_model is not None:
             object.__setattr__(self, "public_model_digest", self.public_model.digest)
+        if self.public_votes:
+            self._count_public_classes()
         # Verify knows the digest of public images alone.
         learnt = self.public_digest and (self.public is None or self.public_steps)
         started = learnt or self.public_model_digest or self.warm_up != "none"
@@ -216,6 +200,25 @@ class DPDM(Method):
                 f"dpdm: finetune={self.finetune!r} leaves the other weights as they start, which "
                 "is at random here. Pass a public model, --public-model (public_model=), or public "
                 "images with steps on them, or set warm_up."
+            )
+
+    def _count_public_classes(self) -> None:
+        """State how many public classes are voted for, which a plan has to say.
+
+        Raises:
+            UsageError: they are fewer than two, or their labels are to stand for private classes.
+        """
+        if self.public_model is not None and self.public_model.centres is not None:
+            object.__setattr__(self, "public_classes", len(self.public_model.centres))
+        elif self.public is not None and self.public_labels is not None:
+            count = int(self.public_labels.max(initial=-1)) + 1 if self.public_steps else 0
+            object.__setattr__(self, "public_classes", count)
+        if self.public_classes < 2:
+            raise UsageError(f"dpdm: {VOTES_NEED.format(self.public_votes)}")
+        if self.public_conditional:
+            raise UsageError(
+                "dpdm: public_conditional=True takes public labels for private classes, and "
+                f"public_votes={self.public_votes} asks which of them are alike. Leave one out."
             )
 
     @property
@@ -229,13 +232,18 @@ class DPDM(Method):
         return {"shape": asdict(self.shape), "parameterisation": self.parameterisation}
 
     def queries(self, spec: PublicSpec) -> list[Query]:
-        """The gradient's steps, after one sum where there is a warm-up.
+        """The gradient's steps, after votes for public classes and the sum of a warm-up, if any.
 
         Raises:
             UsageError: the number of records is not declared, or is smaller than the batch.
         """
         warm, gradient = warm_images(self.warm_up, spec), self._gradient(spec)
-        return [gradient] if warm is None else [warm.query(self.warm_up_noise), gradient]
+        first: list[Query] = []
+        if self.public_votes:
+            classes = max(1, len(spec.classes))
+            first += [votes_query(classes, self.public_classes, self.public_votes_noise)]
+        first += [] if warm is None else [warm.query(self.warm_up_noise)]
+        return [*first, gradient]
 
     def _gradient(self, spec: PublicSpec) -> GradientQuery:
         with torch.device("meta"):
@@ -279,13 +287,20 @@ class DPDM(Method):
         """Train on public, then sampled, then private images; a killed run goes on where it was."""
         spec = curator.spec
         network, loss = self._untrained(spec, curator.device)
+        centres = self._centres(curator.device)
         curator.open(self)
         session = Session.of(curator)
         counts = np.ones(max(len(spec.classes), 1))
         phases = Phases(session, network, loss, self.average, self.seed_public)
         rate = self.public_learning_rate
+        draw = self._public_batch
+        if len(centres):
+            chosen = ChosenClasses.asked(curator, centres, self.public_votes)
+            chosen.start(network, self.public_model)
+            if self.public is not None:
+                draw = chosen.images(self.public, curator.device).draw
         if self.public_steps:
-            phases.on_public_images("pre-training", self.public_steps, rate, self._public_batch)
+            phases.on_public_images("pre-training", self.public_steps, rate, draw)
         warm = warm_images(self.warm_up, spec)
         if warm is not None:
             warm.learn(curator.sum(warm.name), session)
@@ -305,6 +320,16 @@ class DPDM(Method):
         )
         merge(network)
         return self._trained(spec, loss.denoiser, counts)
+
+    def _centres(self, device: torch.device) -> NDArray[np.float32]:
+        """The centres of the public classes that are voted for; none without votes."""
+        if not self.public_votes:
+            return np.zeros((0, 0), np.float32)
+        if self.public_model is not None and self.public_model.centres is not None:
+            return self.public_model.centres
+        if self.public is None or self.public_labels is None:
+            raise UsageError(f"dpdm: {VOTES_NEED.format(self.public_votes)}")
+        return class_centres(self.public, self.public_labels, self.public_classes, device)
 
     def _trained(
         self, spec: PublicSpec, denoiser: Denoiser, counts: NDArray[np.float64]
