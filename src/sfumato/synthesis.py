@@ -122,9 +122,8 @@ def _released(
     check_classes(type(method).model, source.spec, None, to.balance)
     with on_cluster(source, run.engine), open_curator(source, budget, run) as curator:
         fitted = method.fit(curator)
-        if is_first():  # under torchrun the other ranks have done their part
-            made = _Making(make_core(curator.record()), command, chosen.seed_public, run.quiet)
-            made.write(fitted, to)
+        core = make_core(curator.record()) if is_first() else {}
+        _Making(core, command, chosen.seed_public, run.quiet).write(fitted, to)
         curator.close()
     return target
 
@@ -158,6 +157,8 @@ def sample(
 ) -> Path:
     """Sample more images from a release's model into another release, at no privacy cost.
 
+    Under ``torchrun`` all ranks sample; the release is the same on any number of them.
+
     Args:
         objects, stated: :class:`ReleaseOptions` or its fields; ``out`` is needed.
         sampler, sampling_steps: another sampler, for a diffusion model; see ``SAMPLERS``.
@@ -169,6 +170,8 @@ def sample(
         CertificateError: the release's claim fails, or its model was changed.
         DataError: the model cannot be read.
     """
+    join()
+    quiet = quiet or not is_first()
     (to,) = gathered("sample", [ReleaseOptions], objects, stated)
     check_seed(seed_public)
     target = check_output(to)
@@ -305,6 +308,7 @@ class _Making:
     label: str | None = None
 
     def write(self, fitted: Fitted, to: ReleaseOptions) -> None:
+        """Sample and write the release; ranks other than the first only sample."""
         if not isinstance(fitted, Model):
             self._write(fitted, (), to)
             return
@@ -316,7 +320,7 @@ class _Making:
 
             def sampled() -> Iterator[Batch]:
                 done = 0
-                for images, labels in model.sampled(wanted):
+                for images, labels in model.sampled_by_all(wanted):
                     yield images, labels
                     done += len(images)
                     report(done / count)
@@ -324,6 +328,10 @@ class _Making:
             self._write(model, sampled(), to)
 
     def _write(self, fitted: Fitted, batches: Iterable[Batch], to: ReleaseOptions) -> None:
+        if not is_first():
+            for _ in batches:
+                pass
+            return
         asked: dict[str, Any] = {} if self.label is None else {"label": self.label}
         asked |= {"balance": True} if to.balance else {}
         write_release(

@@ -1,4 +1,4 @@
-"""Sums and histograms are split between ranks: the same release for any number of them."""
+"""What ranks split beside gradients: sums, sampling, evaluation; the same on any number of them."""
 
 from __future__ import annotations
 
@@ -90,12 +90,94 @@ def totals(state):
     return seen
 """
 
+SAMPLING = """
+from sfumato.methods.base import Sampling
+from sfumato.methods.model import GeneratorModel, make_generator
+
+FORM = PublicSpec(28, 28, 1, ("a", "b", "c"))
+COUNTS = np.array([3.0, 2.0, 0.001])
+made = []
+
+
+class Watched(GeneratorModel):
+    def draw(self, labels, random):
+        made.append(len(labels))
+        return super().draw(labels, random)
+
+
+class Other(GeneratorModel):
+    def draw(self, labels, random):
+        images, labels = super().draw(labels, random)
+        return images ^ distributed.rank(), labels
+
+
+def model(kind):
+    torch.manual_seed(distributed.rank())  # the first rank's weights count
+    return kind(FORM, make_generator(FORM, 4, 4).eval(), 4, COUNTS)
+
+
+def joined(batches):
+    images, labels = zip(*batches, strict=True)
+    return torch.from_numpy(np.concatenate(images)), torch.from_numpy(np.concatenate(labels))
+
+
+def sampled():
+    seen = {}
+    for name, kind, wanted in [
+        ("sampled", Watched, Sampling(1100, 3)),
+        ("balanced", Watched, Sampling(30, 4, balance=True)),
+        ("other machines", Other, Sampling(600, 3)),
+    ]:
+        made.clear()
+        batches = list(model(kind).sampled_by_all(wanted))
+        seen[name] = joined(batches) if distributed.is_first() else len(batches)
+        seen[f"made {name}"] = list(made)
+    return seen
+"""
+
+EVALUATING = """
+from sfumato.data.arrays import LabelledImages
+from sfumato.evaluation import evaluate
+from sfumato.evaluation.extractors import Extractor
+
+
+def evaluated(cache):
+    seen = {}
+    rng = np.random.default_rng(0)
+    sets = []
+    for count in (210, 160, 130):
+        labels = rng.integers(0, 2, count)
+        images = rng.integers(0, 200, (count, 1, 8, 8)) + labels[:, None, None, None] * 40
+        sets.append(LabelledImages(images.astype(np.uint8), labels, ("a", "b")))
+    passes = []
+
+    def features(images):
+        passes.append(len(images))
+        return images[:, 0].float().flatten(1)[:, :20]
+
+    extractor = Extractor("few pixels", "0" * 64, features, 50, torch.device("cpu"))
+    for part in ("evaluated", "from the cache"):
+        passes.clear()
+        how = {"classifiers": ("logistic",), "quiet": True}
+        seen[part] = evaluate(*sets, extractor=extractor, cache=cache, **how).to_dict()
+        seen[f"passes {part}"] = sum(passes)
+    if distributed.size() > 1:
+        sets[2].images[0] ^= distributed.rank()
+        try:
+            evaluate(*sets, extractor=extractor, **how)
+        except DataError as error:
+            seen["refused"] = str(error)
+    return seen
+"""
+
 RANKS = (
     COMMON
+    + SAMPLING
+    + EVALUATING
     + """
 place = Path(sys.argv[1])
 distributed.join()
-seen = totals(place / "state")
+seen = totals(place / "state") | sampled() | evaluated(place / "cache")
 torch.save(seen, place / f"seen-{distributed.rank()}.pt")
 torch.distributed.barrier()
 torch.distributed.destroy_process_group()
@@ -104,7 +186,15 @@ torch.distributed.destroy_process_group()
 
 FAILING = (
     COMMON
+    + SAMPLING
     + """
+class Mortal(Watched):
+    def draw(self, labels, random):
+        if rank == 1 and made:
+            os._exit(0)
+        return super().draw(labels, random)
+
+
 place = Path(sys.argv[1])
 distributed.join()
 rank, state = distributed.rank(), place / "state"
@@ -125,6 +215,11 @@ except SfumatoError as error:
     seen["gone"] = str(error)
 if "total" in seen:
     seen["runs"] = curator.record()["data_set_total"]["runs"]
+    torch.save(seen, place / f"seen-{rank}.pt")
+    try:
+        list(model(Mortal).sampled_by_all(Sampling(1100, 3)))
+    except SfumatoError as error:
+        seen["gone"] = str(error)
 torch.save(seen, place / f"seen-{rank}.pt")
 """
 )
@@ -133,8 +228,9 @@ torch.save(seen, place / f"seen-{rank}.pt")
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict:
     names: dict = {"__name__": "world"}
-    exec(COMMON, names)
-    return names["totals"](tmp_path_factory.mktemp("alone"))
+    exec(COMMON + SAMPLING + EVALUATING, names)
+    place = tmp_path_factory.mktemp("alone")
+    return names["totals"](place) | names["sampled"]() | names["evaluated"](place / "cache")
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +260,55 @@ def test_each_rank_does_its_part_and_no_record_counts_twice(
         assert sum(parts) == whole and 0 < min(parts) and max(parts) <= whole / 2 + 128
 
 
+@pytest.mark.parametrize("name", ["sampled", "balanced", "other machines"])
+def test_images_are_equal_bit_for_bit_for_any_number_of_ranks(
+    alone: dict, worlds: list[list[dict]], name: str
+) -> None:
+    images, labels = alone[name]
+    assert len(images.flatten(1).unique(dim=0)) > len(images) / 2
+    assert labels.unique().tolist() == [0, 1, 2]
+    for first, *others in worlds:
+        assert torch.equal(first[name][0], images) and torch.equal(first[name][1], labels)
+        assert [other[name] for other in others] == [0] * len(others)
+
+
+def test_batches_are_sampled_in_turns(alone: dict, worlds: list[list[dict]]) -> None:
+    """Each rank makes the first one, by which they are compared."""
+    assert alone["made sampled"] == [250, 250, 250, 250, 100]
+    two, three = ([seen["made sampled"] for seen in world] for world in worlds)
+    assert two == [[250, 250, 100], [250, 250, 250]]
+    assert three == [[250, 250], [250, 250, 100], [250, 250]]
+
+
+def test_an_evaluation_is_the_same_on_any_number_of_ranks(
+    alone: dict, worlds: list[list[dict]]
+) -> None:
+    assert alone["passes evaluated"] == 2 * 130 + 160 and not alone["passes from the cache"]
+    for world in worlds:
+        for seen in world:
+            assert seen["evaluated"] == seen["from the cache"]
+            _close(seen["evaluated"], alone["evaluated"])
+            assert "evaluates other images" in seen["refused"]
+        passes = [seen["passes evaluated"] for seen in world]
+        assert sum(passes) == alone["passes evaluated"] and min(passes) > 0
+        assert not any(seen["passes from the cache"] for seen in world)
+
+
+def _close(found: object, expected: object) -> None:
+    if isinstance(expected, dict):
+        assert isinstance(found, dict) and found.keys() == expected.keys()
+        for key, value in expected.items():
+            _close(found[key], value)
+    elif isinstance(expected, (list, tuple)):
+        assert isinstance(found, (list, tuple)) and len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            _close(one, other)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-5)
+    else:
+        assert found == expected
+
+
 def test_a_rank_that_sees_other_data_or_dies_ends_the_run_and_it_goes_on(
     run_ranks: Callable, tmp_path: Path
 ) -> None:
@@ -175,3 +320,4 @@ def test_a_rank_that_sees_other_data_or_dies_ends_the_run_and_it_goes_on(
     again = run_ranks(FAILING, tmp_path, 2)
     assert [seen["runs"] for seen in again] == [1, 1]
     assert np.array_equal(again[0]["total"].numpy(), again[1]["total"].numpy())
+    assert "run the same command again" in again[0]["gone"]  # it died while images were sampled

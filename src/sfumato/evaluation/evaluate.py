@@ -6,6 +6,7 @@ private: they belong under ``private/``, marked as not private in the sense of t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from sfumato.data.arrays import LabelledImages
 from sfumato.devices import resolve_device
 from sfumato.errors import DataError
+from sfumato.evaluation.cache import images_digest, key
 from sfumato.evaluation.classifiers import quick, recipe
 from sfumato.evaluation.extractors import GREY_RULE, Extractor, extract, load_extractor
 from sfumato.evaluation.fidelity import frechet_distance, kernel_distance
@@ -27,10 +29,11 @@ from sfumato.evaluation.neighbours import (
     manifold_scores,
     memorisation,
 )
-from sfumato.evaluation.training import fit
+from sfumato.evaluation.training import FittedClassifier, fit
 from sfumato.evaluation.utility import UtilityScore, counted, score, scored
 from sfumato.methods.base import Classifier
 from sfumato.options import EvaluationOptions, gathered
+from sfumato.privacy import distributed
 from sfumato.progress import stage
 
 FIDELITY_IMAGES = 10_000
@@ -110,6 +113,8 @@ def evaluate(
 ) -> Evaluation:
     """Train on ``synthetic``, test on ``real_test``, and compare the two in feature space.
 
+    Ranks of one run share trainings and extractor passes, and all have the result.
+
     Args:
         synthetic: the released images.
         real_train: real images for the baseline and the memorisation check, or None.
@@ -134,12 +139,15 @@ def evaluate(
     real_test = _matched(real_test, synthetic, "test")
     real_train = None if real_train is None else _matched(real_train, synthetic, "training")
 
+    quiet = quiet or not distributed.is_first()
     extractor = extractor or load_extractor()
+    _check_ranks_agree([synthetic, real_train, real_test], how, seed, extractor.digest)
     train = _Trainer(how, seed, cache, quiet, extractor.device)
     on_synthetic = train.scores(synthetic, "synthetic", real_test)
     on_real = () if real_train is None else train.scores(real_train, "real", real_test)
-    fidelity, memorised = _fidelity(synthetic, real_train, real_test, extractor, seed, cache, quiet)
-    return Evaluation(not how.public, synthetic.classes, on_synthetic, on_real, fidelity, memorised)
+    compared = _fidelity(synthetic, real_train, real_test, extractor, seed, cache, quiet)
+    found = Evaluation(not how.public, synthetic.classes, on_synthetic, on_real, *compared)
+    return distributed.from_first(found)
 
 
 def evaluate_classifier(
@@ -173,6 +181,8 @@ def evaluate_classifier(
     real_test = _matched(real_test, own, "test")
     if len(real_test.images) == 0:
         raise DataError("An evaluation needs at least one real test image.")
+    quiet = quiet or not distributed.is_first()
+    _check_ranks_agree([real_train, real_test], how, seed, name)
     place = device or resolve_device()
     train = _Trainer(how, seed, cache, quiet, place)
     classifier.move(place)
@@ -181,7 +191,17 @@ def evaluate_classifier(
     on_real: tuple[UtilityScore, ...] = ()
     if real_train is not None:
         on_real = train.scores(_matched(real_train, own, "training"), "real", real_test)
-    return Evaluation(not how.public, spec.classes, (mine,), on_real, (), None)
+    return distributed.from_first(
+        Evaluation(not how.public, spec.classes, (mine,), on_real, (), None)
+    )
+
+
+def _check_ranks_agree(sets: Sequence[LabelledImages | None], *others: object) -> None:
+    """Raise DataError where ranks of one run see other images or options."""
+    if distributed.size() > 1:
+        seen = [None if images is None else images_digest(images) for images in sets]
+        value = key(*seen, *map(repr, others))
+        distributed.check_agreement(value, "evaluates other images, or with other options,")
 
 
 class _Trainer:
@@ -205,17 +225,25 @@ class _Trainer:
         self, training: LabelledImages, of: str, test: LabelledImages
     ) -> tuple[UtilityScore, ...]:
         """Each classifier trained on ``training`` images of a kind, measured on ``test``."""
-        scores = []
-        for name in self.names if training.classes else ():
-            fitted = []
-            # An optimum does not depend on the seed, so it is found once.
-            runs = self.repeats if recipe(name).epochs else 1
-            for repeat in range(runs):
-                with stage(f"{name} on {of} images, run {repeat + 1} of {runs}", self.quiet) as say:
-                    seed = self.seed + repeat
-                    fitted.append(fit(training, name, seed, self.cache, say, self.device))
-            scores.append(score(fitted, test))
-        return tuple(scores)
+        # An optimum does not depend on the seed, so it is found once.
+        runs = {name: self.repeats if recipe(name).epochs else 1 for name in self.names}
+        tasks = [(name, repeat) for name in runs for repeat in range(runs[name])]
+
+        def one(number: int) -> FittedClassifier:
+            name, repeat = tasks[number]
+            shown = f"{name} on {of} images, run {repeat + 1} of {runs[name]}"
+            with stage(shown, self.quiet) as say:
+                seed = self.seed + repeat
+                fitted = fit(training, name, seed, self.cache, say, self.device)
+            if distributed.size() > 1:  # it travels
+                fitted.network.cpu()
+            return fitted
+
+        found = list(distributed.in_turns(len(tasks) if training.classes else 0, one))
+        for fitted in found:
+            fitted.network.to(self.device)
+        of_name = {name: [each for each in found if each.name == name] for name in runs}
+        return tuple(score(fitted, test) for fitted in of_name.values() if fitted)
 
 
 def _matched(real: LabelledImages, synthetic: LabelledImages, which: str) -> LabelledImages:
@@ -261,6 +289,9 @@ def _fidelity(
             return extract(extractor, images, cache, report)
 
     fake, real = features(drawn, "synthetic"), features(held_out, "real test")
+    train = None if real_train is None else features(real_train.images, "real training")
+    if not distributed.is_first():
+        return (), None
     setting = Setting(
         extractor=extractor.name,
         weights_digest=extractor.digest,
@@ -283,9 +314,8 @@ def _fidelity(
             ("coverage", manifold.coverage, None, "higher", f"k = {DENSITY_K}"),
         )
     scores = tuple(FidelityScore(*row, setting) for row in rows)
-    if real_train is None:
+    if real_train is None or train is None:
         return scores, None
-    train = features(real_train.images, "real training")
     with stage("nearest neighbours", quiet):
         result = memorisation(train, real, fake)
         copies = exact_copies(real_train.images, drawn)

@@ -25,6 +25,7 @@ from sfumato.errors import UsageError
 from sfumato.evaluation.cache import array_digest, key, write_atomically
 from sfumato.evaluation.inception import load_inception
 from sfumato.features.encoder import load_encoder
+from sfumato.privacy import distributed
 from sfumato.progress import Report
 
 SHIPPED = "efficientnet-lite0"
@@ -147,21 +148,30 @@ def extract(
     cache: Path | None = None,
     report: Report = lambda share: None,
 ) -> Float32[np.ndarray, "n d"]:
-    """Features of ``images`` in order, read from ``cache`` or, once computed, kept there."""
+    """Features of ``images`` in order, read from ``cache`` or, once computed, kept there.
+
+    Ranks share the work. Rank 0 has the features, the others none: ``[0, 0]``.
+    """
     path = None
     if cache is not None:
         name = key(array_digest(images), extractor.name, extractor.digest)
         path = cache / "features" / f"{name}.npy"
-        if path.exists():
-            known: np.ndarray = np.load(path, allow_pickle=False)
-            return known
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(images), extractor.batch_size):
-            batch = torch.from_numpy(images[start : start + extractor.batch_size])
+    size, none = extractor.batch_size, np.zeros((0, 0), np.float32)
+    known = np.load(path, allow_pickle=False) if path and path.exists() else none
+    if distributed.from_first(known.size > 0):
+        return known
+
+    def one(number: int) -> np.ndarray:
+        batch = torch.from_numpy(images[number * size : (number + 1) * size])
+        with torch.no_grad():
             coloured = batch.to(extractor.device).expand(-1, 3, -1, -1)
-            parts.append(extractor.features(coloured).float().cpu().numpy())
-            report(min(1.0, (start + len(batch)) / len(images)))
+            found: np.ndarray = extractor.features(coloured).float().cpu().numpy()
+        report(min(1.0, (number * size + len(batch)) / len(images)))
+        return found
+
+    parts = list(distributed.in_turns(-(-len(images) // size), one))
+    if not distributed.is_first():
+        return none
     features = np.concatenate(parts)
     if path is not None:
         write_atomically(path, lambda file: np.save(file, features))

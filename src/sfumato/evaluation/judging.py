@@ -19,6 +19,7 @@ from sfumato.evaluation.extractors import SHIPPED, load_extractor
 from sfumato.methods import load_fitted
 from sfumato.methods.base import Classifier
 from sfumato.options import EvaluationOptions, Location, RunOptions, check_seed, gathered
+from sfumato.privacy import distributed
 from sfumato.privacy.ledger import digest
 from sfumato.privacy.run import data_set_folder, state_of
 from sfumato.release.certificate import Certificate, core_of, is_classifier, read_certificate
@@ -204,8 +205,8 @@ def _split(
 def judge(release: Path, real: Real, *objects: Any, seed: int = 0, **stated: Any) -> Judged:
     """Evaluate ``release`` against ``real``.
 
-    Trained classifiers and features are kept in the private folder of ``real``, by digest, and
-    never computed twice.
+    Under ``torchrun`` all ranks work, and all have the result. Trained classifiers and features are
+    kept in the private folder of ``real``, by digest, and never computed twice.
 
     Args:
         objects, stated: :class:`EvaluationOptions` and :class:`RunOptions`, or their fields.
@@ -214,7 +215,9 @@ def judge(release: Path, real: Real, *objects: Any, seed: int = 0, **stated: Any
     Raises:
         CertificateError, DataError, UsageError: the release, the data or an option is unusable.
     """
+    distributed.join()
     how, run = gathered("judge", [EvaluationOptions, RunOptions], objects, stated)
+    run = replace(run, quiet=run.quiet or not distributed.is_first())
     check_seed(seed)
     released = open_release(release)
     device = computing_device(run.device, run.quiet)

@@ -18,7 +18,7 @@ from sfumato.evaluation.judging import CACHE, Real, Released, open_classifier, o
 from sfumato.evaluation.metric_queries import FrechetQuery, Named, RecallQuery
 from sfumato.evaluation.training import fit
 from sfumato.options import EvaluationOptions, RunOptions, check_seed, gathered
-from sfumato.privacy import Budget, Curator, Query, make_plan
+from sfumato.privacy import Budget, Curator, Query, distributed, make_plan
 from sfumato.privacy.budget import check_delta
 from sfumato.privacy.family import DataSetLedger
 from sfumato.privacy.spending import ledger_of
@@ -54,6 +54,7 @@ def publish(
         UsageError: the release has published metrics already, or an option is outside its rule.
         BudgetExceededError: the cap of the test images does not allow it.
     """
+    distributed.check_alone("--publish-metrics")
     how, run = gathered("publish", [EvaluationOptions, RunOptions], objects, stated)
     check_seed(seed)
     classifiers = [quick(name) for name in how.classifiers] if how.quick else how.classifiers

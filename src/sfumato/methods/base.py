@@ -17,7 +17,7 @@ from sfumato.errors import UsageError
 from sfumato.methods.registry import PRETRAINED
 from sfumato.methods.training import Session
 from sfumato.options import check_types, described
-from sfumato.privacy import Answer, Curator, Query
+from sfumato.privacy import Answer, Curator, Query, distributed
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Images uint8 ``[b, channels, height, width]`` and labels int64 ``[b]``."""
@@ -108,6 +108,11 @@ class Model(Fitted):
         if wanted.label is not None or wanted.balance:
             raise UsageError("label, balance: this model's images come in classes as they come.")
         yield from self.sample(wanted.count, wanted.seed)
+
+    def sampled_by_all(self, wanted: Sampling) -> Iterator[Batch]:
+        """What :meth:`sampled` gives, on rank 0; the other ranks help and yield nothing."""
+        if distributed.is_first():
+            yield from self.sampled(wanted)
 
     def labels_of(self, wanted: Sampling) -> NDArray[np.int64] | None:
         """The label of each image of a sampling, where it is known before the images are made."""
@@ -341,7 +346,7 @@ def poisson_rate(method: str, batch: int, spec: PublicSpec) -> float:
     return batch / spec.declared_size
 
 
-def digest_of(images: NDArray[np.uint8]) -> str:
+def digest_of(images: NDArray[Any]) -> str:
     """SHA-256 of public images, by which a configuration names them."""
     return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
 

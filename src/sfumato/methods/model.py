@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
 from sfumato.devices import device_of, moved
-from sfumato.methods.base import Batch, Model, Sampling, labels_for
+from sfumato.methods.base import Batch, Model, Sampling, digest_of, labels_for
 from sfumato.methods.saved_arrays import arrays_of, checked_counts, loaded, tensors_below
 from sfumato.networks import Generator, ImageStreams, to_bytes
+from sfumato.privacy import distributed
 
 TRIES = 20
 """Most times that an image is made again because it was not called by the class asked for."""
@@ -59,7 +60,6 @@ class ImageModel(Model):
         """Sample ``count`` images in batches, classes in proportion to their noisy sizes."""
         return self.sampled(Sampling(count, seed))
 
-    @torch.no_grad()
     def sampled(self, wanted: Sampling) -> Iterator[Batch]:
         """Sample what is ``wanted``, in batches.
 
@@ -67,14 +67,54 @@ class ImageModel(Model):
         image is called by gets one in the last batch, made for it if there is such: loaders of
         folders pass over an empty class.
         """
-        labels, sizes = labels_for(self.counts, wanted), np.zeros(len(self.counts), np.int64)
-        for start in range(0, wanted.count, self.at_once):
+        make, count = self._by_number(wanted)
+        return self._finished(wanted, map(make, range(count)))
+
+    def sampled_by_all(self, wanted: Sampling) -> Iterator[Batch]:
+        """What :meth:`sampled` gives, on rank 0; the other ranks help and yield nothing.
+
+        They take the first one's model. A batch depends on its number alone, so the images are the
+        same on any number of ranks; where ranks make others of the first batch (other processors,
+        other libraries), rank 0 makes all.
+        """
+        if distributed.size() == 1:
+            yield from self.sampled(wanted)
+            return
+        saved = distributed.from_first((self.config(), self.tensors()))
+        model = self if distributed.is_first() else type(self).load(self.spec, *saved)
+        assert isinstance(model, ImageModel)
+        model.move(device_of(self.modules[0]))
+        make, count = model._by_number(wanted)
+        first = make(0)
+        found = digest_of(first[0]) + digest_of(first[1])
+        if len(set(distributed.everyones(found))) == 1:
+            batches = distributed.in_turns(count, lambda number: make(number) if number else first)
+            yield from model._finished(wanted, batches)
+        elif distributed.is_first():
+            yield from self.sampled(wanted)
+
+    def _by_number(self, wanted: Sampling) -> tuple[Callable[[int], Batch], int]:
+        """What makes the batch of a number, and how many there are."""
+        labels = labels_for(self.counts, wanted)
+
+        def make(number: int) -> Batch:
+            start = number * self.at_once
             numbers = np.arange(start, min(start + self.at_once, wanted.count))
-            images, named = self._batch(wanted, numbers, labels[numbers])
+            return self._batch(wanted, numbers, labels[numbers])
+
+        return make, -(-wanted.count // self.at_once)
+
+    def _finished(self, wanted: Sampling, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """All batches in order, the last one with an image of each class."""
+        labels, sizes = labels_for(self.counts, wanted), np.zeros(len(self.counts), np.int64)
+        done = 0
+        for images, named in batches:
             sizes += np.bincount(named, minlength=len(sizes))
-            last = numbers[-1] == wanted.count - 1
+            made = labels[done : done + len(named)]
+            done += len(named)
+            last = done == wanted.count
             if last and wanted.label is None and wanted.count >= len(sizes):
-                name_each_class(named, labels[numbers], sizes)
+                name_each_class(named, made, sizes)
             yield images, named
 
     def labels_of(self, wanted: Sampling) -> NDArray[np.int64] | None:
@@ -90,6 +130,7 @@ class ImageModel(Model):
             part = slice(start, start + self.at_once)
             yield self._batch(wanted, numbers[part], labels[part])
 
+    @torch.no_grad()
     def _batch(
         self, wanted: Sampling, numbers: NDArray[np.int64], labels: NDArray[np.int64]
     ) -> Batch:

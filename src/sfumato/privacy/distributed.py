@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sfumato.errors import DataError, SfumatoError
+from sfumato.errors import DataError, SfumatoError, UsageError
 
 Value = TypeVar("Value")
 
@@ -36,6 +36,16 @@ def join() -> None:
             dist.init_process_group(backend, timeout=LONGEST_WAIT)
         # A group left to the interpreter's end can abort the process: its threads still run then.
         atexit.register(_leave)
+
+
+def check_alone(what: str) -> None:
+    """Refuse what one process does, where ``torchrun`` has started several.
+
+    Raises:
+        UsageError: it has.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(f"{what} is the work of one process: run it without torchrun.")
 
 
 def _leave() -> None:
@@ -121,6 +131,23 @@ def _together() -> Iterator[None]:
         f"a process of this run ended or cannot be reached ({failure}), so this one ends too. "
         "What was answered is kept: see what the other one said, and run the same command again."
     )
+
+
+def in_turns(count: int, make: Callable[[int], Value]) -> Iterator[Value]:
+    """What ``make`` gives for 0 … ``count`` - 1, in order, on rank 0; the others yield nothing.
+
+    Ranks make the values in turns, each its own ones. All of them have to go through this.
+    """
+    if size() == 1:
+        yield from map(make, range(count))
+        return
+    for start in range(0, count, size()):
+        number = start + rank()
+        made = make(number) if number < count else None
+        found: list[Any] | None = [None] * size() if is_first() else None
+        with _together():
+            dist.gather_object(made, found)
+        yield from (found or [])[: count - start]
 
 
 def share(count: int) -> slice:

@@ -38,6 +38,7 @@ def sample(
       sfumato sample release/ --label cat --count 500 --out cats/
       sfumato sample release/ --samples 1000 --sampler fid --sampling-steps 100 --out fine/
     """
+    from sfumato.privacy.distributed import is_first
     from sfumato.synthesis import sample
 
     made = sample(
@@ -50,4 +51,5 @@ def sample(
         quiet=quiet,
         device=device,
     )
-    describe(made, json, charged=False)
+    if is_first():  # under torchrun one process speaks for all
+        describe(made, json, charged=False)

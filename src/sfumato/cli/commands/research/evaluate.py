@@ -76,6 +76,7 @@ def evaluate(
     from sfumato.evaluation.private_metrics import publish
     from sfumato.evaluation.table import render
     from sfumato.privacy.budget import Budget
+    from sfumato.privacy.distributed import is_first
     from sfumato.release import verify
 
     rule = {name: value for name, value in asdict(unit).items() if value not in (None, False)}
@@ -93,6 +94,8 @@ def evaluate(
         describe_published(str(release), metrics, verdict, json)
         return
     judged = judge(release, real, how, run, seed=seed_public)
+    if not is_first():  # under torchrun one process speaks for all
+        return
     path = judged.keep(run.folder)
     if json:
         show.as_json({"result": str(path), **judged.evaluation.to_dict()})
