@@ -6,8 +6,8 @@ within its share of the time, and add a JSON line to ``DIR/gpu_check.jsonl`` wit
 * ``methods``: each image method is fitted on digits, in a few small steps, and must sample finite
   images of the right shape;
 * ``sums``: what two ``sum`` queries take from each image, compared with the CPU's;
-* ``engines``: the clipped per-unit gradient over the plain one, K 1, 8 and 32, as
-  ``clipped_gradient.py`` measures it;
+* ``engines``: the clipped per-unit gradient and, where it is installed, Opacus' over the plain one,
+  K 1, 8 and 32, as ``clipped_gradient.py`` measures it;
 * ``mepf``: DP-MEPF's pass over images over the bare encoder, as ``mepf_speed.py`` measures it;
 * ``paper``: seconds a step of DPDM's preset ``paper`` at its batch, first from the gradients of as
   many units as time allows, in proportion; then, where time allows, of steps through the curator;
@@ -35,12 +35,14 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from clipped_gradient import measured, random_units, seconds, setting
+from gradient_peers import MODES
 from mepf_speed import feature_turns, summary
 
 from sfumato import synthesize
@@ -143,12 +145,14 @@ def sums(check: Check) -> Iterator[Line]:
 
 
 def engines(check: Check) -> Iterator[Line]:
-    """Clipped over plain gradient of as many images at each K."""
+    """Clipped over plain gradient of as many images at each K, and Opacus' where it is there."""
     images = 64 if check.device.type == "cpu" else 2048
+    peers = MODES if find_spec("opacus") and not check.tiny else ()
     for multiplicity in (1, 8, 32):
         units = setting(images // multiplicity, multiplicity, check.device)
         engine, turns = ("layers", 1) if check.tiny else (None, 5)
-        yield {"what": f"K {multiplicity}", **measured(*units, engine, turns, opacus=False)}
+        result = measured(*units, engine, turns, peers)
+        yield {"what": f"K {multiplicity}", **result}
 
 
 def mepf(check: Check) -> Iterator[Line]:

@@ -150,7 +150,8 @@ class AggregateAnswering(SampledAnswering[AggregateQuery]):
             return self._sum_over_sample(step, network, features, images, of_size)
 
         last = not self.query.backward
-        steps = self._answer(step, "forward", total, self.forward_std / grid, last)
+        size = self.query.rows * self.query.dimension
+        steps = self._answer(step, "forward", total, size, self.forward_std / grid, last)
         return steps.double().to(exact_device(device)) * grid
 
     def pull_back(
@@ -197,7 +198,8 @@ class AggregateAnswering(SampledAnswering[AggregateQuery]):
             _, images = self._engine_for(network, loss)
             return self._sum_over_sample(step, network, loss, images, of_size)
 
-        steps = self._answer(step, "backward", total, self.backward_std / grid)
+        size = query.gradient_dimension
+        steps = self._answer(step, "backward", total, size, self.backward_std / grid)
         return steps.double().to(exact_device(device)) * grid
 
     def _independent_size(

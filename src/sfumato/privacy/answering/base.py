@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -134,25 +136,50 @@ class Answering(Generic[Asked]):
         return distributed.from_first(self._load(step) if distributed.is_first() else None)
 
     def _answer(
-        self, step: int, part: str, total: Callable[[], Tensor], std: float, last: bool = True
+        self,
+        step: int,
+        part: str,
+        total: Callable[[], Tensor],
+        size: int,
+        std: float,
+        last: bool = True,
     ) -> Tensor:
         """A part of a step's answer in grid steps, int64, on every rank: the stored one, or new.
 
         Args:
             total: computes the sum over all ranks, int64, in the shape of the answer.
+            size: how many numbers that are.
             std: standard deviation of the noise in grid steps.
             last: the step has no further part.
         """
         known = self._stored(step)
         if part not in known:
-            exact = total()
-            noisy = self._noised(exact, std, f"{part} {step}") if distributed.is_first() else None
+            noisy = self._noisy(total, size, std, f"{part} {step}")
             known[part] = distributed.from_first(noisy)
             if distributed.is_first():
                 store(self._path(step), sealed(known))
         if last and step == self.query.answers - 1 and distributed.is_first():
             self._confirm(known)
         return known[part]
+
+    def _noisy(
+        self, total: Callable[[], Tensor], size: int, std: float, label: str
+    ) -> Tensor | None:
+        """The sum with its noise, on the first rank alone.
+
+        While a GPU computes the sum, a thread samples the noise of this answer: it is fresh, in
+        memory only, and forgotten with the call; ``docs/proofs/integer-gaussian.md``.
+        """
+        if not distributed.is_first():
+            total()
+            return None
+        if self._run.device.type == "cpu":  # the computation needs all cores itself
+            return self._noised(total(), std, label)
+        with ThreadPoolExecutor(1) as beside:
+            zeros, stream = np.zeros(size, np.int64), self._noise_stream(label)
+            noise = beside.submit(add_noise, zeros, std, stream)
+            exact = total().cpu().numpy()
+        return torch.from_numpy(exact + noise.result().reshape(exact.shape))
 
     def _noised(self, total: Tensor, std: float, label: str) -> Tensor:
         return torch.from_numpy(add_noise(total.cpu().numpy(), std, self._noise_stream(label)))

@@ -55,5 +55,6 @@ class GradientAnswering(SampledAnswering[GradientQuery]):
             _, images = self._engine_for(network, asked)
             return self._sum_over_sample(step, network, asked, images, of_size)
 
-        steps = self._answer(step, "sum", total, self.event.noise_std / grid)
+        size, std = self.query.dimension, self.event.noise_std / grid
+        steps = self._answer(step, "sum", total, size, std)
         return steps.double().to(exact_device(device_of(network))) * grid

@@ -65,7 +65,8 @@ class NearestAnswering(Answering[NearestQuery]):
                 self._silently(lambda: voters.votes(whole, of_class), f"step {step}")
             )
 
-        grid = self._answer(step, "votes", votes, self.event.noise_std * UNIT)
+        size, std = self.query.bins, self.event.noise_std * UNIT
+        grid = self._answer(step, "votes", votes, size, std)
         total = grid.numpy().astype(np.float64) / UNIT
         return Answer(total[None], np.zeros(0), self.event.noise_std)
 

@@ -54,7 +54,9 @@ class SumAnswering(Answering[TotalQuery]):
             with stage("reading the private images", self._run.quiet or not first) as report:
                 return self._exact(report)
 
-        grid = self._answer(0, "grid", exact, self.event.noise_std / step)
+        grid = self._answer(
+            0, "grid", exact, rows * columns + query.shared, self.event.noise_std / step
+        )
         forget_partials(self._run.run, query)
         values = grid.numpy().astype(np.float64) * step
         return Answer(

@@ -131,7 +131,12 @@ class VoteAnswering(Answering[VoteQuery]):
         if self._stored(step) and not self._has_learned(step, teachers):
             self._total(step, teachers, generated)
         std = self.event.noise_std * 2**VOTE_BITS
-        steps = self._answer(step, "votes", lambda: self._total(step, teachers, generated), std)
+        size = self.query.dimension
+
+        def total() -> Tensor:
+            return self._total(step, teachers, generated)
+
+        steps = self._answer(step, "votes", total, size, std)
         return steps.double() * 2.0**-VOTE_BITS
 
     def forget(self, before: int) -> None:
