@@ -20,7 +20,7 @@ from sfumato.methods.base import digest_of
 from sfumato.methods.mepf.matching import first_refiner
 from sfumato.methods.mepf.method import DPMEPF
 from sfumato.methods.public_model import PublicModel
-from sfumato.methods.registry import IMAGES, PRETRAINED
+from sfumato.methods.registry import IMAGES, PRETRAINED, STARTED
 from sfumato.methods.training import Session, Training
 from sfumato.pretraining import UNCHECKED, pretrain
 from sfumato.release import read_certificate, verify
@@ -179,10 +179,13 @@ def test_other_methods_name_those_that_can_start_from_a_model(denoiser: Path) ->
     starting = [
         name for name in IMAGES if "public_model" in {f.name for f in fields(find_method(name))}
     ]
-    assert set(starting) == set(PRETRAINED)
-    for name in set(IMAGES) - set(PRETRAINED):
-        with pytest.raises(UsageError, match="cannot start from a public model; dpdm and mepf can"):
+    assert set(starting) == set(STARTED)
+    for name in set(IMAGES) - set(STARTED):
+        with pytest.raises(
+            UsageError, match="cannot start from a public model; dpdm, mepf, guided can"
+        ):
             make_method(name, SPEC, public_model=denoiser)
+    for name in set(IMAGES) - set(PRETRAINED):
         with pytest.raises(UsageError, match="on public images alone; dpdm and mepf can"):
             find_method(name).pretrained(SPEC, NOTHING, {}, Session())
 
@@ -309,5 +312,5 @@ def test_a_generator_starts_from_a_public_one() -> None:
     assert DPMEPF.from_config(config, None, model) == method
     with pytest.raises(UsageError, match="another public model"):
         DPMEPF.from_config(config)
-    with pytest.raises(UsageError, match="training starts from the public model"):
+    with pytest.raises(UsageError, match="the run starts from the public model"):
         first_refiner(replace(method, public_model=None), SPEC, seed=1)

@@ -11,7 +11,7 @@ from sfumato.errors import UsageError
 from sfumato.methods import find_method
 from sfumato.methods.base import Method
 from sfumato.methods.public_model import PublicModel
-from sfumato.methods.registry import PRETRAINED
+from sfumato.methods.registry import STARTED
 from sfumato.options import ClassifierOptions, Location, MethodOptions
 
 
@@ -43,11 +43,12 @@ def make_method(
         if "public_model" not in known:
             raise UsageError(
                 f"public_model={chosen.public_model}: {kind.name} cannot start from a public "
-                f"model; {' and '.join(PRETRAINED)} can."
+                f"model; {', '.join(STARTED)} can."
             )
         model = read_public_model(chosen.public_model)
         model.check(kind.name, spec)
-        values |= {**model.settings(), **dict(chosen.options or {}), "public_model": model}
+        its = {name: value for name, value in model.settings().items() if name in known}
+        values |= {**its, **dict(chosen.options or {}), "public_model": model}
     if chosen.pretrain is not None:
         values["public_steps"] = chosen.pretrain
     if isinstance(chosen, ClassifierOptions) and chosen.compress:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from sfumato.data.opening import open_images
@@ -16,10 +19,13 @@ from sfumato.methods import (
     DPNTK,
     DPSGD,
     DataLens,
+    Guided,
     LeastSquares,
     Moments,
     PrivateEvolution,
 )
+from sfumato.methods.dpdm.diffusion import Denoiser, DiffusionModel, Shape
+from sfumato.methods.public_model import PublicModel
 
 
 def few_patches():
@@ -128,7 +134,43 @@ def small_datalens():
 
 
 @pytest.fixture(scope="session")
-def methods(small_mepf, small_dpdm, small_dpgan, small_dpaf, small_datalens):
+def small_guided():
+    """The guided method with some patches as public images, with changes."""
+    public = few_patches()
+
+    class SmallGuided(Guided):
+        """With a small joint release."""
+
+        def _matching(self):
+            small = {"layers": (5, 8), "public": public, "start_coefficients": 10, "width": 16}
+            return replace(super()._matching(), batch=20, **small)
+
+    def make(**changes):
+        options = {
+            "kept": 4,
+            "matching_steps": 2,
+            "pull_steps": 1,
+            "sampling_steps": 2,
+            "labeller_size": 20,
+            "encoder_size": 32,
+            "public": public,
+        }
+        return SmallGuided(**{**options, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def public_denoiser():
+    """A public model of dpdm that has learnt nothing, of 28 pixels and four public classes."""
+    shape, spec = Shape(8, (1, 2), 1, 8, 4), PublicSpec(28, 28, 1, ("w", "x", "y", "z"))
+    denoiser = Denoiser.of(shape.network(spec).eval(), "edm")
+    model = DiffusionModel(spec, denoiser, shape, "edm", np.ones(4), "quick", 2)
+    return PublicModel("dpdm", model, {})
+
+
+@pytest.fixture(scope="session")
+def methods(small_mepf, small_dpdm, small_dpgan, small_dpaf, small_datalens, small_guided):
     """Every method, small; a new one is tested on its first day by adding it here."""
     return {
         "mepf": small_mepf(),
@@ -141,6 +183,7 @@ def methods(small_mepf, small_dpdm, small_dpgan, small_dpaf, small_datalens):
         "pe": PrivateEvolution(
             iterations=3, candidates=4, kept=6, near="pixels", public=few_patches()
         ),
+        "guided": small_guided(),
         "ntk": DPNTK(steps=3, batch=20, width=4, latent=8, hidden=3),
         "dp-sgd": DPSGD(steps=3, batch=30, width=2),
         "least-squares": LeastSquares(axes=30, encoder_size=32),

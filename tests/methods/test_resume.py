@@ -20,7 +20,9 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="session")
-def stepwise(methods, small_dpdm, small_dpgan, small_dpaf, small_datalens):
+def stepwise(
+    methods, small_dpdm, small_dpgan, small_dpaf, small_datalens, small_guided, public_denoiser
+):
     """Every method, with as many kinds of phases and queries as it has."""
     network = {"kind": "network", "teachers": 6, "stochastic": True}
     return {
@@ -32,6 +34,7 @@ def stepwise(methods, small_dpdm, small_dpgan, small_dpaf, small_datalens):
         "dpaf": small_dpaf(steps=5, first_layer="private"),
         "datalens": small_datalens(steps=5),
         "dp-sgd, compressed": replace(methods["dp-sgd"], compress=True, stochastic=True),
+        "guided": small_guided(public_model=public_denoiser),
         "datalens, networks": small_datalens(steps=5, **network),
     }
 

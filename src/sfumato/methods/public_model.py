@@ -25,7 +25,7 @@ from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError, UsageError
 from sfumato.features.public_classes import AXES
 from sfumato.methods.base import Model
-from sfumato.methods.registry import read_saved
+from sfumato.methods.registry import STARTED, read_saved
 from sfumato.methods.saved_arrays import tensors_below
 from sfumato.networks import UNet
 
@@ -91,10 +91,11 @@ class PublicModel:
 
     def check(self, method: str, spec: PublicSpec) -> None:
         """Raise UsageError unless ``method`` may start from it for images of ``spec``."""
-        if self.method != method:
+        wanted = STARTED.get(method, method)
+        if self.method != wanted:
             raise UsageError(
                 f"public_model is one of {self.method}, which {method} cannot start from. Make one "
-                f"of {method} with sfumato pretrain."
+                f"of {wanted} with sfumato pretrain."
             )
         own = self.model.spec
         if (own.height, own.width, own.channels) != (spec.height, spec.width, spec.channels):
@@ -142,6 +143,21 @@ class PublicModel:
         network.load_state_dict(known)
 
 
+def check_at_hand(model: PublicModel | None, digest: str, method: str, spec: PublicSpec) -> None:
+    """Raise UsageError unless the model that a configuration names by ``digest`` is here and fits.
+
+    Raises:
+        UsageError: the model is not at hand, of another method, or for other images.
+    """
+    if digest and (model is None or model.digest != digest):
+        raise UsageError(
+            f"{method}: the run starts from the public model of digest {digest[:12]}…. Pass it: "
+            "--public-model MODEL (public_model=)."
+        )
+    if model is not None:
+        model.check(method, spec)
+
+
 def start_from(
     model: PublicModel | None,
     digest: str,
@@ -156,13 +172,8 @@ def start_from(
         UsageError: the model is not at hand, of another method, for other images, or of another
             network.
     """
-    if digest and (model is None or model.digest != digest):
-        raise UsageError(
-            f"{method}: training starts from the public model of digest {digest[:12]}…. Pass it: "
-            "--public-model MODEL (public_model=)."
-        )
+    check_at_hand(model, digest, method, spec)
     if model is not None:
-        model.check(method, spec)
         model.start(network, prefix)
 
 

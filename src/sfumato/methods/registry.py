@@ -30,6 +30,7 @@ IMAGES = {
     "merf": "sfumato.methods.merf:DPMERF",
     "ntk": "sfumato.methods.ntk:DPNTK",
     "pe": "sfumato.methods.pe.method:PrivateEvolution",
+    "guided": "sfumato.methods.guided.method:Guided",
 }
 CLASSIFIERS = {
     "dp-sgd": "sfumato.methods.classifiers.dp_sgd:DPSGD",
@@ -39,7 +40,10 @@ BUILT_IN = {**IMAGES, **CLASSIFIERS}
 """Every method that ships with sfumato, by what it releases."""
 
 PRETRAINED = ("dpdm", "mepf")
-"""The methods whose model ``sfumato pretrain`` trains, and that can start from it."""
+"""The methods whose model ``sfumato pretrain`` trains."""
+
+STARTED = {"dpdm": "dpdm", "mepf": "mepf", "guided": "dpdm"}
+"""The methods that can start from a public model, and of which method that must be."""
 
 WITHOUT_PUBLIC = {"public_steps": 0}
 """Settings that are refused without the public images they need."""

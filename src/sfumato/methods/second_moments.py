@@ -6,17 +6,12 @@ With Σ t by class they give ridge regression from noisy sums (AdaSSP, arXiv 180
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-from sfumato.devices import moved
-from sfumato.features import PooledCoordinates, to_unit
-from sfumato.privacy import SumQuery
 
 RIDGE = 0.6
 """Ridge relative to the spectral radius of the noise in Σ t tᵀ."""
@@ -93,41 +88,3 @@ class SecondMoments:
         centred = targets - targets.mean(axis=0)
         weights: NDArray[np.float64] = vectors / (values + ridge) @ (vectors.T @ centred.T)
         return weights.astype(np.float32)
-
-
-def moments_query(
-    coordinates: PooledCoordinates,
-    target_weight: float,
-    classes: int,
-    describes: Mapping[str, Any],
-) -> SumQuery:
-    """One sum: Σ t by class and, where there are two classes or more, Σ t tᵀ over all of them.
-
-    Args:
-        coordinates: public coordinates t of an image.
-        target_weight: weight of Σ t by class beside Σ t tᵀ.
-        classes: number of classes, or 0.
-        describes: what else determines the coordinates.
-    """
-    block = SecondMoments(coordinates.width)
-    pairs, norm = (
-        (block.pairs, math.hypot(target_weight, 1.0)) if classes > 1 else (0, target_weight)
-    )
-
-    def contribution(images: Tensor, labels: Tensor) -> Tensor:
-        extended = block.extend(moved(coordinates, images.device)(to_unit(images)))
-        products = [block.products(extended)] if pairs else []
-        return torch.cat([extended * target_weight, *products], dim=1)
-
-    return SumQuery(
-        "moments",
-        contribution,
-        block.width + pairs,
-        norm,
-        by_class=True,
-        shared=pairs,
-        describes={
-            **describes,
-            "encoder_digest": coordinates.features.encoder.digest,
-        },
-    )

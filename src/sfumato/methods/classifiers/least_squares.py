@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.devices import device_of, moved
 from sfumato.features import LARGEST_SIZE, PooledCoordinates, to_unit
 from sfumato.methods.base import Classifier, Method, check_rules, check_two_classes, digest_of
 from sfumato.methods.estimate import reading
-from sfumato.methods.second_moments import SecondMoments, moments_query
+from sfumato.methods.second_moments import SecondMoments
 from sfumato.privacy import Answer, Curator, Query, SumQuery
 
 BATCH = 250
@@ -187,10 +188,28 @@ class LeastSquares(Method):
         """
         check_two_classes(self.name, spec)
         coordinates = coordinates or self.coordinates()
-        # Axes of the user's images follow from the images, up to their last bits.
-        digest = "" if self.public_digest else coordinates.digest
-        described = {**self.config(), "axes_digest": digest}
-        return [moments_query(coordinates, self.target_weight, len(spec.classes), described)]
+        block = SecondMoments(coordinates.width)
+
+        def contribution(images: Tensor, labels: Tensor) -> Tensor:
+            extended = block.extend(moved(coordinates, images.device)(to_unit(images)))
+            return torch.cat([extended * self.target_weight, block.products(extended)], dim=1)
+
+        return [
+            SumQuery(
+                "moments",
+                contribution,
+                block.width + block.pairs,
+                math.hypot(self.target_weight, 1.0),
+                by_class=True,
+                shared=block.pairs,
+                describes={
+                    **self.config(),
+                    "encoder_digest": coordinates.features.encoder.digest,
+                    # Axes of the user's images follow from the images, up to their last bits.
+                    "axes_digest": "" if self.public_digest else coordinates.digest,
+                },
+            )
+        ]
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time and memory on this machine, measured on empty images."""

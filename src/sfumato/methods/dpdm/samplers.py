@@ -26,15 +26,15 @@ ConditionalDenoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """D with labels int64 ``[b]``, or None for "no label"."""
 
 
-def time_grid(steps: int) -> list[float]:
-    """σ_0 = 80 > … > σ_{N−1} = 0.002 and σ_N = 0 (arXiv 2206.00364, equation 5).
+def time_grid(steps: int, highest: float = SIGMA_MAX) -> list[float]:
+    """σ_0 = ``highest`` > … > σ_{N−1} = 0.002 and σ_N = 0 (arXiv 2206.00364, equation 5).
 
     Raises:
         ValueError: with fewer than two steps.
     """
     if steps < 2:
         raise ValueError(f"steps={steps} must be at least 2: one at each end of the noise levels")
-    high, low = SIGMA_MAX ** (1 / RHO), SIGMA_MIN ** (1 / RHO)
+    high, low = highest ** (1 / RHO), SIGMA_MIN ** (1 / RHO)
     return [(high + i / (steps - 1) * (low - high)) ** RHO for i in range(steps)] + [0.0]
 
 
@@ -69,17 +69,19 @@ class DDIM:
     Attributes:
         steps: evaluations of the denoiser.
         stochastic: whether fresh noise is added after each step.
+        highest: σ_0, the noise level that sampling begins at.
     """
 
     steps: int = 50
     stochastic: bool = False
+    highest: float = SIGMA_MAX
 
     @torch.no_grad()
     def sample(
         self, denoise: Denoise, start: Float[Tensor, "b c h w"], random: Random
     ) -> Float[Tensor, "b c h w"]:
-        """Images from standard normal ``start``; not clamped to [−1, 1]."""
-        grid = time_grid(self.steps)
+        """Images from σ_0·``start``, usually standard normal; not clamped to [−1, 1]."""
+        grid = time_grid(self.steps, self.highest)
         x = grid[0] * start
         for sigma, following in pairwise(grid):
             D = denoise(x, _level(sigma, x))

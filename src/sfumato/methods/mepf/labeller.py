@@ -97,12 +97,15 @@ class Labeller(nn.Module):
         self.coordinates = coordinates
         self.register_buffer("weights", weights)
 
+    def scores(self, images: Tensor) -> Tensor:
+        """Class scores ``[b, classes]`` of float images in [0, 1]; differentiable."""
+        block = SecondMoments(self.coordinates.width)
+        return block.extend(self.coordinates(images)) @ self.weights
+
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Labels int64 ``[b]`` of images uint8 ``[b, c, h, w]``."""
-        block = SecondMoments(self.coordinates.width)
-        scores = block.extend(self.coordinates(to_unit(images))) @ self.weights
-        return scores.argmax(dim=1)
+        return self.scores(to_unit(images)).argmax(dim=1)
 
     def tensors(self, prefix: str = "") -> dict[str, NDArray[Any]]:
         """The labeller's arrays by name."""

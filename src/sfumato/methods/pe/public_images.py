@@ -62,11 +62,11 @@ class PublicImages:
         return torch.cat(found).numpy()
 
     def _made(self, traits: NDArray[np.float64]) -> Candidates:
-        images = np.stack([_cut(self._images[int(row[0])], *row[1:]) for row in traits])
+        images = np.stack([cut(self._images[int(row[0])], *row[1:]) for row in traits])
         return Candidates(images, traits)
 
 
-def _cut(image: NDArray[np.uint8], zoom: float, across: float, down: float) -> NDArray[np.uint8]:
+def cut(image: NDArray[np.uint8], zoom: float, across: float, down: float) -> NDArray[np.uint8]:
     """The part of an image ``[c, h, w]`` of ``zoom`` times its side, enlarged to its size."""
     if (zoom, across, down) == (1, 0, 0):
         return image
