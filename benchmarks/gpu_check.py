@@ -52,6 +52,7 @@ from sfumato.data import PublicSpec, open_images
 from sfumato.devices import described, resolve_device
 from sfumato.errors import DataError
 from sfumato.evaluation.judging import judge, open_real
+from sfumato.features import public_patches
 from sfumato.methods import DPDM, DPMEPF, Moments, find_method
 from sfumato.methods.dpdm.diffusion import Denoiser, DenoisingLoss
 from sfumato.methods.dpdm.phases import PUBLIC_BATCH
@@ -76,8 +77,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "merf": {"steps": 3, "batch": 20, "width": 4, "latent": 8, "frequencies": 20},
     "ntk": {"steps": 3, "batch": 20, "width": 4, "latent": 8, "hidden": 3},
     "pe": {"iterations": 3, "candidates": 4, "kept": 6, "near": "pixels"},
+    "guided": {"kept": 4, "matching_steps": 3, "pull_steps": 2, "labeller_size": 20},
 }
 """A method's settings where it shall only be seen to work."""
+FROM_PUBLIC = ("guided",)
+"""The methods that need public images."""
 DECLARED = {"digits": 1437, "fashion-mnist": 60_000}
 """Public numbers of training records."""
 SAMPLES = 20
@@ -116,7 +120,8 @@ def methods(check: Check) -> Iterator[Line]:
             kind = find_method(name)
             state = check.work / "methods" / name
             with Curator(source, BUDGET, state=state, quiet=True, device=check.device) as curator:
-                model: Any = kind(**SMALL[name]).fit(curator)
+                public = {"public": public_patches(source.spec)} if name in FROM_PUBLIC else {}
+                model: Any = kind(**SMALL[name], **public).fit(curator)
                 images = np.concatenate([part for part, _ in model.sample(SAMPLES, 0)])
                 curator.close()
             weights = all(np.isfinite(t).all() for t in model.tensors().values() if t.dtype != bool)

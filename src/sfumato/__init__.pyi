@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 # The methods come from the registry: DPMEPF, Moments, DPDM, DPGAN, DPAF, DataLens, DPMERF, DPNTK,
-# DPSGD, LeastSquares, PrivateEvolution.
+# DPSGD, LeastSquares, PrivateEvolution, Guided.
 
 __version__: str
 

@@ -59,11 +59,21 @@ def datalens() -> tuple[Facts, Tensors]:
     return {"method": "datalens", "spec": asdict(SPEC), "config": model.config()}, model.tensors()
 
 
-def pe() -> tuple[Facts, Tensors]:
-    """Chosen images."""
+def chosen(method: str) -> tuple[Facts, Tensors]:
+    """Chosen images of either method that releases such."""
     images = np.arange(6 * 784, dtype=np.int64).astype(np.uint8).reshape(6, 1, 28, 28)
     model = ChosenImages(SPEC, images, COUNTS, 3)
-    return {"method": "pe", "spec": asdict(SPEC), "config": model.config()}, model.tensors()
+    return {"method": method, "spec": asdict(SPEC), "config": model.config()}, model.tensors()
 
 
-MODELS = (pe, mepf, dpdm, dpgan, dpaf, datalens)
+def pe() -> tuple[Facts, Tensors]:
+    """Images that were voted for."""
+    return chosen("pe")
+
+
+def guided() -> tuple[Facts, Tensors]:
+    """Images that were guided."""
+    return chosen("guided")
+
+
+MODELS = (pe, guided, mepf, dpdm, dpgan, dpaf, datalens)

@@ -152,7 +152,7 @@ def small_guided():
             "pull_steps": 1,
             "sampling_steps": 2,
             "labeller_size": 20,
-            "encoder_size": 32,
+            "encoder_size": 0,
             "public": public,
         }
         return SmallGuided(**{**options, **changes})

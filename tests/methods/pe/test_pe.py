@@ -20,6 +20,8 @@ from sfumato.methods.pe.method import PrivateEvolution, chosen_by
 from sfumato.methods.pe.nearness import LowFrequencies, features_of
 from sfumato.methods.pe.public_images import PublicImages
 from sfumato.privacy import Budget, Curator
+from sfumato.release import verify
+from sfumato.synthesis import synthesize
 
 BUDGET = Budget(50.0, 1e-5)
 SPEC = PublicSpec(28, 28, 1, ("a", "b"))
@@ -191,6 +193,23 @@ def test_what_is_outside_its_rule_is_refused(tmp_path: Any) -> None:
 
     with pytest.raises(LedgerError, match="damaged"):
         _restored(path)
+
+
+def test_a_release_whose_votes_were_near_in_the_encoders_space_verifies(tmp_path: Any) -> None:
+    np.savez(tmp_path / "private.npz", images=PUBLIC[:20, 0], labels=np.arange(20) % 2)
+    settings = {"iterations": 1, "candidates": 3, "kept": 4, "axes": 10, "encoder_size": 32}
+    release = synthesize(
+        tmp_path / "private.npz",
+        epsilon=10.0,
+        classes=2,
+        method="pe",
+        options=settings,
+        samples=4,
+        out=tmp_path / "release",
+        state=tmp_path / "state",
+        quiet=True,
+    )
+    assert verify(release, redraw=0).epsilon == 10.0
 
 
 def test_the_query_names_the_encoder_and_axes_that_it_is_near_in() -> None:
