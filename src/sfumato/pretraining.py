@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sfumato.checks import check_public
 from sfumato.data import DataOptions, PublicSpec, open_images, stated_path
 from sfumato.data.arrays import load_labelled
@@ -15,13 +17,13 @@ from sfumato.devices import resolve_device
 from sfumato.disk import private_folder, write_atomically
 from sfumato.errors import UsageError
 from sfumato.features.public_classes import class_centres
-from sfumato.methods.base import Method, Model, Settings, digest_of
+from sfumato.methods.base import Method, Model, Sampling, Settings, digest_of
 from sfumato.methods.public_model import PublicModel
 from sfumato.methods.registry import find_method
 from sfumato.methods.training import Session
 from sfumato.options import Location, PretrainOptions, check_seed, gathered
 from sfumato.privacy.ledger import digest
-from sfumato.release.writing.grid import PER_CLASS, SampleGrid
+from sfumato.release.writing.grid import MOST_ROWS, PER_CLASS, SampleGrid
 
 UNCHECKED = (
     "a public model that was trained on private data is the one thing that cannot be checked: its "
@@ -101,7 +103,11 @@ def _preset(kind: type[Method], name: str | None) -> Settings:
 
 
 def _samples(model: Model, spec: PublicSpec) -> bytes:
-    grid = SampleGrid(spec)
-    for images, labels in model.sample(PER_CLASS * max(len(spec.classes), PER_CLASS)):
-        grid.add(images, labels)
+    """A picture of the model's samples; of many classes only those that it shows are sampled."""
+    grid, classes = SampleGrid(spec), len(spec.classes)
+    wanted = Sampling(PER_CLASS * (classes or PER_CLASS), balance=bool(classes))
+    labels = model.labels_of(wanted)
+    assert labels is not None  # of a balanced sampling, and of one without classes
+    for images, named in model.redraw(wanted, np.flatnonzero(labels < MOST_ROWS)):
+        grid.add(images, named)
     return grid.to_png()

@@ -21,8 +21,9 @@ from sfumato.methods.dpdm.samplers import DDIM
 from sfumato.methods.guided.guidance import Guidance
 from sfumato.methods.guided.pieces import in_pieces
 from sfumato.methods.guided.sources import (
-    ChosenPublicImages,
     PublicDenoiser,
+    Pulled,
+    StartingImages,
     chosen_by,
     public_classes,
     with_views,
@@ -150,9 +151,9 @@ def test_a_sampler_without_moves_is_the_denoisers_own_and_small_noise_keeps_the_
     moving = replace(still, length=0.05)
     assert not torch.allclose(moving.made(1, np.arange(4), random()), made)
     images = public_patches(SPEC, 8)
-    chosen = ChosenPublicImages(images, np.arange(8).reshape(2, 4), guidance, 0, 0.0)
-    begun = replace(still, begun=chosen, start_noise=0.01).made(1, np.arange(4), random())
-    torch.testing.assert_close(begun, to_unit(images[4:]), atol=0.03, rtol=0)
+    chosen = StartingImages(images, np.arange(8).reshape(2, 4))
+    starting = replace(still, starting=chosen, start_noise=0.01).made(1, np.arange(4), random())
+    torch.testing.assert_close(starting, to_unit(images[4:]), atol=0.03, rtol=0)
     unlabelled = replace(still, classes=()).made(0, np.arange(2), random())
     assert unlabelled.shape == (2, 1, 28, 28)
 
@@ -175,9 +176,9 @@ def test_a_private_class_is_sampled_from_the_public_ones_that_the_labeller_calls
 def test_a_run_killed_while_guiding_goes_on_and_ends_with_the_same_images(
     small_guided: Any, digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true, calls = ChosenPublicImages.made, []
+    true, calls = Pulled.made, []
 
-    def made(self: ChosenPublicImages, label: int, *rest: Any) -> Any:
+    def made(self: Pulled, label: int, *rest: Any) -> Any:
         if len(calls) == 4:
             raise Killed
         calls.append(label)
@@ -190,13 +191,11 @@ def test_a_run_killed_while_guiding_goes_on_and_ends_with_the_same_images(
             return small_guided().fit(curator).images
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(ChosenPublicImages, "made", made)
+        patched.setattr(Pulled, "made", made)
         run("stopped")
     with monkeypatch.context() as patched:
         calls.clear()
-        patched.setattr(
-            ChosenPublicImages, "made", lambda self, *a: (calls.append(a[0]), true(self, *a))[1]
-        )
+        patched.setattr(Pulled, "made", lambda self, *a: (calls.append(a[0]), true(self, *a))[1])
         stopped = run("stopped")
         assert calls == [4, 5, 6, 7, 8, 9]  # a piece a class; four were there
     assert np.array_equal(stopped, run("whole"))
@@ -245,7 +244,7 @@ def test_an_estimate_says_how_long_guiding_takes(
     small_guided: Any, public_denoiser: PublicModel
 ) -> None:
     said = small_guided(kept=10, public_model=public_denoiser).estimate(SPEC)
-    assert said["guiding_time"].endswith("for 10 images") and "2 steps" in said["training_time"]
+    assert said["guiding_time"].endswith("for 20 images") and "2 steps" in said["training_time"]
     alone = small_guided(matched=0.0).estimate(SPEC)
     assert "training_time" not in alone and alone["guiding_time"].endswith("for 8 images")
 

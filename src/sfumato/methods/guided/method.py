@@ -28,9 +28,10 @@ from sfumato.methods.estimate import TIMED, seconds_of
 from sfumato.methods.guided.guidance import Guidance
 from sfumato.methods.guided.pieces import in_pieces
 from sfumato.methods.guided.sources import (
-    ChosenPublicImages,
     PublicDenoiser,
+    Pulled,
     Source,
+    StartingImages,
     chosen_by,
     public_classes,
     with_views,
@@ -71,15 +72,15 @@ class Guided(Method):
         matched: share of them that DP-MEPF's generator makes, which is trained on the same answer.
         matching_steps: steps of its training.
         views: random parts of each public image that are candidates beside the image itself.
-        pull_steps: slopes of the guidance that each chosen public image is moved along.
+        pull_steps: slopes of the guidance that each chosen or generated image is moved along.
         sampling_steps: noise levels of the public model's sampler; it moves along a slope at each.
         length: root mean square of a move over an image's values, which go from 0 to 1.
         moment_weight: weight of the distance to a class's mean embedding beside the labeller's
             loss; 0 saves a pass of the encoder.
         mirrored: whether a mirrored image is of the same class: true of photographs, not of
             letters.
-        start_noise: with public images and a public model, the noise that images are given before
-            they are denoised; black and white are −1 and 1.
+        start_noise: with a public model, the noise that chosen and generated images are given
+            before they are denoised; black and white are −1 and 1.
         labeller_size, encoder_size, labeller_weight: of the labeller; see :class:`DPMEPF`.
         seed_public: public seed of generator, views and sampler; privacy noise has none.
         public: uint8 ``[n, c, h, w]`` public images.
@@ -168,15 +169,13 @@ class Guided(Method):
             labeller = Labeller(joint.coordinates, weights)
         means = torch.zeros(classes, joint.width)
         guidance = Guidance(joint, labeller, means, self.moment_weight, self.mirrored)
-        seconds, total = 0.0, (self.kept - self.generated) * classes
+        seconds, total = 0.0, self.kept * classes
         part = np.zeros((TIMED, spec.channels, spec.height, spec.width), np.uint8)
         if self.public is not None:
             looked_at = len(self.public) * (1 + self.views)
             seconds += seconds_of(lambda: guidance.margins(part)) * looked_at / TIMED
-        chosen = ChosenPublicImages(
-            part, np.zeros((classes, TIMED), np.int64), guidance, self.pull_steps, self.length
-        )
-        source, numbers = self._source(guidance, chosen, ()), np.arange(TIMED)
+        starting = StartingImages(part, np.zeros((classes, TIMED), np.int64))
+        source, numbers = self._source(guidance, starting, ()), np.arange(TIMED)
         random = random_on(CPU, self.seed_public)
         seconds += seconds_of(lambda: source.made(0, numbers, random)) * total / TIMED
         found = matching.estimate(spec)
@@ -197,11 +196,11 @@ class Guided(Method):
         )
         targets = joint.targets(embedding)
         guidance = Guidance.of(joint, targets, self.moment_weight, self.mirrored, session.device)
-        images = self._guided(guidance, session, len(targets.counts))
+        generated = None
         if self.generated:
-            others = self._generated(matching.learn(embedding, session), session)
-            images = [np.concatenate(pair) for pair in zip(images, others, strict=True)]
-        return ChosenImages(spec, np.concatenate(images), targets.counts, self.kept)
+            generated = self._generated(matching.learn(embedding, session), session)
+        images = self._guided(guidance, session, generated)
+        return ChosenImages(spec, images, targets.counts, self.kept)
 
     def _matching(self) -> DPMEPF:
         """DP-MEPF, of which this is the sum and the generator."""
@@ -230,62 +229,11 @@ class Guided(Method):
                 "it."
             )
 
-    def _guided(
-        self, guidance: Guidance, session: Session, classes: int
-    ) -> list[NDArray[np.uint8]]:
-        """What is chosen, pulled or sampled under guidance, by class."""
-        kept, chosen = self.kept - self.generated, None
-        if self.public is not None:
-            images = with_views(self.public, self.views, self.mirrored, self.seed_public)
-            numbers = chosen_by(guidance.margins(images), kept)
-            chosen = ChosenPublicImages(images, numbers, guidance, self.pull_steps, self.length)
-        known: Sequence[NDArray[np.int64]] = ()
-        if self.public_model is not None:
-            model = self.public_model.model
-            assert isinstance(model, DiffusionModel)
-            known = public_classes(model, guidance, self.seed_public)
-        source, parts = self._source(guidance, chosen, known), -(-kept // AT_ONCE)
-
-        def make(piece: int) -> NDArray[np.uint8]:
-            label, part = divmod(piece, parts)
-            seed = np.random.SeedSequence([self.seed_public, piece]).generate_state(1)
-            # A part has images of all margins: they are compared with the mean of their class.
-            numbers = np.arange(part, kept, parts)
-            made = source.made(label, numbers, random_on(session.device, int(seed[0])))
-            pixels: NDArray[np.uint8] = to_bytes(2 * made - 1).cpu().numpy()
-            return pixels
-
-        done = in_pieces("guiding", digest(self.config()), classes * parts, session, make)
-        return [np.concatenate(done[k * parts : (k + 1) * parts]) for k in range(classes)]
-
-    def _source(
-        self,
-        guidance: Guidance,
-        chosen: ChosenPublicImages | None,
-        known: Sequence[NDArray[np.int64]],
-    ) -> Source:
-        if self.public_model is None:
-            assert chosen is not None
-            return chosen
-        assert isinstance(self.public_model.model, DiffusionModel)
-        model = self.public_model.model
-        network = moved(model.denoiser.network, guidance.device)
-        return PublicDenoiser(
-            Denoiser.of(network, model.parameterisation),
-            known,
-            guidance,
-            self.sampling_steps,
-            self.length,
-            chosen,
-            self.start_noise,
-        )
-
-    def _generated(self, generator: MEPFModel, session: Session) -> list[NDArray[np.uint8]]:
-        """What DP-MEPF's generator makes, by class."""
+    def _generated(self, generator: MEPFModel, session: Session) -> StartingImages:
+        """What DP-MEPF's generator makes."""
         generator.move(session.device)
         classes = len(generator.counts)
         wanted = Sampling(self.generated * classes, self.seed_public, balance=True)
-        labels = labels_for(generator.counts, wanted)
 
         def make(piece: int) -> NDArray[np.uint8]:
             numbers = np.arange(piece * SAMPLED, min((piece + 1) * SAMPLED, wanted.count))
@@ -293,4 +241,66 @@ class Guided(Method):
 
         pieces = -(-wanted.count // SAMPLED)
         images = np.concatenate(in_pieces("sampling", digest(self.config()), pieces, session, make))
-        return [images[labels == label] for label in range(classes)]
+        order = np.argsort(labels_for(generator.counts, wanted), kind="stable")
+        return StartingImages(images, order.reshape(classes, self.generated))
+
+    def _guided(
+        self, guidance: Guidance, session: Session, generated: StartingImages | None
+    ) -> NDArray[np.uint8]:
+        """All images, class after class: chosen and generated ones pulled, or a denoiser's."""
+        classes, starting = len(guidance.means), generated
+        if self.public is not None:
+            images = with_views(self.public, self.views, self.mirrored, self.seed_public)
+            chosen = chosen_by(guidance.margins(images), self.kept - self.generated)
+            starting = StartingImages(images, chosen)
+            if generated is not None:
+                both = np.concatenate([images, generated.images])
+                numbers = np.hstack([chosen, len(images) + generated.chosen])
+                starting = StartingImages(both, numbers)
+        known: Sequence[NDArray[np.int64]] = ()
+        if self.public_model is not None:
+            known = public_classes(_denoiser(self.public_model), guidance, self.seed_public)
+        there = 0 if starting is None else starting.chosen.shape[1]
+        parts: list[tuple[Source, NDArray[np.int64]]] = []
+        for start, count in ((starting, there), (None, self.kept - there)):
+            pieces = -(-count // AT_ONCE)
+            if pieces:
+                source = self._source(guidance, start, known)
+                # Each has images of all margins: they are compared with the mean of their class.
+                parts += [(source, np.arange(part, count, pieces)) for part in range(pieces)]
+
+        def make(piece: int) -> NDArray[np.uint8]:
+            label, part = divmod(piece, len(parts))
+            source, numbers = parts[part]
+            seed = np.random.SeedSequence([self.seed_public, piece]).generate_state(1)
+            made = source.made(label, numbers, random_on(session.device, int(seed[0])))
+            pixels: NDArray[np.uint8] = to_bytes(2 * made - 1).cpu().numpy()
+            return pixels
+
+        done = in_pieces("guiding", digest(self.config()), classes * len(parts), session, make)
+        return np.concatenate(done)
+
+    def _source(
+        self,
+        guidance: Guidance,
+        starting: StartingImages | None,
+        known: Sequence[NDArray[np.int64]],
+    ) -> Source:
+        if self.public_model is None:
+            assert starting is not None
+            return Pulled(starting, guidance, self.pull_steps, self.length)
+        model = _denoiser(self.public_model)
+        return PublicDenoiser(
+            Denoiser.of(moved(model.denoiser.network, guidance.device), model.parameterisation),
+            known,
+            guidance,
+            self.sampling_steps,
+            self.length,
+            starting,
+            self.start_noise,
+        )
+
+
+def _denoiser(public: PublicModel) -> DiffusionModel:
+    assert isinstance(public.model, DiffusionModel)  # see PublicModel.check
+    return public.model

@@ -1,4 +1,4 @@
-"""Where guided images come from: public images, a public denoiser, or one that starts at images."""
+"""Where guided images come from: images that are pulled, or a public denoiser."""
 
 from __future__ import annotations
 
@@ -30,37 +30,48 @@ AT_ONCE = 64
 
 @runtime_checkable
 class Source(Protocol):
-    """A public source of images of a class that is wanted; it never sees a private one."""
+    """A source of images of a class that is wanted; it never sees a private one."""
 
     def made(self, label: int, numbers: NDArray[np.int64], random: torch.Generator) -> Tensor:
         """The images of these numbers of one class, float ``[b, c, h, w]`` in [0, 1]."""
 
 
 @dataclass(frozen=True)
-class ChosenPublicImages:
-    """Public images that the labeller is surest of, pulled along the slope of the guidance.
+class StartingImages:
+    """Images that are there to begin with: public ones that were chosen, and the generator's.
 
     Args:
         images: uint8 ``[n, c, h, w]``.
-        chosen: their numbers for each class, int64 ``[classes, kept]``.
+        chosen: the numbers of those of each class, int64 ``[classes, m]``.
+    """
+
+    images: NDArray[np.uint8]
+    chosen: NDArray[np.int64]
+
+    def of(self, label: int, numbers: NDArray[np.int64], device: torch.device) -> Tensor:
+        """The images of these numbers of one class, in [0, 1]."""
+        return to_unit(self.images[self.chosen[label, numbers]]).to(device)
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """Images that are pulled along the slope of the guidance.
+
+    Args:
+        starting: the images.
         guidance: what pulls.
         steps: T, slopes that are followed.
         length: of each step; see :meth:`Guidance.moved`.
     """
 
-    images: NDArray[np.uint8]
-    chosen: NDArray[np.int64]
+    starting: StartingImages
     guidance: Guidance
     steps: int
     length: float
 
-    def taken(self, label: int, numbers: NDArray[np.int64], device: torch.device) -> Tensor:
-        """The chosen images as they are, in [0, 1]."""
-        return to_unit(self.images[self.chosen[label, numbers]]).to(device)
-
     def made(self, label: int, numbers: NDArray[np.int64], random: torch.Generator) -> Tensor:
         """See :class:`Source`."""
-        images = self.taken(label, numbers, random.device)
+        images = self.starting.of(label, numbers, random.device)
         for _ in range(self.steps):
             images = self.guidance.moved(images, label, self.length, random)
         return images
@@ -71,7 +82,7 @@ class PublicDenoiser:
     """A public denoiser whose estimate of the clean image is moved at each noise level.
 
     Universal guidance (arXiv 2302.07121, forward guidance) with the gradient taken with respect to
-    the estimate, so that none goes through the denoiser. With ``begun`` it does not start from
+    the estimate, so that none goes through the denoiser. With ``starting`` it does not start from
     noise but from public images with noise of level ``start_noise``.
 
     Args:
@@ -81,7 +92,7 @@ class PublicDenoiser:
         guidance: what moves the estimates.
         steps: T, noise levels.
         length: of each move; see :meth:`Guidance.moved`.
-        begun: images to start at.
+        starting: images to start at.
         start_noise: deviation of their noise, where black and white are −1 and 1.
     """
 
@@ -90,7 +101,7 @@ class PublicDenoiser:
     guidance: Guidance
     steps: int
     length: float
-    begun: ChosenPublicImages | None = None
+    starting: StartingImages | None = None
     start_noise: float = SIGMA_MAX
 
     def made(self, label: int, numbers: NDArray[np.int64], random: torch.Generator) -> Tensor:
@@ -101,9 +112,9 @@ class PublicDenoiser:
             known = torch.from_numpy(turns).to(device)
         shape = (len(numbers), network.channels, network.size, network.size)
         start, sampler = torch.randn(shape, generator=random, device=device), DDIM(self.steps)
-        if self.begun is not None:
+        if self.starting is not None:
             sampler = DDIM(self.steps, highest=self.start_noise)
-            start = start + (2 * self.begun.taken(label, numbers, device) - 1) / self.start_noise
+            start = start + (2 * self.starting.of(label, numbers, device) - 1) / self.start_noise
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             estimate = ((self.denoiser(x, sigma, known) + 1) / 2).clamp(0, 1)
