@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sfumato.devices import random_on
+from sfumato.devices import random_on, trains_in_bfloat16
 from sfumato.methods.dpdm.diffusion import DenoisingLoss
 from sfumato.methods.training import Session, Training, linear_warm_up
 from sfumato.networks import Average, UNet
@@ -48,7 +48,9 @@ class Phases:
         draw: Callable[[int, torch.Generator], tuple[Tensor, Tensor]],
     ) -> None:
         """Train on images that are public already, without noise; labels below 0 are none."""
-        loss = replace(self.loss, multiplicity=1)
+        fast = trains_in_bfloat16(self.session.device)
+        denoiser = replace(self.loss.denoiser, bfloat16=fast)
+        loss = replace(self.loss, denoiser=denoiser, multiplicity=1)
         random = random_on(self.session.device, self.seed)
         parameters = list(self.network.parameters())
 

@@ -38,7 +38,7 @@ def paper(spec: PublicSpec) -> Settings:
 
 
 PUBLIC: Mapping[str, Settings] = {
-    "cpu": {"public_steps": 20_000, "patch": 2, "width": 32},
+    "cpu": {"public_steps": 10_000, "patch": 2, "width": 32},
     "gpu": {
         "public_steps": 200_000,
         "patch": 1,
