@@ -216,7 +216,7 @@ def test_what_cannot_be_guided_is_refused_in_a_sentence(
     small_guided: Any, public_denoiser: PublicModel
 ) -> None:
     with pytest.raises(UsageError, match="nothing public to guide"):
-        Guided()
+        Guided().queries(SPEC)
     for wrong in ({"kept": 0}, {"matched": 1.0}, {"views": -1}, {"sampling_steps": 1},
                   {"length": 2.0}, {"start_noise": 0.0}, {"labeller_size": 0}):  # fmt: skip
         with pytest.raises(UsageError, match="guided: "):

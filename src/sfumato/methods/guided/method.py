@@ -89,7 +89,7 @@ class Guided(Method):
     Guarantee: one :class:`SumQuery`; everything after it is post-processing.
 
     Raises:
-        UsageError: a value is outside its rule, or there is neither public images nor a model.
+        UsageError: a value is outside its rule.
     """
 
     name = "guided"
@@ -139,11 +139,6 @@ class Guided(Method):
             object.__setattr__(self, "public_digest", digest_of(self.public))
         if self.public_model is not None:
             object.__setattr__(self, "public_model_digest", self.public_model.digest)
-        if not (self.public_digest or self.public_model_digest):
-            raise UsageError(
-                "guided: there is nothing public to guide. Pass public images, --public (public=), "
-                "or a public model of dpdm, --public-model MODEL (public_model=)."
-            )
         self._matching()  # its rules are said at once
 
     @property
@@ -156,7 +151,16 @@ class Guided(Method):
         return {"kept": self.kept}
 
     def queries(self, spec: PublicSpec) -> list[Query]:
-        """DP-MEPF's sum, with a labeller that sees images enlarged."""
+        """DP-MEPF's sum, with a labeller that sees images enlarged.
+
+        Raises:
+            UsageError: there are neither public images nor a public model.
+        """
+        if not (self.public_digest or self.public_model_digest):
+            raise UsageError(
+                "guided: there is nothing public to guide. Pass public images, --public (public=), "
+                "or a public model of dpdm, --public-model MODEL (public_model=)."
+            )
         return self._matching().queries(spec)
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
