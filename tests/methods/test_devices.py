@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from sfumato.data import load_labelled, open_images
-from sfumato.methods import method_names
+from sfumato.methods import DPDM, method_names
 from sfumato.methods.base import Model
+from sfumato.methods.public_model import PublicModel
+from sfumato.methods.training import Session
 from sfumato.privacy import Budget, Curator
 from sfumato.privacy.answering import integer_sums, sampled
 
@@ -68,6 +70,24 @@ def test_no_tensor_of_a_method_stays_on_the_host(
             images = np.zeros((4, 1, 28, 28), np.uint8)
             assert fitted.predict(images).shape == (4,)
     assert images.dtype == np.uint8 and images.shape == (4, 1, 28, 28)
+
+
+@pytest.mark.parametrize("name", ["dpdm", "guided"])
+def test_a_run_that_starts_from_a_public_model_computes_where_it_is_told_to(
+    name, fake_gpu, small_dpdm, small_guided, few_digits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sampled, "engine_that_fits", lambda *_: ("layers", 16))
+    small, steps = {"width": 8, "blocks": 1, "patch": 4}, {"public_steps": 1, "sampling_steps": 2}
+    few = load_labelled(few_digits)
+    with fake_gpu.fake_gpu() as gpu:
+        session = Session(quiet=True, device=gpu)
+        batch = (few.images[:8], few.labels[:8])
+        made = DPDM.pretrained(few_digits.spec, batch, {**small, **steps}, session)
+        kind = small_dpdm if name == "dpdm" else small_guided
+        method = shorter(kind(public_model=PublicModel("dpdm", made, {})))
+        curator = Curator(few_digits, BUDGET, state=tmp_path, quiet=True, device=gpu)
+        images, _ = next(iter(method.fit(curator).sample(4)))
+    assert images.shape == (4, 1, 28, 28)
 
 
 @pytest.mark.parametrize("name", ["moments", "pe"])
