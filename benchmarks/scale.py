@@ -3,6 +3,7 @@
 Generated images of 32 pixels stream through the curator, each case in processes of its own: the
 whole of `moments`, the one pass of `mepf`, and the sharding and first vote of `datalens`. Memory is
 to be flat in the number of images (the largest within 1.3 times of the smallest), time linear.
+Beside the time stands that of the processors, which other programs on the machine hardly change.
 
 `--ranks 2` starts each case under torchrun. `--workers 1 2` writes the images as Parquet shards
 and sums them by a Ray cluster of this machine with so many workers.
@@ -97,24 +98,26 @@ def case(what: str, count: int, classes: int, workers: int) -> None:
             write_shards(source, state / "shards", SHARDS, by_unit=False)
             named = {"classes": classes, "channels": 1, "image_size": 32, "declared_size": count}
             source = open_images(state / "shards", **named)
-            seconds = by_cluster(what, source, state / "ledgers", workers)
+            seconds, processor = by_cluster(what, source, state / "ledgers", workers)
         else:
-            seconds = timed(what, source, state / "ledgers")
-        peaks = [int(peak) for peak in distributed.everyones(str(peak_mb()))]
+            seconds, processor = timed(what, source, state / "ledgers")
+        own = json.dumps([processor, peak_mb()])
+        processors, peaks = zip(*map(json.loads, distributed.everyones(own)), strict=True)
     if distributed.is_first():
         found = {"what": what, "images": count, "classes": classes, "seconds": round(seconds, 2)}
+        found |= {} if workers else {"processor_s": round(sum(processors), 2)}
         print(json.dumps({**found, "peak_mb": max(peaks)}))
 
 
-def timed(what: str, source: ImageSource, state: Path) -> float:
-    """The seconds that the work on a data set takes."""
+def timed(what: str, source: ImageSource, state: Path) -> tuple[float, float]:
+    """The seconds that the work on a data set takes, and those of this process's processor."""
     with Curator(source, Budget(10.0, 1e-9), state=state, quiet=True) as curator:
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         WORK[what](curator)
-        return time.perf_counter() - started
+        return time.perf_counter() - started, time.process_time() - worked
 
 
-def by_cluster(what: str, source: ImageSource, state: Path, workers: int) -> float:
+def by_cluster(what: str, source: ImageSource, state: Path, workers: int) -> tuple[float, float]:
     """The same by a local Ray cluster of so many cores; its start is not counted."""
     from ray.cluster_utils import Cluster
 

@@ -32,7 +32,7 @@ def audited(relation: str, noise_factor: float = 1.0, clip: bool = True) -> tupl
 
     def answers(canary: float) -> np.ndarray:
         row = torch.tensor([[canary]])
-        steps = QUERY.bounded_sum(row, None) if clip else (row[0] * UNIT).round()
+        steps = QUERY.bounded_sums(row, None, [0])[0] if clip else (row[0] * UNIT).round()
         total = np.full(GAMES, int(steps.item()), np.int64)
         std = noise_factor * event.noise_std / (event.clip_norm / UNIT)
         return add_noise(total, std, fresh_stream())

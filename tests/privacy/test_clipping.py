@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sfumato.privacy import clipping
-from sfumato.privacy.clipping import EXACT_ROWS, MARGIN, UNIT, clipped_sum, max_dimension, row_norms
+from sfumato.privacy.clipping import (
+    EXACT_ROWS,
+    MARGIN,
+    UNIT,
+    clipped_sum,
+    clipped_sums,
+    max_dimension,
+    row_norms,
+)
 
 anything = st.floats(width=32)  # NaN, infinities, zeros of both signs, subnormal and giant values
 clip_norms = st.floats(1e-6, 1e6) | st.sampled_from([1e-45, 1e-36, 1e30, 1e38])
@@ -97,6 +105,24 @@ def test_a_row_adds_the_same_alone_and_among_any_mates(seed: int, dimension: int
     assert np.array_equal(clipped_sum(values[chosen], 1.0).numpy(), expected)
     turned = values.T.contiguous().T  # the same values, column by column in memory
     assert torch.equal(clipped_sum(turned[chosen], 1.0), clipped_sum(values[chosen], 1.0))
+
+
+@given(seed=st.integers(0, 10_000), dimension=st.sampled_from([1, 64, 4097]))
+@settings(max_examples=20)
+def test_stretches_are_summed_as_each_alone(seed: int, dimension: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    count = int(torch.randint(1, EXACT_ROWS + 1, (1,), generator=rng))
+    scale = torch.exp(3 * torch.randn(count, 1, generator=rng))
+    values = torch.randn(count, dimension, generator=rng) * scale
+    values[torch.rand(count, generator=rng) < 0.2] = torch.nan
+    bounds = torch.randint(1, UNIT + 1, (count,), generator=rng) if seed % 2 else None
+    cuts = (torch.nonzero(torch.rand(count - 1, generator=rng) < 0.4).flatten() + 1).tolist()
+    starts, ends = [0, *cuts], [*cuts, count]
+    found = clipped_sums(values, 0.7, bounds, starts)
+    assert found.shape == (len(starts), dimension) and found.dtype == torch.int64
+    for sums, start, end in zip(found, starts, ends, strict=True):
+        part = None if bounds is None else bounds[start:end]
+        assert torch.equal(sums, clipped_sum(values[start:end], 0.7, part))
 
 
 def test_a_norm_has_the_same_bits_in_every_place() -> None:

@@ -23,9 +23,9 @@ import sfumato
 ROOT = Path(sfumato.__file__).parent
 SOURCES = frozenset(
     "_records batches _private_length _private_name _unit_keys fingerprint decode fit_pixels "
-    "rows short_rows take contributions contributed whole_rows clipped_sum _label_rows _label "
-    "_label_values _texts _values _contents read_at _rows _text tag_value pixels_of picture "
-    "row_label".split()
+    "rows short_rows take contributions contributed whole_rows clipped_sum clipped_sums "
+    "_label_rows _label _label_values _texts _values _contents read_at _rows _text tag_value "
+    "pixels_of picture row_label".split()
 )
 ATTRIBUTES = frozenset(
     "_files _members _entries _length _done _passed_over _names _items _dataset _voters".split()

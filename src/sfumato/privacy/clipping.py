@@ -9,6 +9,7 @@ floating-point argument. ``docs/proofs/integer-gaussian.md``, "Grid and clip".
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -59,6 +60,21 @@ def clipped_sum(rows: Tensor, clip_norm: float, bounds: Tensor | None = None) ->
     return total
 
 
+def clipped_sums(
+    rows: Tensor, clip_norm: float, bounds: Tensor | None, starts: Sequence[int]
+) -> Tensor:
+    """What :func:`clipped_sum` returns for each stretch of at most sixteen rows.
+
+    Args:
+        rows, clip_norm, bounds: as there; at most sixteen rows.
+        starts: ascending from 0, the first row of each stretch.
+
+    Returns:
+        int64 ``[stretches, d]``.
+    """
+    return _few_sums(rows, clip_norm, bounds, starts).to(torch.int64)
+
+
 def add_clipped(
     total: Tensor, rows: Tensor, clip_norm: float, bounds: Tensor | None = None
 ) -> None:
@@ -71,7 +87,10 @@ def add_clipped(
             # A GPU's kernel may split a row between threads by how many rows there are.
             part = F.pad(part, (0, 0, 0, missing))
             most = None if most is None else F.pad(most, (0, missing), value=1)
-        _add_few(total, part, clip_norm, most)
+        (sums,) = _few_sums(part, clip_norm, most, (0,))
+        for start in range(0, len(sums), _columns(rows)):
+            columns = slice(start, start + _columns(rows))
+            total[columns] += sums[columns].to(torch.int64)
 
 
 def some_rows(
@@ -95,8 +114,10 @@ def some_rows(
     return found, None if most is None else F.pad(most, (0, missing), value=1).to(rows.device)
 
 
-def _add_few(total: Tensor, rows: Tensor, clip_norm: float, bounds: Tensor | None) -> None:
-    """Add at most sixteen rows to ``total`` in place.
+def _few_sums(
+    rows: Tensor, clip_norm: float, bounds: Tensor | None, starts: Sequence[int]
+) -> Tensor:
+    """Sums of stretches of at most sixteen rows, whole numbers in float32 ``[stretches, d]``.
 
     On a GPU without waiting for it, and with the same steps and memory whatever the rows are.
     """
@@ -104,34 +125,35 @@ def _add_few(total: Tensor, rows: Tensor, clip_norm: float, bounds: Tensor | Non
     most = torch.full_like(norms, UNIT) if bounds is None else bounds.to(norms)
     bound = (most - math.sqrt(rows.shape[1]) / 2).clamp_(min=0) * (1 - MARGIN)
     factors = (bound / norms.clamp(min=clip_norm)).to(torch.float32)[:, None]
-    # In two passes, so that nothing is added before all norms are known: rows that break their
-    # bound are rare, and the second pass then leaves them out.
-    sums, reached = torch.empty_like(rows[0]), torch.zeros_like(norms)
+    sums, ends = rows.new_empty(len(starts), rows.shape[1]), [*starts[1:], len(rows)]
     scratch = torch.empty(len(rows) * _columns(rows), device=rows.device)
-    for start in range(0, rows.shape[1], _columns(rows)):
-        part = rows[:, start : start + _columns(rows)]
-        steps = scratch[: part.numel()].view(part.shape)
-        torch.mul(part, factors, out=steps).round_()
-        reached += row_norms(steps).square_()
-        torch.sum(steps, dim=0, out=sums[start : start + _columns(rows)])
-    # Written so that a NaN is not within the bound. Whoever passes here passes the exact check too.
-    within = torch.isfinite(norms) & (reached.sqrt() * (1 + 2 * STRETCH_ERROR) <= most)
-    if rows.device.type != "cpu":
+
+    def add_up(within: Tensor | None) -> Tensor:
+        """Fill ``sums``, without rows that are not ``within``; the norms of all rows in steps."""
+        reached = torch.zeros_like(norms)
         for start in range(0, rows.shape[1], _columns(rows)):
             part = rows[:, start : start + _columns(rows)]
             steps = torch.mul(part, factors, out=scratch[: part.numel()].view(part.shape)).round_()
-            steps.masked_fill_(~within[:, None], 0.0)
-            columns = slice(start, start + _columns(rows))
-            total[columns] += torch.sum(steps, dim=0, out=sums[columns]).to(torch.int64)
-        return
-    if not bool(within.all()):
+            if within is None:
+                reached += row_norms(steps).square_()
+            else:
+                steps.masked_fill_(~within[:, None], 0.0)
+            columns = sums[:, start : start + _columns(rows)]
+            for number, first in enumerate(starts):
+                torch.sum(steps[first : ends[number]], dim=0, out=columns[number])
+        return reached.sqrt_()
+
+    # In two passes, so that nothing counts before all norms are known: rows that break their bound
+    # are rare, and the second pass then leaves them out.
+    reached = add_up(None)
+    # Written so that a NaN is not within the bound. Whoever passes here passes the exact check too.
+    within = torch.isfinite(norms) & (reached * (1 + 2 * STRETCH_ERROR) <= most)
+    on_cpu = rows.device.type == "cpu"
+    if on_cpu and not bool(within.all()):
         within = torch.isfinite(norms) & (_squared_steps(rows, factors) <= most**2)
-    if bool(within.all()):
-        for start in range(0, len(sums), _columns(rows)):
-            columns = slice(start, start + _columns(rows))
-            total[columns] += sums[columns].to(torch.int64)
-    elif bool(within.any()):
-        _add_few(total, rows[within], clip_norm, None if bounds is None else bounds[within])
+    if not on_cpu or not bool(within.all()):
+        add_up(within)
+    return sums
 
 
 def _squared_steps(rows: Tensor, factors: Tensor) -> Tensor:

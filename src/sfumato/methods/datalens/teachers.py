@@ -61,8 +61,8 @@ class NearestTeachers:
     def draws(
         self, count: int, generated: GeneratedBatch, generator: torch.Generator
     ) -> tuple[Tensor, ...]:
-        """Uniform numbers that decide which image a record picks."""
-        shape = (count, self.batch, len(generated.labels))
+        """Uniform numbers that decide which image of its class a record picks."""
+        shape = (count, self.batch, _by_class(generated.labels).shape[1])
         return (torch.rand(shape, generator=generator, device=generator.device),)
 
     def vote(
@@ -75,14 +75,20 @@ class NearestTeachers:
         d, m = len(basis), len(generated.labels)
         asked = generated.images.flatten(1) @ basis.T
         known = (shard.images.view(n * b, -1).to(torch.float32) / 255) @ basis.T
+        # Each record is compared with the images of its class alone; -1 stands for none.
+        numbers = _by_class(generated.labels)
+        own = numbers[shard.labels.clamp(max=len(numbers) - 1)]
+        own = own.masked_fill((shard.labels >= len(numbers))[:, :, None], -1)
+        other, own = own < 0, own.clamp(min=0)
         # ‖x - r‖² less ‖r‖², which is the same for all images.
-        far = (asked.square().sum(dim=1) - 2 * known @ asked.T).view(n, b, m)
-        other = shard.labels[:, :, None] != generated.labels
+        products = (known.view(n, b, 1, d) * asked[own]).sum(dim=3)
+        far = asked.square().sum(dim=1)[own] - 2 * products
         spread = self.first_spread * (self.last_spread / self.first_spread) ** generated.progress
         # The largest of logits with Gumbel noise is a draw from their softmax.
         gumbel = draws[0].clamp(TINY, 1 - TINY).log_().neg_().log_()
         cost = far / (2 * spread * self.basis.shape[1]) + gumbel
-        picked = cost.masked_fill(other, math.inf).argmin(dim=2)
+        least = cost.masked_fill(other, math.inf).argmin(dim=2, keepdim=True)
+        picked = own.gather(2, least).squeeze(2)
         there = shard.there & ~other.all(dim=2)
         chosen_by = far.new_zeros(n, m).scatter_add_(1, picked, there.to(torch.float32))
         images = chosen_by.topk(min(self.reach, m), dim=1).indices
@@ -90,6 +96,17 @@ class NearestTeachers:
         moves = mine @ known.view(n, b, d) - mine.sum(dim=2, keepdim=True) * asked[images]
         index = images[:, :, None] * d + torch.arange(d, device=device)
         return memory, TeacherGradients(moves.flatten(1), index.flatten(1))
+
+
+def _by_class(labels: Tensor) -> Tensor:
+    """The numbers of each class's images, int64 ``[classes, most]``, filled up with -1."""
+    counts = labels.bincount()
+    order = labels.argsort(stable=True)
+    place = torch.arange(len(labels), device=labels.device)
+    place = place - (counts.cumsum(0) - counts)[labels[order]]
+    numbers = labels.new_full((len(counts), int(counts.max())), -1)
+    numbers[labels[order], place] = order
+    return numbers
 
 
 @dataclass(frozen=True)

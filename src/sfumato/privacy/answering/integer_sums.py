@@ -184,23 +184,32 @@ def total(
     blocks, shared = result[: rows * columns].view(rows, columns), result[rows * columns :]
 
     # In calls of their own, so that no batch and no few rows need more memory than the first.
-    def add_few(block: Tensor, rows: Tensor, most: Tensor | None) -> None:
-        steps = query.bounded_sum(rows, most)
-        block += steps[:columns]
-        shared.add_(steps[columns:])
+    def add_few(block: NDArray[np.int64], rows: Tensor, most: Tensor | None) -> None:
+        first = np.flatnonzero(np.diff(block, prepend=-1)).tolist()
+        for start, steps in zip(first, query.bounded_sums(rows, most, first), strict=True):
+            blocks[block[start]] += steps[:columns]
+            shared.add_(steps[columns:])
 
     def add(part: Contributed) -> None:
         values = part.values.to(place)
         bounds = None if spec.unit is None else torch.from_numpy(part.bounds)
         block = np.where(part.labels < 0, -1, part.labels if query.by_class else 0)
-        for row in np.unique(block[block >= 0]).tolist():
-            for chosen in torch.from_numpy(np.flatnonzero(block == row)).split(EXACT_ROWS):
-                add_few(blocks[row], *some_rows(values, chosen, bounds))
+        for chosen in _sixteens(block, apart=place.type != "cpu"):
+            add_few(block[chosen], *some_rows(values, torch.from_numpy(chosen), bounds))
 
     for part in contributed(query, source, size, report, ranks, device):
         add(part)
         del part  # before the next one comes
     return result.cpu()
+
+
+def _sixteens(block: NDArray[np.int64], apart: bool) -> Iterator[NDArray[np.int64]]:
+    """The places of the rows that count, sixteen at most at once, by block; or each block apart."""
+    order = np.argsort(block, kind="stable")
+    order = order[block[order] >= 0]
+    parts = np.split(order, np.flatnonzero(np.diff(block[order])) + 1) if apart else [order]
+    for part in parts:
+        yield from (part[at : at + EXACT_ROWS] for at in range(0, len(part), EXACT_ROWS))
 
 
 @dataclass(frozen=True, repr=False)

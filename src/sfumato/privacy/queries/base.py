@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -140,8 +140,9 @@ class TotalQuery(Query):
         return self.shape(1)[1] + self.shared
 
     @abstractmethod
-    def bounded_sum(self, rows: Tensor, bounds: Tensor | None) -> Tensor:
-        """Σ of the rows ``[b, d]`` in grid steps of ``bound`` / 2²⁰, int64 ``[d]``.
+    def bounded_sums(self, rows: Tensor, bounds: Tensor | None, starts: Sequence[int]) -> Tensor:
+        """Σ of stretches of rows in grid steps of ``bound`` / 2²⁰, int64 ``[stretches, d]``.
 
-        ``bounds`` int64 ``[b]``: the most steps of each row; None: 2²⁰ for all.
+        ``rows`` ``[b, d]``, at most sixteen; ``bounds`` int64 ``[b]``: the most steps of each row;
+        None: 2²⁰ for all. ``starts``: the first row of each stretch, ascending from 0.
         """

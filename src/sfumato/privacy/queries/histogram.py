@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -61,10 +61,11 @@ class HistogramQuery(TotalQuery):
         bins = self.vote(images, labels).to(torch.int64)
         return (bins[:, None] == torch.arange(self.bins, device=bins.device)).to(torch.float32)
 
-    def bounded_sum(self, rows: Tensor, bounds: Tensor | None) -> Tensor:
+    def bounded_sums(self, rows: Tensor, bounds: Tensor | None, starts: Sequence[int]) -> Tensor:
         """Whole votes; a unit of several records splits its vote."""
-        votes = rows.to(torch.int64)
-        return votes.sum(dim=0) * UNIT if bounds is None else (votes * bounds[:, None]).sum(dim=0)
+        votes = rows.to(torch.int64) * (UNIT if bounds is None else bounds[:, None])
+        ends = [*starts[1:], len(rows)]
+        return torch.stack([votes[a:b].sum(dim=0) for a, b in zip(starts, ends, strict=True)])
 
     def sensitivity(self) -> dict[Relation, float]:
         """L2 sensitivity under each relation, in votes."""

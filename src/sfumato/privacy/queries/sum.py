@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sfumato.errors import UsageError
 from sfumato.privacy.budget import RELATIONS, Relation
-from sfumato.privacy.clipping import clipped_sum
+from sfumato.privacy.clipping import clipped_sums
 from sfumato.privacy.queries.base import TotalQuery
 
 Contribution = Callable[[Tensor, Tensor], Tensor]
@@ -73,9 +73,10 @@ class SumQuery(TotalQuery):
         """What each record would contribute, float ``[b, d]``, not yet bounded."""
         return self.contribution(images, labels)
 
-    def bounded_sum(self, rows: Tensor, bounds: Tensor | None) -> Tensor:
+    def bounded_sums(self, rows: Tensor, bounds: Tensor | None, starts: Sequence[int]) -> Tensor:
         """Each row clipped to C, or to its share of it."""
-        return clipped_sum(rows.clamp(min=0) if self.nonnegative else rows, self.clip_norm, bounds)
+        rows = rows.clamp(min=0) if self.nonnegative else rows
+        return clipped_sums(rows, self.clip_norm, bounds, starts)
 
     def sensitivity(self) -> dict[Relation, float]:
         """L2 sensitivity under each relation, in the units of f."""
