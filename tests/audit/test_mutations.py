@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sfumato.audit import Family, epsilon_independent, play
 from sfumato.audit.games import GAMES
@@ -132,8 +133,9 @@ def test_faults_of_the_noise(kind: str, fault: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_clip_left_out_of_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unclipped(rows, clip_norm, *rest):  # type: ignore[no-untyped-def]
-        return (rows * UNIT / clip_norm).round().long()
+    def unclipped(rows, clip_norm, bounds, starts):  # type: ignore[no-untyped-def]
+        steps = (rows * UNIT / clip_norm).round().long()
+        return torch.stack([part.sum(0) for part in steps.tensor_split(starts[1:])])
 
     monkeypatch.setattr(queries_module, "clipped_sums", unclipped)
     assert proven(QUERIES["sum"]) > 1

@@ -94,8 +94,9 @@ def test_the_audit_finds_noise_that_is_too_weak(
 def test_the_audit_finds_a_clip_left_out(
     make_curator: Callable, make_source: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unclipped(rows: Tensor, clip_norm: float, *_: object) -> Tensor:
-        return (rows * UNIT / clip_norm).round().long()
+    def unclipped(rows: Tensor, clip_norm: float, bounds: None, starts: list[int]) -> Tensor:
+        steps = (rows * UNIT / clip_norm).round().long()
+        return torch.stack([part.sum(0) for part in steps.tensor_split(starts[1:])])
 
     monkeypatch.setattr(queries_module, "clipped_sums", unclipped)
     assert audited(make_curator, make_source) > BUDGET.epsilon
