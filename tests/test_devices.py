@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sfumato.devices import device_of, moved, resolve_device
+from sfumato.devices import CPU, device_of, moved, resolve_device, trains_in_bfloat16
 from sfumato.errors import UsageError
 from sfumato.synthesis import synthesize
 
@@ -44,3 +44,13 @@ def test_what_is_moved_in_inference_mode_can_still_be_trained_through():
         moved(network, torch.device("meta"))
     assert device_of(network).type == "meta"
     assert not network.weight.is_inference()
+
+
+@pytest.mark.parametrize(
+    ("found", "fast"), [({}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True)]
+)
+def test_plain_training_is_in_bfloat16_where_the_cpu_multiplies_in_it(
+    found: dict[str, bool], fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert trains_in_bfloat16(CPU) is fast

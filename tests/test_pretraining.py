@@ -17,12 +17,13 @@ from sfumato.devices import CPU
 from sfumato.errors import CertificateError, SfumatoError, UsageError
 from sfumato.methods import find_method
 from sfumato.methods.base import digest_of
+from sfumato.methods.dpdm.diffusion import DiffusionModel
 from sfumato.methods.mepf.matching import first_refiner
 from sfumato.methods.mepf.method import DPMEPF
 from sfumato.methods.public_model import PublicModel
 from sfumato.methods.registry import IMAGES, PRETRAINED, STARTED
 from sfumato.methods.training import Session, Training
-from sfumato.pretraining import UNCHECKED, pretrain
+from sfumato.pretraining import UNCHECKED, _samples, pretrain
 from sfumato.release import read_certificate, verify
 from sfumato.release.writing.card import make_card
 from sfumato.synthesis import sample, synthesize
@@ -139,6 +140,23 @@ def test_a_killed_run_goes_on_to_the_same_model(
     assert len(taken) == 3 + 2  # two of the four steps were in the checkpoint
     assert made.read_bytes() == denoiser.read_bytes()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_only_classes_that_the_picture_shows_are_sampled(
+    denoiser: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    true = DiffusionModel.draw
+
+    def draw(self, labels, random):
+        drawn.extend(labels.tolist())
+        return true(self, labels, random)
+
+    monkeypatch.setattr("sfumato.pretraining.MOST_ROWS", 2)
+    monkeypatch.setattr(DiffusionModel, "draw", draw)
+    model = PublicModel.read(denoiser).model  # of three classes
+    _samples(model, model.spec)
+    assert sorted(drawn) == [0] * 10 + [1] * 10
 
 
 def test_private_training_starts_from_the_public_weights(denoiser: Path) -> None:
