@@ -29,7 +29,6 @@ from sfumato.devices import described, device_of, finish, free_memory, resolve_d
 from sfumato.methods.dpdm.diffusion import Denoiser, DenoisingLoss
 from sfumato.methods.dpdm.parameterisations import PARAMETERISATIONS
 from sfumato.networks import UNet
-from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.gradients.per_example import (
     ENGINES,
     UnitBatch,
@@ -38,6 +37,7 @@ from sfumato.privacy.gradients.per_example import (
     trained,
     units_at_once,
 )
+from sfumato.privacy.grid import UNIT
 
 CLIP_NORM = 1.0
 

@@ -24,7 +24,7 @@ from sfumato.data.source import ImageSource, Record
 from sfumato.data.spec import PublicSpec
 from sfumato.privacy import SumQuery
 from sfumato.privacy.answering.integer_sums import BATCH, total
-from sfumato.privacy.clipping import UNIT
+from sfumato.privacy.grid import UNIT
 from sfumato.privacy.noise.entropy import fresh_stream
 from sfumato.privacy.noise.integer_gaussian import add_noise
 

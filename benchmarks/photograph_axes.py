@@ -22,7 +22,8 @@ from safetensors.numpy import save_file
 from sfumato.data.arrays import load_labelled
 from sfumato.data.opening import open_images
 from sfumato.features import PooledFeatures, load_encoder
-from sfumato.features.pooled import AXES, fitted_axes
+from sfumato.features.pooled import fitted_axes
+from sfumato.features.shipped import AXES
 
 COUNT, SIDE, ENCODER_SIZE, IMAGES = 600, 32, 64, 30_000
 
@@ -41,7 +42,7 @@ def write(images: np.ndarray, out: Path) -> dict[str, object]:
     """Fit on uint8 images, write the file, and return its card."""
     encoder = load_encoder()
     public = PooledFeatures(encoder, ENCODER_SIZE).of(images)
-    fitted = fitted_axes(encoder, public, COUNT)
+    fitted = fitted_axes(public, COUNT)
     steps = fitted.axes.abs().amax(dim=0) / 127
     card = {
         "source": "Tiny ImageNet: photographs of ImageNet at 64 pixels, 200 classes",

@@ -22,7 +22,7 @@ from ray.cluster_utils import Cluster
 from sfumato import from_arrays, open_images
 from sfumato.data import ImageSource
 from sfumato.data.shards import write_shards
-from sfumato.methods.moments import Moments
+from sfumato.methods.moments.method import Moments
 from sfumato.privacy import Budget, Curator
 from sfumato.privacy.cluster import on_cluster
 

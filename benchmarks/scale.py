@@ -33,7 +33,7 @@ from sfumato.data.shards import write_shards
 from sfumato.data.source import Record
 from sfumato.methods.datalens.method import DataLens
 from sfumato.methods.mepf.method import DPMEPF
-from sfumato.methods.moments import Moments
+from sfumato.methods.moments.method import Moments
 from sfumato.privacy import Budget, Curator, distributed
 from sfumato.privacy.cluster import on_cluster
 

@@ -78,7 +78,8 @@ def embedded_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from dataclasses import dataclass
 
     from sfumato.methods.mepf.embedding import Embedding
-    from sfumato.methods.moments import MomentModel, Moments
+    from sfumato.methods.moments.method import Moments
+    from sfumato.methods.moments.model import MomentModel
     from sfumato.privacy import Curator
     from sfumato.synthesis import synthesize
 

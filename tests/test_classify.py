@@ -21,7 +21,7 @@ from sfumato.cli.app import app
 from sfumato.data import load_labelled, open_images
 from sfumato.errors import CertificateError, UsageError
 from sfumato.evaluation.judging import judge, open_real, open_release
-from sfumato.methods.classifiers.least_squares import LeastSquaresClassifier
+from sfumato.methods.classifiers.ridge import LeastSquaresClassifier
 from sfumato.options import EvaluationOptions
 from sfumato.release import certificate as certificates
 from sfumato.release.files import digests, list_files

@@ -34,7 +34,6 @@ from sfumato.networks import Average, Generator, to_pixels
 from sfumato.networks.aggregating import Lower, Upper
 from sfumato.privacy import AggregateQuery
 from sfumato.privacy.answering.aggregate import PulledBack, class_sums
-from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.gradients.layers import unflatten
 from sfumato.privacy.gradients.per_example import (
     ENGINES,
@@ -43,6 +42,7 @@ from sfumato.privacy.gradients.per_example import (
     fastest_engine,
     gradient_sum,
 )
+from sfumato.privacy.grid import UNIT
 from sfumato.privacy.noise.entropy import fresh_stream
 from sfumato.privacy.noise.integer_gaussian import add_noise
 

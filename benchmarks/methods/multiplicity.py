@@ -22,11 +22,12 @@ from torch.nn import functional as F
 from sfumato.data import load_labelled, open_images
 from sfumato.methods import DPDM
 from sfumato.methods.dpdm.diffusion import DenoisingLoss
+from sfumato.methods.dpdm.private_training import untrained
 from sfumato.networks import UNet
 from sfumato.privacy import Budget, GradientQuery
-from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.gradients.layers import flatten
 from sfumato.privacy.gradients.per_example import UnitBatch, gradient_sum
+from sfumato.privacy.grid import UNIT
 from sfumato.privacy.plan import make_plan
 
 SEEN = 10_000
@@ -86,8 +87,8 @@ def main() -> None:
     rows = []
     for seed in range(options.seeds):
         random = torch.Generator().manual_seed(seed)
-        network, loss = DPDM(**settings, multiplicity=1, seed_public=seed)._untrained(
-            source.spec, torch.device("cpu")
+        network, loss = untrained(
+            DPDM(**settings, multiplicity=1, seed_public=seed), source.spec, torch.device("cpu")
         )
         gradients = Gradients(
             network, torch.from_numpy(records.images), torch.from_numpy(records.labels)

@@ -28,7 +28,7 @@ from torch import nn
 
 from sfumato.data import ImageSource, LabelledImages, PublicSpec, load_labelled, open_images
 from sfumato.data.source import Record
-from sfumato.methods.classifiers.dp_sgd import CrossEntropy
+from sfumato.methods.classifiers.tanh_cnn import CrossEntropy
 from sfumato.privacy import Budget, Curator, GradientQuery, Plan, TopSigns, make_plan
 from sfumato.privacy.gradients.layers import unflatten
 

@@ -13,7 +13,6 @@ from sfumato.methods.base import Classifier, Fitted, Method, Model
 from sfumato.options import Location, ReleaseOptions
 from sfumato.privacy.family import known_places
 from sfumato.privacy.run import state_of
-from sfumato.release import check_target
 from sfumato.release.verification.leaks import json_leaks
 
 COMMANDS = {Model.releases: "synthesize", Classifier.releases: "classify"}
@@ -31,6 +30,8 @@ def check_output(to: ReleaseOptions) -> Path:
         raise UsageError(f"format={to.format!r} must be one of {', '.join(FORMATS)}.")
     if to.samples is not None and not 1 <= to.samples <= MOST_SAMPLES:
         raise UsageError(f"samples={to.samples} must be from 1 to {MOST_SAMPLES:,}.")
+    from sfumato.release import check_target
+
     target = stated_path(to.out, "out")
     check_target(target, to.force)
     return target

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sfumato.data import LabelledImages, PublicSpec, load_labelled, open_images, stated_path
 from sfumato.errors import UsageError
 from sfumato.methods import find_method
 from sfumato.methods.base import Method
-from sfumato.methods.public_model import PublicModel
 from sfumato.methods.registry import STARTED
 from sfumato.options import ClassifierOptions, Location, MethodOptions
+
+if TYPE_CHECKING:
+    from sfumato.methods.public_model import PublicModel
 
 
 def make_method(
@@ -74,6 +76,8 @@ def read_public_model(location: Location) -> PublicModel:
     Raises:
         UsageError: the file is missing or is no public model.
     """
+    from sfumato.methods.public_model import PublicModel
+
     return PublicModel.read(stated_path(location, "public_model"))
 
 

@@ -28,10 +28,10 @@ from sfumato.privacy import (
     Relation,
     SumQuery,
     VoteQuery,
+    clipping,
 )
 from sfumato.privacy.answering import aggregate, base, gradient, integer_sums, sampled
-from sfumato.privacy.clipping import UNIT
-from sfumato.privacy.queries import sum as queries_module
+from sfumato.privacy.grid import UNIT
 from sfumato.privacy.records import decoded, shards, units
 
 CANARIES, FEW, WRONG, CLASSES = 1500, 500, 1e-4, ("a", "b", "c")
@@ -137,7 +137,7 @@ def test_a_clip_left_out_of_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
         steps = (rows * UNIT / clip_norm).round().long()
         return torch.stack([part.sum(0) for part in steps.tensor_split(starts[1:])])
 
-    monkeypatch.setattr(queries_module, "clipped_sums", unclipped)
+    monkeypatch.setattr(clipping, "clipped_sums", unclipped)
     assert proven(QUERIES["sum"]) > 1
 
 

@@ -22,7 +22,7 @@ from sfumato.data.shards import write_shards
 from sfumato.data.source import Place
 from sfumato.data.storage import RemotePath, located, place_of
 from sfumato.errors import BudgetExceededError, DataError, SfumatoError, UsageError
-from sfumato.methods.moments import Moments
+from sfumato.methods.moments.method import Moments
 from sfumato.privacy import Budget, Curator
 from sfumato.privacy.cluster import on_cluster
 

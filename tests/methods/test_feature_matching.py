@@ -11,9 +11,13 @@ from torch import nn
 
 from sfumato.data.spec import PublicSpec
 from sfumato.methods import DPMERF, DPNTK
-from sfumato.methods.feature_matching import Features, Matching
-from sfumato.methods.merf import FourierFeatures
-from sfumato.methods.ntk import GREY, TangentFeatures
+from sfumato.methods.pixel_features.features import (
+    GREY,
+    Features,
+    FourierFeatures,
+    TangentFeatures,
+)
+from sfumato.methods.pixel_features.matching import Matching
 from sfumato.methods.training import Session
 from sfumato.privacy import Answer
 

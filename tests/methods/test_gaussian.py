@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sfumato.data.spec import PublicSpec
 from sfumato.features import dct_basis
 from sfumato.methods.gaussian import MomentBlock, shrink
+from sfumato.methods.second_moments import MomentShape
 
 SPEC = PublicSpec(28, 28, 1, ("a", "b"))
 
@@ -20,8 +21,8 @@ def test_a_contribution_never_exceeds_its_norm(seed):
     block = MomentBlock(dct_basis(SPEC, 30), 0.4)
     images = np.random.default_rng(seed).choice([0, 255], (5, 1, 28, 28)).astype(np.uint8)
     rows = block(torch.from_numpy(images))
-    assert rows.shape == (5, block.dimension)
-    assert float(rows.norm(dim=1).max()) <= block.norm + 1e-5
+    assert rows.shape == (5, MomentShape(block.size, 0.4).dimension)
+    assert float(rows.norm(dim=1).max()) <= MomentShape(block.size, 0.4).norm + 1e-5
 
 
 def test_noiseless_moments_are_recovered_exactly():

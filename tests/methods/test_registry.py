@@ -6,12 +6,15 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from sfumato.errors import UsageError
 from sfumato.methods import find_method, method_names, registry
+from sfumato.methods.registry import BUILT_IN
 
 METHOD = '''
 """Moments under another name."""
@@ -99,3 +102,9 @@ def test_presets_are_named_where_one_is_not_known() -> None:
         find_method("dpdm").preset("gpu", spec)
     with pytest.raises(UsageError, match="has no presets"):
         find_method("moments").preset("cpu", spec)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_types_of_settings_are_known_where_they_are_checked(name: str) -> None:
+    hints = get_type_hints(find_method(name))  # a NameError would turn the check off
+    assert {entry.name for entry in fields(find_method(name))} <= set(hints)

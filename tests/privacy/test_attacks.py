@@ -29,8 +29,8 @@ from sfumato.privacy.answering import sampled
 from sfumato.privacy.answering.aggregate import AggregateAnswering
 from sfumato.privacy.answering.base import OpenRun
 from sfumato.privacy.answering.gradient import GradientAnswering
-from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.gradients.topagg import VOTE_BITS, add_votes
+from sfumato.privacy.grid import UNIT
 from sfumato.privacy.ledger import Ledger
 from sfumato.privacy.run import Run
 

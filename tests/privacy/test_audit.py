@@ -14,7 +14,7 @@ import torch
 from sfumato.audit import Family, epsilon_independent
 from sfumato.data.spec import PublicSpec
 from sfumato.privacy import RELATIONS, Budget, SumQuery, make_plan
-from sfumato.privacy.clipping import UNIT
+from sfumato.privacy.grid import UNIT
 from sfumato.privacy.noise.entropy import fresh_stream
 from sfumato.privacy.noise.integer_gaussian import add_noise
 

@@ -16,10 +16,18 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from sfumato.privacy import Answer, Budget, Curator, Event, SumQuery, epsilon_recomputed, make_plan
+from sfumato.privacy import (
+    Answer,
+    Budget,
+    Curator,
+    Event,
+    SumQuery,
+    clipping,
+    epsilon_recomputed,
+    make_plan,
+)
 from sfumato.privacy.answering import base
-from sfumato.privacy.clipping import UNIT
-from sfumato.privacy.queries import sum as queries_module
+from sfumato.privacy.grid import UNIT
 
 CANARIES = 2000
 BUDGET = Budget(8.0, 1e-5)
@@ -98,5 +106,5 @@ def test_the_audit_finds_a_clip_left_out(
         steps = (rows * UNIT / clip_norm).round().long()
         return torch.stack([part.sum(0) for part in steps.tensor_split(starts[1:])])
 
-    monkeypatch.setattr(queries_module, "clipped_sums", unclipped)
+    monkeypatch.setattr(clipping, "clipped_sums", unclipped)
     assert audited(make_curator, make_source) > BUDGET.epsilon

@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sfumato.privacy import clipping
-from sfumato.privacy.clipping import (
-    EXACT_ROWS,
-    MARGIN,
-    UNIT,
-    clipped_sum,
-    clipped_sums,
-    max_dimension,
-    row_norms,
-)
+from sfumato.privacy.clipping import EXACT_ROWS, MARGIN, clipped_sum, clipped_sums, row_norms
+from sfumato.privacy.grid import UNIT, max_dimension
 
 anything = st.floats(width=32)  # NaN, infinities, zeros of both signs, subnormal and giant values
 clip_norms = st.floats(1e-6, 1e6) | st.sampled_from([1e-45, 1e-36, 1e30, 1e38])

@@ -26,7 +26,7 @@ from sfumato.data import ImageSource, open_images
 from sfumato.data.shards import write_shards
 from sfumato.errors import DataError, SfumatoError, UsageError
 from sfumato.methods.dpdm.method import DPDM
-from sfumato.methods.moments import Moments
+from sfumato.methods.moments.method import Moments
 from sfumato.privacy import Budget, Curator
 from sfumato.privacy.cluster import check_shards, on_cluster
 
@@ -280,7 +280,7 @@ from pathlib import Path
 
 from sfumato.data import open_images
 from sfumato.errors import SfumatoError, UsageError
-from sfumato.methods.moments import Moments
+from sfumato.methods.moments.method import Moments
 from sfumato.privacy import Budget, Curator
 from sfumato.privacy.cluster import on_cluster
 

@@ -18,7 +18,7 @@ from sfumato.data import ImageSource, LabelledImages
 from sfumato.methods.base import Fitted
 from sfumato.privacy import Answer, Relation, SumQuery, TotalQuery
 from sfumato.privacy.answering import integer_sums
-from sfumato.privacy.clipping import UNIT
+from sfumato.privacy.grid import UNIT
 
 BATCH = 128
 

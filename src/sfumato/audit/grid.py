@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from sfumato.privacy import AggregateQuery, GradientQuery, Query, VoteQuery
-from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.gradients.topagg import VOTE_BITS
+from sfumato.privacy.grid import UNIT
 
 
 def grid_step(query: Query, pulled_back: bool = False) -> float:

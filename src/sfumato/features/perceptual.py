@@ -8,7 +8,6 @@ that image alone (DP-MEPF, arXiv 2205.12900, section 3).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,9 +17,8 @@ from torch.nn import functional as F
 
 from sfumato.devices import CPU, moved
 from sfumato.features.encoder import Encoder
+from sfumato.features.shipped import STRIDE, Bound
 
-Bound = Literal["norm", "clip", "per-layer"]
-STRIDE = 16
 CHUNK = 250
 
 

@@ -7,9 +7,7 @@ stand, which is what a linear classifier needs.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -17,19 +15,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import load as load_arrays
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.errors import UsageError
 from sfumato.features.encoder import Encoder, load_encoder
 from sfumato.features.perceptual import PublicAxes, to_unit
+from sfumato.features.shipped import (
+    AXES,
+    CHANNELS,
+    LARGEST_SIZE,
+    ShippedCoordinates,
+    axes_digest,
+    shipped_axes,
+)
 
 CHUNK = 250
-LARGEST_SIZE = 512
-"""Pixels a side that images are enlarged to at most."""
-
-AXES = "photograph_axes.safetensors"
 
 
 class PooledFeatures(nn.Module):
@@ -47,8 +47,7 @@ class PooledFeatures(nn.Module):
     @property
     def width(self) -> int:
         """Number of features: the channels of all blocks."""
-        image = torch.zeros(1, 3, 32, 32, device=self.encoder.mean.device)
-        return sum(layer.shape[1] for layer in self.encoder(image))
+        return sum(CHANNELS)
 
     def forward(self, images: Tensor) -> Tensor:
         """Float ``[b, 1 or 3, h, w]`` in [0, 1] → float32 ``[b, channels of all blocks]``.
@@ -91,14 +90,14 @@ class PooledCoordinates(nn.Module):
         """
         features = PooledFeatures(load_encoder(encoder), size)
         if public is not None:
-            return cls(features, fitted_axes(features.encoder, features.of(public), count))
-        mean, axes = photograph_axes()
-        if count > axes.shape[1]:
-            raise UsageError(
-                f"axes={count}: the axes that ship are {axes.shape[1]}. Ask for fewer, or fit axes "
-                "on public images of your own with --public (public=)."
-            )
-        return cls(features, PublicAxes(mean, axes[:, :count].contiguous(), whitened=True))
+            return cls(features, fitted_axes(features.of(public), count))
+        known = ShippedCoordinates(encoder, size, count)
+        mean, axes = (torch.from_numpy(array.copy()) for array in shipped_axes(known.count))
+        return cls(features, PublicAxes(mean, axes, whitened=True))
+
+    def loaded(self) -> PooledCoordinates:
+        """Itself; :class:`ShippedCoordinates` are known before they are loaded."""
+        return self
 
     @property
     def width(self) -> int:
@@ -113,8 +112,7 @@ class PooledCoordinates(nn.Module):
     @property
     def digest(self) -> str:
         """SHA-256 of the axes, as little-endian float32."""
-        arrays = (tensor.cpu().numpy().astype("<f4") for tensor in self.tensors().values())
-        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+        return axes_digest(*(tensor.cpu().numpy() for tensor in self.tensors().values()))
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that :meth:`load` needs."""
@@ -143,29 +141,17 @@ class PooledCoordinates(nn.Module):
         return cls(features, PublicAxes(mean, axes, whitened=True))
 
 
-def fitted_axes(encoder: Encoder, features: Tensor, count: int) -> PublicAxes:
+def fitted_axes(features: Tensor, count: int) -> PublicAxes:
     """Half-whitened principal axes of public pooled features ``[n, width]``, blocks weighing alike.
 
     Half-whitened: each axis is divided by its spread plus that of the middle one, so that the
     smallest are not blown up.
     """
-    lengths = [layer.shape[1] for layer in encoder(torch.zeros(1, 3, 32, 32))]
-    norms = [block.square().sum(dim=1).mean().sqrt() for block in features.split(lengths, dim=1)]
-    scale = torch.cat([norm.expand(n) for norm, n in zip(norms, lengths, strict=True)]) + 1e-6
+    blocks = features.split(list(CHANNELS), dim=1)
+    norms = [block.square().sum(dim=1).mean().sqrt() for block in blocks]
+    scale = torch.cat([norm.expand(n) for norm, n in zip(norms, CHANNELS, strict=True)]) + 1e-6
     axes = PublicAxes.fit(features / scale, min(count, features.shape[1]), whiten=True)
     return PublicAxes(axes.mean * scale, axes.axes / scale[:, None], whitened=True)
-
-
-@cache
-def photograph_axes() -> tuple[Tensor, Tensor]:
-    """Axes fitted on Tiny ImageNet; the file holds its card (``docs/methods/least-squares.md``).
-
-    Returns:
-        Mean ``[width]`` and axes ``[width, 600]``, float32.
-    """
-    arrays = load_arrays(files("sfumato.features").joinpath(AXES).read_bytes())
-    axes = torch.from_numpy(arrays["axes"].astype(np.float32) * arrays["steps"])
-    return torch.from_numpy(arrays["mean"]), axes
 
 
 def photograph_card() -> dict[str, Any]:

@@ -12,20 +12,14 @@ from numpy.typing import NDArray
 
 from sfumato.devices import CPU, device_of, moved
 from sfumato.features.perceptual import to_unit
-from sfumato.features.pooled import CHUNK, PooledCoordinates
-
-ENCODER, ENCODER_SIZE, AXES = "efficientnet-lite0", 64, 600
-
-
-def class_coordinates() -> PooledCoordinates:
-    """The space in which images are near a class: pooled features along the axes that ship."""
-    return PooledCoordinates.of(ENCODER, ENCODER_SIZE, AXES)
+from sfumato.features.pooled import CHUNK
+from sfumato.features.shipped import CLASS_SPACE
 
 
 @torch.no_grad()
 def _directions(images: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
     """Coordinates of public images ``[n, width]``, of norm 1: nearness is the cosine."""
-    coordinates = moved(class_coordinates(), device)
+    coordinates = moved(CLASS_SPACE.loaded(), device)
     parts = (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
     rows = torch.cat([coordinates(to_unit(part).to(device_of(coordinates))) for part in parts])
     return (rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-6)).cpu().numpy()

@@ -6,18 +6,23 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.methods.registry import PRETRAINED
-from sfumato.methods.training import Session
 from sfumato.options import check_types, described
-from sfumato.privacy import Answer, Curator, Query, distributed
+from sfumato.privacy.queries.base import Query
+
+if TYPE_CHECKING:
+    import torch
+
+    from sfumato.methods.training import Session
+    from sfumato.privacy import Answer, Curator
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Images uint8 ``[b, channels, height, width]`` and labels int64 ``[b]``."""
@@ -43,6 +48,27 @@ class Sampling:
     seed: int = 0
     label: int | None = None
     balance: bool = False
+
+
+class Later:
+    """An attribute of a class that is imported when it is first read.
+
+    What a method asks is known without PyTorch, which takes seconds; what computes is not.
+
+    Args:
+        target: ``package.module:name``.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        return EntryPoint("", self.target, "").load()
+
+
+def later(target: str) -> Any:
+    """:class:`Later`, of any type to whoever reads it."""
+    return Later(target)
 
 
 class Fitted(ABC):
@@ -111,6 +137,8 @@ class Model(Fitted):
 
     def sampled_by_all(self, wanted: Sampling) -> Iterator[Batch]:
         """What :meth:`sampled` gives, on rank 0; the other ranks help and yield nothing."""
+        from sfumato.privacy import distributed
+
         if distributed.is_first():
             yield from self.sampled(wanted)
 

@@ -40,11 +40,9 @@ class MomentBlock(nn.Module):
         self.size = len(basis)
         self.radius = RADIUS_SHARE * math.sqrt(basis.shape[1])
         self.products = SymmetricProducts(self.size)
-        self.dimension = self.size + self.products.pairs
-        self.norm = math.sqrt(mean_weight**2 + 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 ``[b, c, h, w]`` → float ``[b, dimension]`` of L2 norm at most ``norm``."""
+        """uint8 ``[b, c, h, w]`` → float ``[b, dimension]`` of the :class:`MomentShape`."""
         z = (images.flatten(1).to(torch.float32) / 255 - 0.5) @ self.basis.T / self.radius
         z = z / z.norm(dim=1, keepdim=True).clamp(min=1)
         return torch.cat([z * self.mean_weight, self.products(z)], dim=1)

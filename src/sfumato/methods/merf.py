@@ -9,41 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from sfumato.data.spec import PublicSpec
-from sfumato.devices import CPU, random_on
 from sfumato.methods.base import check_rules
-from sfumato.methods.feature_matching import FeatureMatching, Features
+from sfumato.methods.feature_matching import FeatureMatching
+
+if TYPE_CHECKING:
+    from sfumato.methods.pixel_features.features import FourierFeatures
 
 LENGTH_SHARE = 0.3
 """Length scale relative to √pixels, for pixels in [0, 1]: about the median distance of images."""
-
-
-class FourierFeatures(Features):
-    """φ(x) = √(2/D)·[cos(ωx); sin(ωx)], of norm exactly 1; equation 3 of the paper.
-
-    Args:
-        pixels: length of x.
-        dimension: D, an even number.
-        length_scale: of the Gaussian kernel whose spectral density ω is sampled from.
-        seed: public seed of ω.
-    """
-
-    frequencies: Tensor
-
-    def __init__(self, pixels: int, dimension: int, length_scale: float, seed: int) -> None:
-        super().__init__()
-        self.dimension = dimension
-        normal = torch.randn(pixels, dimension // 2, generator=random_on(CPU, seed))
-        self.register_buffer("frequencies", normal / length_scale)
-
-    def rows(self, pixels: Tensor) -> Tensor:
-        """Features float ``[b, dimension]`` of pixels float ``[b, d]`` in [0, 1]."""
-        angles = pixels @ self.frequencies
-        return torch.cat([angles.cos(), angles.sin()], dim=1) * math.sqrt(2 / self.dimension)
 
 
 CITATION = """\
@@ -88,8 +64,14 @@ class DPMERF(FeatureMatching):
         }
         check_rules(self, rules)
 
+    def dimension(self, spec: PublicSpec) -> int:
+        """A cosine and a sine of each frequency."""
+        return 2 * self.frequencies
+
     def features(self, spec: PublicSpec) -> FourierFeatures:
         """Random Fourier features of images of ``spec``."""
+        from sfumato.methods.pixel_features.features import FourierFeatures
+
         pixels = spec.channels * spec.height * spec.width
         scale = self.length_scale or LENGTH_SHARE * math.sqrt(pixels)
         return FourierFeatures(pixels, 2 * self.frequencies, scale, self.seed_public)

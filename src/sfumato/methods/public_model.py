@@ -12,22 +12,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
-from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError, UsageError
-from sfumato.features.public_classes import AXES
+from sfumato.features.shipped import CLASS_SPACE
 from sfumato.methods.base import Model
 from sfumato.methods.registry import STARTED, read_saved
-from sfumato.methods.saved_arrays import tensors_below
-from sfumato.networks import UNet
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 KEY = "sfumato-public-model"
 LABELS = "label.weight"
@@ -114,6 +114,8 @@ class PublicModel:
 
     def label_rows(self) -> Tensor | None:
         """A denoiser's rows float32 ``[P + 1, width]``: its public classes, then no class."""
+        from sfumato.methods.saved_arrays import tensors_below
+
         return tensors_below(self.model.tensors(), "network").get(LABELS)
 
     def start(self, network: nn.Module, prefix: str) -> None:
@@ -125,6 +127,9 @@ class PublicModel:
         Raises:
             UsageError: they are of another form.
         """
+        from sfumato.methods.saved_arrays import tensors_below
+        from sfumato.networks import UNet
+
         weights, known = network.state_dict(), tensors_below(self.model.tensors(), prefix)
         table = known.pop(LABELS, None)
         if table is not None:
@@ -134,7 +139,7 @@ class PublicModel:
             elif UNLABELLED in known:
                 known[UNLABELLED] = known[UNLABELLED] + row
         elif LABELS in weights:
-            known[LABELS] = torch.zeros_like(weights[LABELS])
+            known[LABELS] = weights[LABELS].new_zeros(weights[LABELS].shape)
         if _shapes(weights) != _shapes(known):
             raise UsageError(
                 f"{self.method}: the public model has another network than these settings make. "
@@ -182,7 +187,7 @@ def _centres(path: Path, classes: int) -> NDArray[np.float32] | None:
         if CENTRES not in list(file.keys()):
             return None
         centres: NDArray[np.float32] = np.array(file.get_tensor(CENTRES))
-    right = centres.shape == (classes, AXES) and centres.dtype == np.float32
+    right = centres.shape == (classes, CLASS_SPACE.width) and centres.dtype == np.float32
     if not right or not np.isfinite(centres).all():
         raise ValueError("the centres are not those of the model's classes")
     return centres

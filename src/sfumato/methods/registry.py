@@ -22,7 +22,7 @@ GROUP = "sfumato.methods"
 
 IMAGES = {
     "mepf": "sfumato.methods.mepf.method:DPMEPF",
-    "moments": "sfumato.methods.moments:Moments",
+    "moments": "sfumato.methods.moments.method:Moments",
     "dpdm": "sfumato.methods.dpdm.method:DPDM",
     "dpgan": "sfumato.methods.dpgan.method:DPGAN",
     "dpaf": "sfumato.methods.dpaf.method:DPAF",

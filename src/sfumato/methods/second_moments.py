@@ -6,12 +6,14 @@ With Σ t by class they give ridge regression from noisy sums (AdaSSP, arXiv 180
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RIDGE = 0.6
 """Ridge relative to the spectral radius of the noise in Σ t tᵀ."""
@@ -36,6 +38,8 @@ class SymmetricProducts:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Float ``[b, n]`` → ``[b, pairs]``; differentiable, and a row depends on its own alone."""
+        import torch
+
         width, offsets = self.width, self.width // 2
         # The wrapped diagonal n/2 of an even n names each pair twice: half of it is wanted.
         partners = torch.cat([rows * math.sqrt(2), rows[:, :offsets] * math.sqrt(2)], dim=1)
@@ -54,6 +58,29 @@ class SymmetricProducts:
         return result
 
 
+@dataclass(frozen=True)
+class MomentShape:
+    """Lengths and norms of the part of a contribution that holds z and zzᵀ.
+
+    Args:
+        size: length of z, whose norm is at most 1.
+        mean_weight: weight of z relative to the products.
+    """
+
+    size: int
+    mean_weight: float
+
+    @property
+    def dimension(self) -> int:
+        """Number of coordinates."""
+        return self.size + SymmetricProducts(self.size).pairs
+
+    @property
+    def norm(self) -> float:
+        """The largest L2 norm."""
+        return math.sqrt(self.mean_weight**2 + 1)
+
+
 class SecondMoments:
     """The two blocks of a contribution that a least-squares classifier needs.
 
@@ -68,6 +95,8 @@ class SecondMoments:
 
     def extend(self, coordinates: Tensor) -> Tensor:
         """t with its intercept, of norm at most 1."""
+        import torch
+
         ones = coordinates.new_full((len(coordinates), 1), INTERCEPT)
         return torch.cat([coordinates, ones], dim=1) / math.sqrt(1 + INTERCEPT**2)
 

@@ -1,26 +1,6 @@
 """Networks and their averages; nothing here knows about privacy."""
 
-from sfumato.networks.adapters import adapt, merge
-from sfumato.networks.cnn import TanhCNN
-from sfumato.networks.ema import Average
-from sfumato.networks.gan import Discriminator, Generator
-from sfumato.networks.pixels import to_bytes, to_pixels
-from sfumato.networks.refiner import Refiner
-from sfumato.networks.streams import ImageStreams, Random, normal
-from sfumato.networks.unet import UNet
+import lazy_loader
 
-__all__ = [
-    "Average",
-    "Discriminator",
-    "Generator",
-    "ImageStreams",
-    "Random",
-    "Refiner",
-    "TanhCNN",
-    "UNet",
-    "adapt",
-    "merge",
-    "normal",
-    "to_bytes",
-    "to_pixels",
-]
+# What __init__.pyi lists is imported on first use: PyTorch takes seconds.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

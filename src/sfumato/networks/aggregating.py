@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.networks.gan import COARSEST, LEAK, levels
-
-CUT = 8
-"""Side of the feature maps that are added up, unless told otherwise."""
+from sfumato.networks.gan import LEAK
+from sfumato.networks.sizes import LowerShape
 
 
 class FixedConvolution(nn.Module):
@@ -55,16 +53,11 @@ class Lower(nn.Module):
         normalised: bool = True,
     ) -> None:
         super().__init__()
-        deepest = len(levels(size, width))
-        padded = COARSEST * 2**deepest
-        if position is None:
-            position = max(1, deepest - 1)
-        self.missing, self.normalised, self.maps = padded - size, normalised, maps
-        self.side = padded // 2**position
-        inner = [width * min(2**level, 2) for level in range(position - 1)]
-        sizes = [channels, *inner, maps]
+        self.shape = shape = LowerShape(size, channels, width, maps, position)
+        self.missing, self.normalised, self.maps = shape.padded - size, normalised, maps
+        self.side = shape.side
         blocks: list[nn.Module] = []
-        for level, (inputs, outputs) in enumerate(pairwise(sizes)):
+        for level, (inputs, outputs) in enumerate(pairwise(shape.wide)):
             if level == 0:
                 blocks.append(FixedConvolution(inputs, outputs))
             else:
@@ -82,11 +75,6 @@ class Lower(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are; the first layer is a buffer, and may be the only one."""
         return next(self.buffers()).device
-
-    @property
-    def norm(self) -> float:
-        """√m · side, the norm of an image's normalised maps."""
-        return float(self.maps**0.5 * self.side)
 
 
 class Upper(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-COARSEST = 4
+from sfumato.networks.sizes import COARSEST
 
 
 class TanhCNN(nn.Module):

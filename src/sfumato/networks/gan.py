@@ -10,17 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.networks.sizes import COARSEST, levels
+
 LEAK = 0.2
 GROUPS = 4
-COARSEST = 4
-WIDEST = 4
-"""Levels have 1, 2, 4, 4, … times the width in channels, from half the image's side down."""
-
-
-def levels(size: int, width: int) -> list[int]:
-    """Channels of the levels at half the image's side, a quarter, …, ``COARSEST`` pixels."""
-    halvings = max(1, ((size - 1) // COARSEST).bit_length())
-    return [width * min(2**level, WIDEST) for level in range(halvings)]
 
 
 class Generator(nn.Module):

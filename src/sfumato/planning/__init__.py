@@ -1,8 +1,8 @@
 """What a run would ask and cost, remembered by the public facts that it depends on.
 
 A plan is a function of the method's options, the data set's public specification, the budget and
-the version of the code. Working it out takes PyTorch, an encoder and an accountant; so it is kept
-in the state folder, and the same question is answered from there without any of them.
+the version of the code. Working it out takes an accountant and no network; so that the same
+question is answered at once, it is kept in the state folder.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,18 +25,19 @@ from sfumato.privacy.run import state_of
 
 if TYPE_CHECKING:
     from sfumato.data import ImageSource
+    from sfumato.methods.base import Method
 
 FOLDER = "plans"
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A calibrated plan and the expected time and memory of its run; all of it is public."""
+    """A calibrated plan, and where it was measured the time and memory that its run will take."""
 
     facts: Mapping[str, Any]
     epsilons: Mapping[Any, float]
     digest: str
-    estimate: Mapping[str, str]
+    estimate: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def events(self) -> list[Event]:
@@ -49,12 +50,25 @@ class Planned:
         return str(self.facts["method"]["name"])
 
 
-def plan(source: ImageSource, budget: Budget, chosen: MethodOptions, state: Path | None) -> Planned:
+def plan(
+    source: ImageSource,
+    budget: Budget,
+    chosen: MethodOptions,
+    state: Path | None,
+    measure: bool = False,
+) -> Planned:
     """What a run would ask and cost; reads no pixel and charges nothing.
+
+    Args:
+        measure: also measure what the run will take on this machine, by running its networks on
+            empty images for some seconds.
 
     Raises:
         UsageError: the method or one of its options is not known, or a value is outside its rule.
     """
+    if measure:
+        found = plan(source, budget, chosen, state)
+        return replace(found, estimate=_checked(source, chosen, state).estimate(source.spec))
     path = _path(source, budget, chosen, state)
     if path is not None and path.exists():
         try:
@@ -63,20 +77,25 @@ def plan(source: ImageSource, budget: Budget, chosen: MethodOptions, state: Path
                 return kept
         except (OSError, ValueError, TypeError, KeyError):
             pass  # damaged: worked out again
-    from sfumato.checks import check_public
-    from sfumato.choosing import make_method
-    from sfumato.privacy import Curator
+    from sfumato.privacy.plan import plan_for
 
-    method = make_method(chosen, source.spec)
-    check_public(chosen.public, source, state)
-    made = Curator(source, budget, state=state, quiet=True).calibrate(method)
-    estimate = method.estimate(source.spec)
-    found = Planned(made.to_dict(), dict(made.epsilons()), made.digest(), estimate)
+    made = plan_for(_checked(source, chosen, state), budget, source.spec)
+    found = Planned(made.to_dict(), dict(made.epsilons()), made.digest())
     if path is not None:
         private_folder(path.parent)
         values = {entry.name: getattr(found, entry.name) for entry in fields(found)}
         write_atomically(path, json.dumps(values).encode())
     return found
+
+
+def _checked(source: ImageSource, chosen: MethodOptions, state: Path | None) -> Method:
+    """The method that is chosen, with its public images."""
+    from sfumato.checks import check_public
+    from sfumato.choosing import make_method
+
+    method = make_method(chosen, source.spec)
+    check_public(chosen.public, source, state)
+    return method
 
 
 def _path(

@@ -6,11 +6,10 @@ from .answering.vote import SAVED_EVERY, GeneratedBatch, TeacherBatches, Teacher
 from .budget import RELATIONS, Budget, Relation
 from .curator import Curator
 from .gradients.per_example import UnitLoss
-from .gradients.topagg import TopSigns
 from .plan import Asker, Plan, make_plan
 from .queries.aggregate import AggregateQuery
 from .queries.base import Query, TotalQuery
-from .queries.gradient import GradientQuery
+from .queries.gradient import GradientQuery, TopSigns
 from .queries.histogram import HistogramQuery
 from .queries.nearest import NearestQuery
 from .queries.sum import SumQuery

@@ -15,10 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-GRID_BITS = 20
-"""A clip norm is 2²⁰ grid steps: a row fits float32 exactly, 2⁴² rows fit int64."""
-
-UNIT = 2**GRID_BITS
+from sfumato.privacy.grid import UNIT
 
 EXACT_ROWS = 16
 """Sixteen rows of at most 2²⁰ steps add up to at most 2²⁴, exact in float32 in any order."""
@@ -34,11 +31,6 @@ MARGIN = 2.0**-13
 
 COLUMNS_AT_ONCE = {"cpu": 2**14, "cuda": 2**21}
 """On a CPU, sixteen rows of so many coordinates stay in a core's cache while they are worked on."""
-
-
-def max_dimension(records_per_unit: int = 1) -> int:
-    """Largest number of coordinates for which tightening costs at most a hundredth of the bound."""
-    return int((UNIT // records_per_unit / 50) ** 2)
 
 
 def clipped_sum(rows: Tensor, clip_norm: float, bounds: Tensor | None = None) -> Tensor:

@@ -37,7 +37,7 @@ from sfumato.privacy.ledger import (
     total_epsilon,
     units_of_runs,
 )
-from sfumato.privacy.plan import Asker, Plan, make_plan
+from sfumato.privacy.plan import Asker, Plan, plan_for
 from sfumato.privacy.queries.aggregate import AggregateQuery
 from sfumato.privacy.queries.base import Query
 from sfumato.privacy.queries.gradient import GradientQuery
@@ -135,8 +135,7 @@ class Curator:
 
     def calibrate(self, method: Asker) -> Plan:
         """What ``method`` would ask, and the noise that fits the budget; charges nothing."""
-        description = {"name": method.name, "config": method.config()}
-        return make_plan(description, method.queries(self.spec), self.budget, self.spec)
+        return plan_for(method, self.budget, self.spec)
 
     def open(self, method: Asker) -> Plan:
         """Calibrate the method's queries to the budget and charge them; see :meth:`open_plan`.

@@ -12,7 +12,7 @@ from sfumato.privacy.accounting.calibration import calibrate
 from sfumato.privacy.accounting.epsilon import both_relations, epsilon_recomputed
 from sfumato.privacy.accounting.events import Event
 from sfumato.privacy.budget import Budget, Relation
-from sfumato.privacy.clipping import max_dimension
+from sfumato.privacy.grid import max_dimension
 from sfumato.privacy.ledger import digest
 from sfumato.privacy.queries.base import Query
 from sfumato.privacy.queries.histogram import HistogramQuery
@@ -123,6 +123,12 @@ def questions_of(plan: Mapping[str, Any]) -> dict[str, Any]:
     stepwise = any(query.get("query") not in _ASKED_ONCE for query in plan["queries"])
     method = plan["method"] if stepwise else plan["method"]["name"]
     return {**{key: plan[key] for key in _CHARGED_FOR}, "method": method}
+
+
+def plan_for(asker: Asker, budget: Budget, spec: PublicSpec) -> Plan:
+    """What ``asker`` would ask of a data set, and the noise that fits the budget."""
+    description = {"name": asker.name, "config": asker.config()}
+    return make_plan(description, asker.queries(spec), budget, spec)
 
 
 def make_plan(

@@ -8,7 +8,8 @@ import pytest
 from sfumato.data.arrays import load_labelled
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.methods.classifiers.dp_sgd import DPSGD, TanhClassifier
+from sfumato.methods.classifiers.dp_sgd import DPSGD
+from sfumato.methods.classifiers.tanh_cnn import TanhClassifier
 from sfumato.networks import TanhCNN
 from sfumato.privacy import Budget, Curator
 

@@ -8,7 +8,8 @@ import torch
 
 from sfumato.data.arrays import load_labelled
 from sfumato.errors import UsageError
-from sfumato.methods.classifiers.least_squares import LeastSquares, LeastSquaresClassifier
+from sfumato.methods.classifiers.least_squares import LeastSquares
+from sfumato.methods.classifiers.ridge import LeastSquaresClassifier
 from sfumato.privacy import Answer, Budget, Curator
 
 SMALL = LeastSquares(axes=30, encoder_size=32)
@@ -45,7 +46,7 @@ def test_a_value_outside_its_rule_is_named(digits):
 
 @pytest.mark.parametrize("part", ["total", "shared"])
 def test_sums_that_do_not_fit_are_refused(part, digits):
-    coordinates, spec = SMALL.coordinates(), digits.spec
+    coordinates, spec = SMALL.coordinates().loaded(), digits.spec
     fit = {"total": np.zeros((10, 31)), "shared": np.zeros(31 * 32 // 2)}
     LeastSquaresClassifier(spec, coordinates, Answer(**fit, noise_std=1.0), 1.0)
     for wrong in (fit[part][..., 1:], fit[part] + np.nan):

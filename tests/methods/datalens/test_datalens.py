@@ -15,6 +15,7 @@ from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.features.basis import dct_basis
 from sfumato.methods import DataLens, load_model
+from sfumato.methods.datalens.student import basis_of, direction, recipe
 from sfumato.methods.datalens.teachers import NearestTeachers, NetworkTeachers
 from sfumato.methods.model import GeneratorModel, make_generator
 from sfumato.networks.streams import ImageStreams
@@ -138,18 +139,18 @@ def test_what_version_0_1_released_is_read(small_datalens, digits, tmp_path):
 def test_directions_follow_the_noisy_sums_within_one(small_datalens):
     """Images [6, 10]: a nearest teacher speaks of few of them, a network of all."""
     total = torch.tensor([-400.0, -30.0, 0.0, 3.0, 20.0, 21.0, 400.0]).repeat(9)[:60]
-    near = small_datalens(teachers=60).direction(total, SPEC)
+    near = direction(small_datalens(teachers=60), total, SPEC)
     assert near.shape == (6, 10)
     torch.testing.assert_close(near.flatten(), (total / 10).clamp(-1, 1))
-    every = small_datalens(**{**NETWORK, "teachers": 60}).direction(total, SPEC)
+    every = direction(small_datalens(**{**NETWORK, "teachers": 60}), total, SPEC)
     torch.testing.assert_close(every.flatten(), (total / 60).clamp(-1, 1))
 
 
 def test_a_threshold_leaves_signs_of_large_sums(small_datalens):
     total = torch.tensor([-31.0, -30.0, 0.0, 29.0, 30.0, 31.0]).repeat(10)
-    moves = small_datalens(teachers=60, threshold=0.5).direction(total, SPEC).flatten()
+    moves = direction(small_datalens(teachers=60, threshold=0.5), total, SPEC).flatten()
     assert moves.tolist() == [-1.0, 0.0, 0.0, 0.0, 0.0, 1.0] * 10
-    moves = small_datalens(teachers=60, threshold=0.0).direction(total, SPEC).flatten()
+    moves = direction(small_datalens(teachers=60, threshold=0.0), total, SPEC).flatten()
     assert torch.equal(moves, total.sign())
 
 
@@ -179,7 +180,7 @@ def test_the_query_says_what_is_voted_on(changes, teachers):
     assert (query.dimension, query.entries, query.teachers) == (3 * 20 * 64, 24, 1000)
     assert (query.steps, query.parts, query.stochastic) == (60, 1, False)
     assert query.to_dict()["kind"] == method.kind
-    assert isinstance(method.recipe(SPEC), teachers)
+    assert isinstance(recipe(method, SPEC), teachers)
 
 
 def test_votes_of_images_share_the_entries():
@@ -191,16 +192,16 @@ def test_votes_of_images_share_the_entries():
 @pytest.mark.parametrize("coordinates", ["cosine", "random"])
 def test_a_basis_is_orthonormal_and_public(coordinates):
     method = DataLens(coordinates=coordinates, dimension=20)
-    basis = method.basis(SPEC)
+    basis = basis_of(method, SPEC)
     torch.testing.assert_close(basis @ basis.T, torch.eye(20), atol=1e-5, rtol=0.0)
-    assert torch.equal(basis, DataLens(coordinates=coordinates, dimension=20).basis(SPEC))
+    assert torch.equal(basis, basis_of(DataLens(coordinates=coordinates, dimension=20), SPEC))
     if coordinates == "cosine":
         assert np.array_equal(basis.numpy(), dct_basis(SPEC, 20))
 
 
 def test_pixels_have_no_basis_and_as_many_coordinates_as_there_are():
     method = DataLens(coordinates="pixels")
-    assert method.basis(SPEC) is None
+    assert basis_of(method, SPEC) is None
     assert method.queries(SPEC)[0].dimension == 3 * 20 * 784
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sfumato.methods import DataLens
+from sfumato.methods.datalens.student import recipe
 from sfumato.methods.datalens.teachers import (
     BETA1,
     BETA2,
@@ -260,7 +261,7 @@ def test_teachers_that_work_together_do_not_notice(digits, tmp_path, kind, coord
     """Bitwise: the curator's probe lets them, and here the first one's mates are replaced."""
     spec = digits.spec
     method = DataLens(kind=kind, teachers=8, images_per_class=2, coordinates=coordinates)
-    teachers, (query,) = method.recipe(spec), method.queries(spec)
+    teachers, (query,) = recipe(method, spec), method.queries(spec)
     asked = GeneratedBatch(
         torch.rand(20, 1, 28, 28, generator=seeded()), torch.arange(20) % 10, 0.5
     )

@@ -40,7 +40,10 @@ def test_maps_have_eight_pixels_a_side_and_do_not_know_their_mates(size, channel
         alone = lower(images[place : place + 1])[0]
         torch.testing.assert_close(alone, together[place], atol=1e-3, rtol=1e-3)
     norms = together.flatten(1).norm(dim=1)
-    assert lower.norm * (1 + 1e-5) >= float(norms.max()) and float(norms.min()) > 0.9 * lower.norm
+    assert (
+        lower.shape.norm * (1 + 1e-5) >= float(norms.max())
+        and float(norms.min()) > 0.9 * lower.shape.norm
+    )
     torch.testing.assert_close(together.mean(dim=(2, 3)), torch.zeros(3, 4), atol=1e-5, rtol=0)
     assert Upper(lower, 2, 4)(together.flatten(1), torch.tensor([0, 1, 1])).shape == (3,)
 
@@ -152,7 +155,7 @@ def training(**changes):
     }
     lower = Lower(28, 1, 4, 8)
     upper, generator = Upper(lower, 3, 8), Generator(28, 1, 3, 8, latent=8)
-    settings, maps = AsymmetricSettings(**{**values, **changes}), ClassMaps(lower.norm)
+    settings, maps = AsymmetricSettings(**{**values, **changes}), ClassMaps(lower.shape.norm)
     return AsymmetricTraining(Session(quiet=True), lower, upper, generator, maps, settings, 0)
 
 

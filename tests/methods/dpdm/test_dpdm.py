@@ -14,8 +14,10 @@ from sfumato.data import open_images
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.methods import DPDM, load_model
-from sfumato.methods.dpdm.diffusion import Denoiser, DenoisingLoss, Shape
+from sfumato.methods.dpdm.diffusion import Denoiser, DenoisingLoss, network_of
+from sfumato.methods.dpdm.first_queries import warm_query
 from sfumato.methods.dpdm.parameterisations import EDM
+from sfumato.methods.dpdm.settings import Shape
 from sfumato.methods.dpdm.warm_up import CentralImages, MomentImages
 from sfumato.methods.public_model import PublicModel
 from sfumato.methods.training import Session
@@ -158,7 +160,7 @@ def test_presets_fit_the_image_size():
 def test_the_papers_networks_have_the_papers_sizes():
     def parameters(spec):
         method = make_method("dpdm", spec, preset="paper")
-        return sum(p.numel() for p in method.shape.network(spec).parameters())
+        return sum(p.numel() for p in network_of(method.shape, spec).parameters())
 
     assert parameters(PublicSpec(28, 28, 1, (), 60_000)) == pytest.approx(1.75e6, rel=0.005)
     assert parameters(PublicSpec(32, 32, 3, (), 50_000)) == pytest.approx(1.80e6, rel=0.005)
@@ -174,7 +176,7 @@ def test_configuration_is_json_and_makes_the_same_method(small_dpdm):
 def test_a_warm_up_image_mostly_keeps_its_length_and_draws_its_class(kind):
     source = open_images("digits", declared_size=1500)
     warm = kind(source.spec)
-    query = warm.query(10.0)
+    query = warm_query(kind.name, source.spec, 10.0)
     images, labels = next(source.batches(1797))
     rows = query.values(torch.from_numpy(images), torch.from_numpy(labels))
     assert rows.shape == (len(images), query.dimension)
@@ -195,7 +197,8 @@ def test_a_warm_up_image_mostly_keeps_its_length_and_draws_its_class(kind):
 def test_a_warm_up_on_embedded_images_is_charged_as_one_sum(
     small_dpdm, small_mepf, digits, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("sfumato.methods.dpdm.warm_up.DPMEPF", lambda **_: small_mepf())
+    for user in ("first_queries", "warm_up"):
+        monkeypatch.setattr(f"sfumato.methods.dpdm.{user}.EMBEDDING", small_mepf())
     monkeypatch.setattr("sfumato.methods.dpdm.warm_up.POOL", 50)
     with Curator(digits, BUDGET, state=tmp_path, quiet=True, insecure_seed=1) as curator:
         small_dpdm(warm_up="mepf").fit(curator)
@@ -205,7 +208,7 @@ def test_a_warm_up_on_embedded_images_is_charged_as_one_sum(
 
 
 def test_a_shape_is_the_network_it_describes():
-    network = Shape(8, (1, 2), 1, 8, 4).network(SPEC)
+    network = network_of(Shape(8, (1, 2), 1, 8, 4), SPEC)
     assert (network.width, network.patch, network.classes) == (8, 4, 3)
 
 

@@ -33,7 +33,7 @@ def joint(small_mepf):
 def noiseless(joint, images, labels):
     """The answer the curator would give without noise, for images at hand."""
     rows = joint.contribution(torch.from_numpy(images), torch.from_numpy(labels)).double()
-    split = rows.shape[1] - joint.shared
+    split = rows.shape[1] - joint.blocks.shared
     total = torch.zeros(3, split, dtype=torch.float64)
     total.index_add_(0, torch.from_numpy(labels), rows[:, :split])
     shared = rows[:, split:].sum(dim=0).numpy()
@@ -56,8 +56,8 @@ def test_a_contribution_never_exceeds_the_clip_norm(bounded, seed):
     rng = np.random.default_rng(seed)
     images = rng.choice([0, 128, 255], (4, 1, 28, 28)).astype(np.uint8)
     rows = joint.contribution(torch.from_numpy(images), torch.zeros(4, dtype=torch.int64))
-    assert rows.shape == (4, joint.dimension)
-    assert float(rows.norm(dim=1).max()) <= joint.norm * (1 + 1e-5)
+    assert rows.shape == (4, joint.blocks.dimension)
+    assert float(rows.norm(dim=1).max()) <= joint.blocks.norm * (1 + 1e-5)
 
 
 def test_an_answer_is_taken_apart_into_class_means(joint):
@@ -77,8 +77,8 @@ def test_an_answer_is_taken_apart_into_class_means(joint):
 def test_blocks_lie_side_by_side_each_within_its_norm(bounded):
     images = np.random.default_rng(1).choice([0, 255], (3, 1, 28, 28)).astype(np.uint8)
     rows = bounded.contribution(torch.from_numpy(images), torch.zeros(3, dtype=torch.int64))
-    blocks = rows.split([length for length, _ in bounded.lengths_and_norms()], dim=1)
-    for block, (_, norm) in zip(blocks, bounded.lengths_and_norms(), strict=True):
+    blocks = rows.split([length for length, _ in bounded.blocks.lengths_and_norms()], dim=1)
+    for block, (_, norm) in zip(blocks, bounded.blocks.lengths_and_norms(), strict=True):
         assert float(block.norm(dim=1).max()) <= norm * (1 + 1e-5)
 
 
@@ -100,7 +100,7 @@ def test_queries_follow_from_the_configuration_alone(changes, channels, small_me
     black = torch.zeros((2, channels, 28, 28), dtype=torch.uint8)
     rows = joint.contribution(black, torch.zeros(2, dtype=torch.int64))
     assert rows.shape == (2, query.dimension)
-    assert (joint.dimension, joint.norm) == (query.dimension, query.clip_norm)
+    assert (joint.blocks.dimension, joint.blocks.norm) == (query.dimension, query.clip_norm)
     assert joint.second is None or joint.coordinates.width + 1 == joint.second.width
     derived_alike(method, spec)
 

@@ -14,9 +14,10 @@ from sfumato.data.spec import PublicSpec
 from sfumato.errors import LedgerError, UsageError
 from sfumato.features import public_patches
 from sfumato.methods.chosen_images import ChosenImages
-from sfumato.methods.pe import drawn_text
+from sfumato.methods.pe import drawn_text, evolution
 from sfumato.methods.pe.drawn_text import DrawnText
-from sfumato.methods.pe.method import PrivateEvolution, chosen_by
+from sfumato.methods.pe.evolution import chosen_by, generations
+from sfumato.methods.pe.method import PrivateEvolution
 from sfumato.methods.pe.nearness import LowFrequencies, features_of
 from sfumato.methods.pe.public_images import PublicImages
 from sfumato.privacy import Budget, Curator
@@ -94,7 +95,7 @@ def test_candidates_are_chosen_in_proportion_and_the_same_number_a_label() -> No
 def test_the_threshold_is_that_of_the_noise_alone(tmp_path: Any) -> None:
     method = small(threshold=2.0)
     with Curator(private((300, 100)), BUDGET, state=tmp_path, quiet=True) as curator:
-        generation = next(method.generations(curator))
+        generation = next(generations(method, curator))
         shown = features_of(generation.candidates.images, LowFrequencies(curator.spec)).numpy()
         answer = curator.nearest("votes", 0, shown, generation.labels)  # the same answer again
     noise_std = curator.calibrate(method).event("votes").noise_std
@@ -105,12 +106,12 @@ def test_looking_ahead_shows_the_mean_of_variations() -> None:
     method, coordinates = small(look_ahead=3), LowFrequencies(SPEC)
     source = PublicImages(PUBLIC, coordinates)
     candidates = source.first(np.zeros(5, np.int64), np.random.default_rng(0))
-    shown = method._shown(candidates, source, coordinates, 0)
+    shown = evolution._shown(method, candidates, source, coordinates, 0)
     rng = np.random.default_rng([0, 0, 1])
     varied = [source.vary(candidates, 0.6, rng).images for _ in range(3)]
     mean = np.mean([features_of(images, coordinates).numpy() for images in varied], axis=0)
     assert np.allclose(shown, mean, atol=1e-6)
-    alone = replace(method, look_ahead=0)._shown(candidates, source, coordinates, 0)
+    alone = evolution._shown(replace(method, look_ahead=0), candidates, source, coordinates, 0)
     assert np.array_equal(alone, features_of(candidates.images, coordinates).numpy())
 
 
@@ -120,8 +121,8 @@ def test_a_variation_of_degree_0_is_the_image_and_a_larger_one_is_further_away(
     source: str, channels: int
 ) -> None:
     spec = PublicSpec(16, 16, channels, ("0", "1"))
-    variations = small(source=source, public=public_patches(spec, 60))._source(
-        spec, LowFrequencies(spec)
+    variations = evolution._source(
+        small(source=source, public=public_patches(spec, 60)), spec, LowFrequencies(spec)
     )
     labels = np.repeat([0, 1], 30)
     first = variations.first(labels, np.random.default_rng(0))
@@ -186,13 +187,11 @@ def test_what_is_outside_its_rule_is_refused(tmp_path: Any) -> None:
             small(**wrong)
     for public in (PUBLIC[:1], PUBLIC[:, :, :14]):
         with pytest.raises(UsageError, match="private images' form"):
-            small(public=public)._source(SPEC, LowFrequencies(SPEC))
+            evolution._source(small(public=public), SPEC, LowFrequencies(SPEC))
     path = tmp_path / "candidates.safetensors"
     path.write_bytes(b"damaged")
-    from sfumato.methods.pe.method import _restored
-
     with pytest.raises(LedgerError, match="damaged"):
-        _restored(path)
+        evolution._restored(path)
 
 
 def test_a_release_whose_votes_were_near_in_the_encoders_space_verifies(tmp_path: Any) -> None:

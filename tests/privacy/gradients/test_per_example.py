@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from sfumato.errors import SfumatoError
 from sfumato.networks import UNet, adapt
-from sfumato.privacy.clipping import MARGIN, STRETCH, STRETCH_ERROR, UNIT, clipped_sum, row_norms
+from sfumato.privacy.clipping import MARGIN, STRETCH, STRETCH_ERROR, clipped_sum, row_norms
 from sfumato.privacy.gradients import per_example
 from sfumato.privacy.gradients.layers import flatten, is_supported, unflatten
 from sfumato.privacy.gradients.per_example import (
@@ -27,6 +27,7 @@ from sfumato.privacy.gradients.per_example import (
     trained,
     units_at_once,
 )
+from sfumato.privacy.grid import UNIT
 
 SIDE, CLASSES = 6, 3
 

@@ -22,7 +22,7 @@ from sfumato.privacy import RELATIONS, AggregateQuery
 from sfumato.privacy.answering import aggregate, sampled
 from sfumato.privacy.answering.aggregate import AggregateAnswering
 from sfumato.privacy.answering.base import OpenRun
-from sfumato.privacy.clipping import UNIT
+from sfumato.privacy.grid import UNIT
 from sfumato.privacy.ledger import Ledger
 from sfumato.privacy.run import Run
 

@@ -19,7 +19,8 @@ from sfumato.errors import SfumatoError
 from sfumato.features import load_encoder
 from sfumato.privacy import HistogramQuery, Query, SumQuery
 from sfumato.privacy.answering import integer_sums
-from sfumato.privacy.clipping import UNIT, clipped_sum
+from sfumato.privacy.clipping import clipped_sum
+from sfumato.privacy.grid import UNIT
 
 KINDS = 12  # records differ by a number in [0, KINDS), which picks their contribution
 SPEC = PublicSpec(height=2, width=2, channels=1, classes=("a", "b", "c"))

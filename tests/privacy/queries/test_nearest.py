@@ -20,7 +20,7 @@ from sfumato.errors import BudgetExceededError, SfumatoError, UsageError
 from sfumato.privacy import Budget, Curator, NearestQuery, make_plan
 from sfumato.privacy.answering import nearest
 from sfumato.privacy.answering.nearest import LONGEST, Voters, whole_rows
-from sfumato.privacy.clipping import UNIT
+from sfumato.privacy.grid import UNIT
 
 BUDGET = Budget(4.0, 1e-5)
 

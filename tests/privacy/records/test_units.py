@@ -22,7 +22,7 @@ from sfumato.privacy import Budget, Curator, GradientQuery, HistogramQuery, SumQ
 from sfumato.privacy.answering import integer_sums, sampled
 from sfumato.privacy.answering.base import OpenRun
 from sfumato.privacy.answering.gradient import GradientAnswering
-from sfumato.privacy.clipping import UNIT, max_dimension
+from sfumato.privacy.grid import UNIT, max_dimension
 from sfumato.privacy.ledger import Ledger
 from sfumato.privacy.noise.entropy import Stream
 from sfumato.privacy.records.decoded import Records

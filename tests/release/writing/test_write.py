@@ -15,7 +15,7 @@ from sfumato.data.spec import PublicSpec
 from sfumato.errors import CertificateError, UsageError
 from sfumato.methods.base import Batch
 from sfumato.methods.gaussian import Gaussians
-from sfumato.methods.moments import MomentModel
+from sfumato.methods.moments.model import MomentModel
 from sfumato.release import attach_report, check_target, verify, write_release
 from sfumato.reporting import write_report
 

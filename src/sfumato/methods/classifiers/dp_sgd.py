@@ -8,25 +8,17 @@ DP-SGD), whose norm is √k whatever the gradient was.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sfumato.data.spec import PublicSpec
-from sfumato.devices import device_of, moved, random_on, resolve_device
-from sfumato.methods.base import Classifier, Method, check_rules, check_two_classes, poisson_rate
-from sfumato.methods.estimate import gradient_steps
-from sfumato.methods.saved_arrays import arrays_of, loaded, tensors_below
-from sfumato.methods.training import Session, Training, noisy_mean_gradient
-from sfumato.networks import Average, TanhCNN, to_pixels
-from sfumato.privacy import Curator, GradientQuery, Query, TopSigns
+from sfumato.methods.base import Method, check_rules, check_two_classes, later, poisson_rate
+from sfumato.networks.sizes import tanh_cnn_parameters
+from sfumato.privacy.queries.base import Query
+from sfumato.privacy.queries.gradient import GradientQuery, TopSigns
 
-BATCH = 500
-MOMENTUM = 0.9
+if TYPE_CHECKING:
+    from sfumato.methods.classifiers.tanh_cnn import TanhClassifier
+    from sfumato.privacy import Curator
 
 CITATION = """\
 @inproceedings{abadi2016deep,
@@ -37,75 +29,6 @@ CITATION = """\
   year      = {2016},
   note      = {arXiv:1607.00133}
 }"""
-
-
-@dataclass(frozen=True)
-class CrossEntropy:
-    """A unit's loss: the cross-entropy of its image's label."""
-
-    @property
-    def multiplicity(self) -> int:
-        """One image a unit."""
-        return 1
-
-    def draws(self, units: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """No randomness."""
-        return ()
-
-    def __call__(
-        self, network: nn.Module, images: Tensor, labels: Tensor, *draws: Tensor
-    ) -> Tensor:
-        """Loss of each unit, float ``[u]``."""
-        return F.cross_entropy(network(to_pixels(images)), labels, reduction="none")
-
-
-@dataclass(frozen=True)
-class TanhClassifier(Classifier):
-    """A trained :class:`TanhCNN` of a width."""
-
-    spec: PublicSpec
-    network: TanhCNN
-    width: int
-
-    def move(self, device: torch.device) -> None:
-        """Compute on ``device`` from now on."""
-        moved(self.network, device)
-
-    @torch.no_grad()
-    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits ``[b, classes]``."""
-        device = device_of(self.network)
-        parts = [np.zeros((0, len(self.spec.classes)), np.float32)]
-        for part in torch.from_numpy(images).split(BATCH):
-            parts.append(self.network(to_pixels(part.to(device))).cpu().numpy())
-        return np.concatenate(parts)
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """The network's weights by name."""
-        return arrays_of(self.network, "network")
-
-    def config(self) -> dict[str, Any]:
-        """What :meth:`load` needs besides the arrays."""
-        return {"width": self.width}
-
-    @classmethod
-    def load(
-        cls, spec: PublicSpec, config: dict[str, Any], tensors: dict[str, NDArray[Any]]
-    ) -> TanhClassifier:
-        """Rebuild a classifier from what was saved."""
-        weights = tensors_below(tensors, "network")
-        if len(weights) != len(tensors):
-            raise ValueError("the tensors are not those of a classifier")
-        if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
-            raise ValueError("the weights must be finite")
-        width = config["width"]
-        return cls(spec, loaded(lambda: make_network(spec, width), weights), width)
-
-
-def make_network(spec: PublicSpec, width: int) -> TanhCNN:
-    """An untrained network for images of ``spec``."""
-    network = TanhCNN(spec.channels, len(spec.classes), width)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)
@@ -133,7 +56,7 @@ class DPSGD(Method):
 
     name = "dp-sgd"
     title = "a small convolutional classifier trained on noisy gradients"
-    model = TanhClassifier
+    model = later("sfumato.methods.classifiers.tanh_cnn:TanhClassifier")
     short: ClassVar = {"steps": 10, "batch": 64}
     citation = CITATION
 
@@ -172,9 +95,7 @@ class DPSGD(Method):
                 it is smaller than the batch.
         """
         check_two_classes(self.name, spec)
-        with torch.device("meta"):
-            network = make_network(spec, self.width)
-        size = sum(parameter.numel() for parameter in network.parameters())
+        size = tanh_cnn_parameters(spec.channels, len(spec.classes), self.width)
         signs = TopSigns(self.entries or size // 10, self.stochastic) if self.compress else None
         return [
             GradientQuery(
@@ -190,39 +111,17 @@ class DPSGD(Method):
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time on this machine, measured on public images."""
+        from sfumato.devices import resolve_device
+        from sfumato.methods.classifiers.tanh_cnn import CrossEntropy, untrained
+        from sfumato.methods.estimate import gradient_steps
+
         (query,) = self.queries(spec)
         assert isinstance(query, GradientQuery)
-        network = self._untrained(spec, resolve_device())
+        network = untrained(self, spec, resolve_device())
         return gradient_steps(network, CrossEntropy(), query, spec)
 
     def fit(self, curator: Curator) -> TanhClassifier:
         """Train on noisy gradients; a killed run goes on where it was."""
-        (query,) = curator.open(self).queries
-        assert isinstance(query, GradientQuery)
-        session, loss = Session.of(curator), CrossEntropy()
-        network = self._untrained(curator.spec, session.device)
-        average = Average(network, self.average)
-        training = Training(
-            session,
-            {"network": network},
-            torch.optim.SGD(network.parameters(), self.learning_rate / query.bound, MOMENTUM),
-            random_on(session.device, self.seed_public),
-            average,
-        )
+        from sfumato.methods.classifiers.tanh_cnn import train
 
-        def advance(step: int) -> None:
-            gradient = noisy_mean_gradient(curator, "gradient", step, network, loss, self.batch)
-            training.along(list(network.parameters()), gradient)
-            average.update(network, step)
-
-        training.run(
-            "training the classifier",
-            self.steps,
-            advance,
-            lambda done: curator.forget("gradient", done),
-        )
-        return TanhClassifier(curator.spec, average.network.eval(), self.width)
-
-    def _untrained(self, spec: PublicSpec, device: torch.device) -> TanhCNN:
-        torch.manual_seed(self.seed_public)
-        return make_network(spec, self.width).to(device)
+        return train(self, curator)

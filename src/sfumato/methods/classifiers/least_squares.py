@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
-from sfumato.devices import device_of, moved
-from sfumato.features import LARGEST_SIZE, PooledCoordinates, to_unit
-from sfumato.methods.base import Classifier, Method, check_rules, check_two_classes, digest_of
-from sfumato.methods.estimate import reading
+from sfumato.features.shipped import LARGEST_SIZE, ShippedCoordinates, encoder_digest
+from sfumato.methods.base import Method, check_rules, check_two_classes, digest_of, later
 from sfumato.methods.second_moments import SecondMoments
-from sfumato.privacy import Answer, Curator, Query, SumQuery
+from sfumato.privacy.queries.base import Query
+from sfumato.privacy.queries.sum import SumQuery
 
-BATCH = 250
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sfumato.features.pooled import PooledCoordinates
+    from sfumato.methods.classifiers.ridge import LeastSquaresClassifier
+    from sfumato.privacy import Curator
+
 MOST_AXES = 2000
 
 CITATION = """\
@@ -37,84 +40,6 @@ CITATION = """\
   year      = {2018},
   note      = {arXiv:1803.02596}
 }"""
-
-
-class LeastSquaresClassifier(Classifier):
-    """Ridge regression on public coordinates, held as the noisy answer that it is solved from.
-
-    Args:
-        spec: form and classes of the images.
-        coordinates: the public coordinates t that the scores are linear in.
-        answer: noisy Σ t by class, times ``target_weight``, and Σ of the products of t.
-        target_weight: weight of the first in the release.
-    """
-
-    answer: Answer
-
-    def __init__(
-        self,
-        spec: PublicSpec,
-        coordinates: PooledCoordinates,
-        answer: Answer,
-        target_weight: float,
-    ) -> None:
-        block = SecondMoments(coordinates.width)
-        if answer.total.shape != (len(spec.classes), block.width):
-            raise ValueError("there must be a sum of the coordinates for each class")
-        if answer.shared.shape != (block.pairs,):
-            raise ValueError("there must be a sum of each product of two coordinates")
-        if not (np.isfinite(answer.total).all() and np.isfinite(answer.shared).all()):
-            raise ValueError("the sums must be finite numbers")
-        if not (0 < answer.noise_std < math.inf and 0 < target_weight < math.inf):
-            raise ValueError("the noise and the weight must be positive numbers")
-        self.spec, self.coordinates, self.answer = spec, coordinates, answer
-        self.target_weight = target_weight
-        targets = answer.total / target_weight
-        self.weights = block.solve(answer.shared, targets, answer.noise_std)
-        self._block = block
-
-    def move(self, device: torch.device) -> None:
-        """Compute the coordinates on ``device`` from now on."""
-        moved(self.coordinates, device)
-
-    @torch.no_grad()
-    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Class scores ``[b, classes]``: least-squares estimates of the centred class indicator."""
-        device = device_of(self.coordinates)
-        parts = [np.zeros((0, len(self.spec.classes)), np.float32)]
-        for part in torch.from_numpy(images).split(BATCH):
-            extended = self._block.extend(self.coordinates(to_unit(part.to(device))))
-            parts.append(extended.cpu().numpy() @ self.weights)
-        return np.concatenate(parts)
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """The public axes and the noisy sums; the weights follow from them."""
-        axes = {name: tensor.cpu().numpy() for name, tensor in self.coordinates.tensors().items()}
-        return {**axes, "total": self.answer.total, "shared": self.answer.shared}
-
-    def config(self) -> dict[str, Any]:
-        """What loading needs besides the arrays."""
-        return {
-            **self.coordinates.config(),
-            "axes_digest": self.coordinates.digest,
-            "noise_std": self.answer.noise_std,
-            "target_weight": self.target_weight,
-        }
-
-    @classmethod
-    def load(
-        cls, spec: PublicSpec, config: dict[str, Any], tensors: dict[str, NDArray[Any]]
-    ) -> LeastSquaresClassifier:
-        """Rebuild a classifier from what was saved."""
-        if set(tensors) != {"mean", "axes", "total", "shared"}:
-            raise ValueError("the tensors are not those of a least-squares classifier")
-        if not tensors["total"].dtype == tensors["shared"].dtype == np.float64:
-            raise ValueError("the sums must be float64 numbers")
-        coordinates = PooledCoordinates.load(
-            config, {name: torch.from_numpy(tensors[name]) for name in ("mean", "axes")}
-        )
-        answer = Answer(tensors["total"], tensors["shared"], float(config["noise_std"]))
-        return cls(spec, coordinates, answer, float(config["target_weight"]))
 
 
 @dataclass(frozen=True)
@@ -137,7 +62,7 @@ class LeastSquares(Method):
 
     name = "least-squares"
     title = "a linear classifier on public features, from one noisy sum"
-    model = LeastSquaresClassifier
+    model = later("sfumato.methods.classifiers.ridge:LeastSquaresClassifier")
     card = (
         "It is linear in public features, and its file holds the noisy sums that its weights are "
         "solved from whenever it is opened."
@@ -161,8 +86,12 @@ class LeastSquares(Method):
         if self.public is not None and not self.public_digest:
             object.__setattr__(self, "public_digest", digest_of(self.public))
 
-    def coordinates(self) -> PooledCoordinates:
+    def coordinates(self) -> PooledCoordinates | ShippedCoordinates:
         """The public coordinates that the classifier is linear in."""
+        if self.public is None:
+            return ShippedCoordinates(self.encoder, self.encoder_size, self.axes)
+        from sfumato.features.pooled import PooledCoordinates
+
         return PooledCoordinates.of(self.encoder, self.encoder_size, self.axes, self.public)
 
     def model_config(self, spec: PublicSpec) -> dict[str, Any]:
@@ -187,11 +116,16 @@ class LeastSquares(Method):
             UsageError: there are fewer than two classes.
         """
         check_two_classes(self.name, spec)
-        coordinates = coordinates or self.coordinates()
-        block = SecondMoments(coordinates.width)
+        known = coordinates or self.coordinates()
+        block = SecondMoments(known.width)
 
         def contribution(images: Tensor, labels: Tensor) -> Tensor:
-            extended = block.extend(moved(coordinates, images.device)(to_unit(images)))
+            import torch
+
+            from sfumato.devices import moved
+            from sfumato.features import to_unit
+
+            extended = block.extend(moved(known.loaded(), images.device)(to_unit(images)))
             return torch.cat([extended * self.target_weight, block.products(extended)], dim=1)
 
         return [
@@ -204,22 +138,27 @@ class LeastSquares(Method):
                 shared=block.pairs,
                 describes={
                     **self.config(),
-                    "encoder_digest": coordinates.features.encoder.digest,
+                    "encoder_digest": encoder_digest(),
                     # Axes of the user's images follow from the images, up to their last bits.
-                    "axes_digest": "" if self.public_digest else coordinates.digest,
+                    "axes_digest": "" if self.public_digest else known.digest,
                 },
             )
         ]
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time and memory on this machine, measured on empty images."""
+        from sfumato.methods.estimate import reading
+
         (query,) = self.queries(spec)
         assert isinstance(query, SumQuery)
         return reading(query, spec)
 
     def fit(self, curator: Curator) -> LeastSquaresClassifier:
         """Ask once and solve."""
+        from sfumato.devices import moved
+        from sfumato.methods.classifiers.ridge import LeastSquaresClassifier
+
         curator.open(self)
         answer = curator.sum("moments")
-        coordinates = moved(self.coordinates(), curator.device)
+        coordinates = moved(self.coordinates().loaded(), curator.device)
         return LeastSquaresClassifier(curator.spec, coordinates, answer, self.target_weight)

@@ -8,38 +8,23 @@ post-processing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from sfumato.data.spec import PublicSpec
-from sfumato.devices import CPU, random_on
 from sfumato.errors import UsageError
-from sfumato.features.basis import dct_basis
-from sfumato.methods.base import Method, Settings, check_rules
-from sfumato.methods.datalens.teachers import NearestTeachers, NetworkTeachers
-from sfumato.methods.estimate import seconds_of
-from sfumato.methods.model import GeneratorModel, make_generator
-from sfumato.methods.training import Session, Training
-from sfumato.privacy import (
-    Curator,
-    GeneratedBatch,
-    Query,
-    TeacherBatches,
-    Teachers,
-    VoteQuery,
-)
+from sfumato.methods.base import Method, Settings, check_rules, later
+from sfumato.privacy.queries.base import Query
+from sfumato.privacy.queries.vote import VoteQuery
+
+if TYPE_CHECKING:
+    from sfumato.methods.model import GeneratorModel
+    from sfumato.privacy import Curator
 
 Kind = Literal["nearest", "network"]
 Coordinates = Literal["cosine", "pixels", "random"]
 Vote = Literal["batch", "image"]
 
 LATENT = 16
-STUDENT_BATCH = 64
-AT_ONCE = 1000
-"""Images that the student makes together where nothing is learnt from them."""
 
 
 def _cpu(spec: PublicSpec) -> Settings:
@@ -109,7 +94,7 @@ class DataLens(Method):
 
     name = "datalens"
     title = "DataLens: teachers vote on generated images with compressed gradients"
-    model = GeneratorModel
+    model = later("sfumato.methods.model:GeneratorModel")
     presets: ClassVar = {"cpu": _cpu, "paper": _paper}
     short: ClassVar = {"steps": 5, "teachers": 50}
     citation = CITATION
@@ -161,7 +146,7 @@ class DataLens(Method):
         Raises:
             UsageError: neither the number of teachers nor that of records is declared.
         """
-        images = self._images(spec)
+        images = self.images(spec)
         dimension = spec.channels * spec.height * spec.width
         if self.coordinates != "pixels":
             dimension = min(self.dimension, dimension)
@@ -169,7 +154,7 @@ class DataLens(Method):
             "votes",
             images * dimension,
             min(self.entries, images * dimension),
-            self._teachers(spec),
+            self.voters(spec),
             self.steps,
             images if self.vote == "image" else 1,
             self.stochastic,
@@ -177,7 +162,12 @@ class DataLens(Method):
         )
         return [vote]
 
-    def _teachers(self, spec: PublicSpec) -> int:
+    def voters(self, spec: PublicSpec) -> int:
+        """N, how many teachers vote.
+
+        Raises:
+            UsageError: neither their number nor that of records is declared.
+        """
         if self.teachers is None and spec.declared_size is None:
             raise UsageError(
                 "datalens: state the number of teachers (its option teachers), or the number of "
@@ -186,89 +176,19 @@ class DataLens(Method):
             )
         return self.teachers or spec.declared_size or 1
 
-    def _images(self, spec: PublicSpec) -> int:
+    def images(self, spec: PublicSpec) -> int:
+        """How many generated images a vote is on."""
         return self.images_per_class * max(len(spec.classes), 1)
-
-    def _labels(self, spec: PublicSpec) -> Tensor:
-        return torch.arange(self._images(spec)) % max(len(spec.classes), 1)
-
-    def basis(self, spec: PublicSpec) -> Tensor | None:
-        """Orthonormal float32 ``[d, pixels]`` that is voted in; None for pixels."""
-        if self.coordinates == "pixels":
-            return None
-        if self.coordinates == "cosine":
-            return torch.from_numpy(dct_basis(spec, self.dimension))
-        pixels = spec.channels * spec.height * spec.width
-        random = random_on(CPU, self.seed_public)
-        normal = torch.randn(pixels, min(self.dimension, pixels), generator=random)
-        return torch.linalg.qr(normal).Q.T.contiguous()
-
-    def recipe(self, spec: PublicSpec) -> Teachers:
-        """What a teacher does."""
-        basis, classes = self.basis(spec), max(len(spec.classes), 1)
-        if self.kind == "network":
-            return NetworkTeachers(spec.height, spec.channels, classes, basis)
-        pixels = spec.channels * spec.height * spec.width
-        return NearestTeachers(torch.eye(pixels) if basis is None else basis)
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time on this machine, measured on public images."""
-        teachers, count = self.recipe(spec), self._images(spec)
-        random = random_on(CPU, 0)
-        group = min(teachers.at_once, self._teachers(spec))
-        shape = (group, teachers.batch, spec.channels, spec.height, spec.width)
-        labels = torch.zeros(shape[:2], dtype=torch.int64)
-        there = torch.ones(shape[:2], dtype=torch.bool)
-        shard = TeacherBatches(torch.zeros(shape, dtype=torch.uint8), labels, there)
-        memory = teachers.begin(group, random)
-        asked = GeneratedBatch(torch.zeros(count, *shape[2:]), self._labels(spec), 0.0)
-        draws = teachers.draws(group, asked, random)
-        seconds = seconds_of(lambda: teachers.vote(memory, shard, asked, *draws))
-        minutes = seconds * self._teachers(spec) / group * self.steps / 60
+        from sfumato.methods.datalens.student import seconds_of_votes
+
+        minutes = seconds_of_votes(self, spec) * self.steps / 60
         return {"training_time": f"{minutes:,.0f} minutes or more for {self.steps:,} votes"}
 
     def fit(self, curator: Curator) -> GeneratorModel:
         """Ask for votes and let the student follow them; a killed run goes on where it was."""
-        curator.open(self)
-        spec, session = curator.spec, Session.of(curator)
-        device = session.device
-        teachers, basis = self.recipe(spec), self.basis(spec)
-        basis = None if basis is None else basis.to(device)
-        torch.manual_seed(self.seed_public)
-        student = make_generator(spec, self.width, LATENT).to(device)
-        random = random_on(device, self.seed_public)
-        labels = self._labels(spec).to(device)
-        codes = torch.randn(len(labels), LATENT, generator=random, device=device)
-        optimizer = torch.optim.Adam(student.parameters(), self.student_rate, (0.9, 0.99))
-        training = Training(session, {"student": student}, optimizer, random)
-        parameters = list(student.parameters())
-        part = (min(STUDENT_BATCH, len(labels)),)
+        from sfumato.methods.datalens.student import train
 
-        def advance(step: int) -> None:
-            with torch.no_grad():
-                # In parts: of a thousand classes there are thousands of images.
-                parts = zip(codes.split(AT_ONCE), labels.split(AT_ONCE), strict=True)
-                images = (torch.cat([student(*part) for part in parts]) + 1) / 2
-            generated = GeneratedBatch(images, labels, step / self.steps)
-            total = curator.vote("votes", step, teachers, generated)
-            size = self.step_size * (1 - step / self.steps)
-            moves = self.direction(total.to(device, torch.float32), spec) * size
-            moves = moves if basis is None else moves @ basis
-            target = (images + moves.view_as(images)).clamp(0, 1) * 2 - 1
-            for _ in range(self.student_steps):
-                some = torch.randint(len(labels), part, generator=random, device=device)
-                loss = (student(codes[some], labels[some]) - target[some]).square().mean()
-                training.along(parameters, torch.autograd.grad(loss, parameters))
-
-        training.run("training", self.steps, advance, lambda done: curator.forget("votes", done))
-        counts = np.ones(max(len(spec.classes), 1))
-        return GeneratorModel(spec, student.eval(), self.width, counts, codes, self.blend)
-
-    def direction(self, total: Tensor, spec: PublicSpec) -> Tensor:
-        """Where each image should go, float32 ``[images, coordinates]`` within ±1."""
-        sums, teachers = total.view(self._images(spec), -1), self._teachers(spec)
-        if self.threshold is not None:
-            return sums.sign() * (sums.abs() > self.threshold * teachers)
-        # A nearest teacher speaks of few images only, a network speaks of all.
-        voters = teachers if self.kind == "network" else teachers / len(sums)
-        return (sums / voters).clamp(-1, 1)
+        return train(self, curator)

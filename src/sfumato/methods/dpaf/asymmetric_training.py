@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,13 +15,12 @@ from torch.nn import functional as F
 
 from sfumato.devices import random_on
 from sfumato.methods.dpaf.class_means import ClassMaps, ClassMeans
+from sfumato.methods.dpaf.settings import Loss
 from sfumato.methods.training import Session, Training
 from sfumato.networks import Average, Generator
 from sfumato.networks.aggregating import Lower, Upper
 
 BETAS = (0.5, 0.999)
-
-Loss = Literal["hinge", "non-saturating"]
 
 
 def discriminator_loss(loss: Loss, real: Tensor, generated: Tensor) -> Tensor:

@@ -12,13 +12,11 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from sfumato.methods.dpaf.settings import COUNT_WEIGHT, clip_norm_of
 from sfumato.networks import to_pixels
 from sfumato.networks.aggregating import Lower
 from sfumato.privacy import AggregateQuery, Curator
 from sfumato.privacy.gradients.layers import unflatten
-
-COUNT_WEIGHT = 0.1
-"""A coordinate that is the same for all images counts a class, at half a percent more noise."""
 
 LEAST_SHARE = 0.25
 """A class is taken to have at least this share of an even one: what noise says is not believed."""
@@ -33,7 +31,7 @@ class ClassMaps:
     @property
     def clip_norm(self) -> float:
         """S, the norm of both together at most."""
-        return float(self.reach * (1 + COUNT_WEIGHT**2) ** 0.5)
+        return clip_norm_of(self.reach)
 
     @property
     def unit_count(self) -> float:

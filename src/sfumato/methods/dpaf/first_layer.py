@@ -14,9 +14,8 @@ from sfumato.devices import random_on
 from sfumato.methods.training import Session, Training, noisy_mean_gradient
 from sfumato.networks import to_pixels
 from sfumato.networks.gan import LEAK
+from sfumato.networks.sizes import POOLED
 from sfumato.privacy import Curator, GradientQuery
-
-POOLED = 4
 
 
 class Classifier(nn.Module):

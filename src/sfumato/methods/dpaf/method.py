@@ -9,27 +9,28 @@ then along a pulled-back gradient, clipped unit by unit.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, get_args
-
-import torch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from sfumato.data.spec import PublicSpec
-from sfumato.devices import resolve_device
 from sfumato.errors import UsageError
-from sfumato.methods.base import Method, Settings, check_rules, poisson_rate
-from sfumato.methods.dpaf.asymmetric_training import AsymmetricSettings, AsymmetricTraining, Loss
-from sfumato.methods.dpaf.class_means import ClassMaps, NoisyClassMeans
-from sfumato.methods.dpaf.first_layer import Classifier, learn_first_layer
-from sfumato.methods.estimate import seconds_of
-from sfumato.methods.model import GeneratorModel, make_generator
-from sfumato.methods.training import Session
-from sfumato.networks import Generator
-from sfumato.networks.aggregating import FixedConvolution, Lower, Upper
-from sfumato.networks.gan import COARSEST, levels
-from sfumato.privacy import AggregateQuery, Curator, GradientQuery, Query
+from sfumato.methods.base import Method, Settings, check_rules, later, poisson_rate
+from sfumato.methods.dpaf.settings import FirstLayer, Loss, clip_norm_of
+from sfumato.networks.sizes import (
+    COARSEST,
+    POOLED,
+    LowerShape,
+    convolution,
+    levels,
+    linear,
+)
+from sfumato.privacy.queries.aggregate import AggregateQuery
+from sfumato.privacy.queries.base import Query
+from sfumato.privacy.queries.gradient import GradientQuery
 
-FirstLayer = Literal["random", "private"]
+if TYPE_CHECKING:
+    from sfumato.methods.model import GeneratorModel
+    from sfumato.privacy import Curator
 
 
 def _cpu(spec: PublicSpec) -> Settings:
@@ -90,7 +91,7 @@ class DPAF(Method):
 
     name = "dpaf"
     title = "DPAF: a generator trained against noisy class means of features"
-    model = GeneratorModel
+    model = later("sfumato.methods.model:GeneratorModel")
     presets: ClassVar = {"cpu": _cpu}
     short: ClassVar = {"steps": 10, "batch": 64}
     citation = CITATION
@@ -168,21 +169,17 @@ class DPAF(Method):
                 f"dpaf: position={self.position} must be at most {deepest} for images of "
                 f"{spec.height} pixels: below it maps have {COARSEST} pixels a side."
             )
-        with torch.device("meta"):
-            lower = self._lower(spec)
-            classifier = Classifier(spec.channels, self.width, rows)
-        maps = self._maps(lower)
-        below = sum(parameter.numel() for parameter in lower.parameters())
-        joint = self.steps // self._every(lower) if self._every(lower) else 0
+        lower = self.lower(spec)
+        joint = self.steps // self.every if self.every and lower.trained else 0
         first, gradient, means = self.split
 
         def noise(steps: int, share: float) -> float:
             return rate * math.sqrt(steps / share)
 
-        shared = {
+        shared: dict[str, Any] = {
             "rows": rows,
             "dimension": lower.maps * lower.side**2 + 1,
-            "clip_norm": maps.clip_norm,
+            "clip_norm": clip_norm_of(self.reach(spec)),
             "sampling_rate": rate,
             "forward_noise": noise(self.steps, means),
         }
@@ -190,7 +187,8 @@ class DPAF(Method):
         if self.first_layer == "private":
             if rows < 2:
                 raise UsageError("dpaf: first_layer=private needs classes. Use random.")
-            size = sum(parameter.numel() for parameter in classifier.parameters())
+            size = convolution(spec.channels, self.width, 4)
+            size += linear(self.width * POOLED**2, rows)
             steps = self.first_layer_steps
             queries.append(
                 GradientQuery("first-layer", size, 1.0, rate, steps, noise(steps, first))
@@ -203,7 +201,7 @@ class DPAF(Method):
                     "means-and-gradient",
                     steps=joint,
                     **shared,
-                    gradient_dimension=below,
+                    gradient_dimension=lower.trained,
                     gradient_clip_norm=self.gradient_clip_norm * rows / self.batch,
                     backward_noise=noise(joint, gradient),
                 )
@@ -212,8 +210,14 @@ class DPAF(Method):
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time on this machine, measured on public images."""
+        import torch
+
+        from sfumato.devices import resolve_device
+        from sfumato.methods.estimate import seconds_of
+        from sfumato.methods.model import make_generator
+
         device = resolve_device()
-        _, _, generator = self._untrained(spec, device)
+        generator = make_generator(spec, self.generator_width, self.latent).to(device)
         labels = torch.arange(generator.classes, device=device).repeat_interleave(self.generated)
         z = torch.zeros(len(labels), self.latent, device=device)
 
@@ -225,67 +229,14 @@ class DPAF(Method):
 
     def fit(self, curator: Curator) -> GeneratorModel:
         """Learn a first layer where wanted, then train on noisy class means."""
-        plan = curator.open(self)
-        spec, session = curator.spec, Session.of(curator)
-        asked = {query.name: query for query in plan.queries}
-        lower, upper, generator = self._untrained(spec, session.device)
-        maps, rows = self._maps(lower), generator.classes
-        if "first-layer" in asked:
-            self._transfer(lower, asked["first-layer"], curator)
-        forward, joint = (asked.get(name) for name in ("means", "means-and-gradient"))
-        assert forward is None or isinstance(forward, AggregateQuery)
-        assert joint is None or isinstance(joint, AggregateQuery)
-        some = forward or joint
-        assert some is not None
-        tally = torch.zeros(rows + 1, device=session.device)
-        means = NoisyClassMeans(
-            curator,
-            forward,
-            joint,
-            self._every(lower),
-            some.noise_stds(plan.event(some.name).noise_std)[0],
-            lower,
-            maps,
-            self.batch / rows,
-            tally,
-        )
-        training = AsymmetricTraining(
-            session, lower, upper, generator, maps, self._settings(lower), self.seed_public
-        )
-        released = training.run(self.steps, means, tally, means.forget)
-        counts = means.counts().double().cpu().numpy()
-        return GeneratorModel(spec, released, self.generator_width, counts)
+        from sfumato.methods.dpaf.private_training import train
 
-    def _transfer(self, lower: Lower, query: Query, curator: Curator) -> None:
-        """Learn the first layer and put it in its place."""
-        assert isinstance(query, GradientQuery)
-        spec = curator.spec
-        classifier = Classifier(spec.channels, self.width, len(spec.classes)).to(lower.device)
-        learned = learn_first_layer(classifier, query, self.batch, 1e-3, curator)
-        first = lower.blocks[0]
-        assert isinstance(first, FixedConvolution)
-        first.load_state_dict({k: v.detach() for k, v in learned.state_dict().items()})
+        return train(self, curator)
 
-    def _every(self, lower: Lower) -> int:
-        """μ, or 0 where no layer below the sum is trained."""
-        return self.every if any(True for _ in lower.parameters()) else 0
+    def lower(self, spec: PublicSpec) -> LowerShape:
+        """The layers below the sum."""
+        return LowerShape(spec.height, spec.channels, self.width, self.maps, self.position)
 
-    def _settings(self, lower: Lower) -> AsymmetricSettings:
-        names = {f.name for f in fields(AsymmetricSettings)} - {"every"}
-        values = {name: getattr(self, name) for name in names}
-        return AsymmetricSettings(**values, every=self._every(lower))
-
-    def _lower(self, spec: PublicSpec) -> Lower:
-        return Lower(
-            spec.height, spec.channels, self.width, self.maps, self.position, self.normalised
-        )
-
-    def _maps(self, lower: Lower) -> ClassMaps:
-        return ClassMaps(lower.norm if self.clip_norm is None else self.clip_norm)
-
-    def _untrained(self, spec: PublicSpec, device: torch.device) -> tuple[Lower, Upper, Generator]:
-        torch.manual_seed(self.seed_public)
-        lower = self._lower(spec)
-        upper = Upper(lower, max(len(spec.classes), 1), self.upper_width)
-        generator = make_generator(spec, self.generator_width, self.latent)
-        return lower.to(device), upper.to(device), generator.to(device)
+    def reach(self, spec: PublicSpec) -> float:
+        """The norm that an image's maps have at most."""
+        return self.lower(spec).norm if self.clip_norm is None else self.clip_norm

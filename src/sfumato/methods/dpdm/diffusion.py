@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
 from sfumato.devices import bfloat16_where, device_of, fast_bfloat16, random_on
-from sfumato.errors import UsageError
 from sfumato.methods.dpdm.parameterisations import PARAMETERISATIONS, Parameterisation
 from sfumato.methods.dpdm.samplers import DDIM, PRESETS, Preset, guided
+from sfumato.methods.dpdm.settings import Shape, check_sampler
 from sfumato.methods.model import ImageModel
 from sfumato.methods.saved_arrays import arrays_of, checked_counts, loaded, tensors_below
 from sfumato.networks import ImageStreams, UNet, to_bytes, to_pixels
@@ -24,8 +24,6 @@ from sfumato.networks import ImageStreams, UNet, to_bytes, to_pixels
 LOSS_BATCH = 128
 LOSS_LEVELS = 16
 """Noise levels over which an image's loss is averaged."""
-
-MOST_STEPS = 10_000
 
 SAMPLERS = {
     **PRESETS,
@@ -36,20 +34,10 @@ SAMPLERS = {
 """How a trained denoiser can be sampled from; ``quick`` is DDIM with 18 evaluations."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The U-Net's public configuration; see :class:`sfumato.networks.UNet`."""
-
-    width: int
-    multipliers: tuple[int, ...]
-    blocks: int
-    attention: int
-    patch: int
-
-    def network(self, spec: PublicSpec) -> UNet:
-        """An untrained U-Net for images of ``spec``."""
-        network = UNet(spec.height, spec.channels, len(spec.classes), **asdict(self))
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def network_of(shape: Shape, spec: PublicSpec) -> UNet:
+    """An untrained U-Net for images of ``spec``."""
+    network = UNet(spec.height, spec.channels, len(spec.classes), **asdict(shape))
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)
@@ -207,20 +195,10 @@ class DiffusionModel(ImageModel):
         # Each block and each level has tensors of its own.
         if shape.blocks * len(shape.multipliers) > len(weights):
             raise ValueError("the tensors are not those of the stated network")
-        network = loaded(lambda: shape.network(spec), weights)
+        network = loaded(lambda: network_of(shape, spec), weights)
         sampler, steps, kind = (
             config[name] for name in ("sampler", "sampling_steps", "parameterisation")
         )
         check_sampler(sampler, steps)
         counts = checked_counts(tensors["counts"], spec)
         return cls(spec, Denoiser.of(network, kind), shape, kind, counts, sampler, steps)
-
-
-def check_sampler(sampler: str, steps: int | None) -> None:
-    """Raise UsageError unless ``sampler`` exists and ``steps`` is None or from 2 to 10,000."""
-    if sampler not in SAMPLERS:
-        raise UsageError(f"sampler={sampler!r} must be one of {', '.join(SAMPLERS)}.")
-    if steps is not None and not (isinstance(steps, int) and 2 <= steps <= MOST_STEPS):
-        raise UsageError(
-            f"sampling_steps={steps!r:.20} must be an integer from 2 to {MOST_STEPS}; 50 are usual."
-        )

@@ -8,45 +8,39 @@ sampled from one noisy ``sum`` (with central images: DP-FETA, arXiv 2504.07822).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Literal, get_args
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
-from sfumato.devices import resolve_device
 from sfumato.errors import UsageError
-from sfumato.features.public_classes import class_centres
-from sfumato.methods.base import Batch, Method, Settings, check_rules, digest_of, poisson_rate
-from sfumato.methods.dpdm.diffusion import (
-    Denoiser,
-    DenoisingLoss,
-    DiffusionModel,
-    Shape,
-    check_sampler,
+from sfumato.methods.base import (
+    Batch,
+    Method,
+    Settings,
+    check_rules,
+    digest_of,
+    later,
+    poisson_rate,
 )
-from sfumato.methods.dpdm.parameterisations import PARAMETERISATIONS
-from sfumato.methods.dpdm.phases import Phases
+from sfumato.methods.dpdm.first_queries import WarmUp, votes_query, warm_query
 from sfumato.methods.dpdm.presets import BATCH, PUBLIC, cpu, paper
-from sfumato.methods.dpdm.public_votes import ChosenClasses, votes_query
-from sfumato.methods.dpdm.warm_up import WarmUp, warm_images
-from sfumato.methods.estimate import gradient_steps
-from sfumato.methods.public_model import PublicModel, start_from
-from sfumato.methods.training import Session, noisy_mean_gradient
-from sfumato.networks import UNet, adapt, merge
-from sfumato.privacy import Curator, GradientQuery, Query
-from sfumato.privacy.gradients.per_example import trained
+from sfumato.methods.dpdm.settings import PARAMETERISATIONS, Shape, check_sampler
+from sfumato.methods.public_model import PublicModel
+from sfumato.privacy.queries.base import Query
+from sfumato.privacy.queries.gradient import GradientQuery
+
+if TYPE_CHECKING:
+    from sfumato.methods.dpdm.diffusion import DiffusionModel
+    from sfumato.methods.training import Session
+    from sfumato.privacy import Curator
 
 Finetune = Literal["all", "last", "adapters"]
 
 PRE_TRAINING = 10_000
 """Steps on public images of a model that is trained on them alone."""
-
-PUBLIC_AVERAGE = 0.999
 
 VOTES_NEED = (
     "public_votes={} needs public classes, two or more: those of a public model that was trained "
@@ -109,7 +103,7 @@ class DPDM(Method):
 
     name = "dpdm"
     title = "DPDM: a diffusion model trained on noisy sums of clipped gradients"
-    model = DiffusionModel
+    model = later("sfumato.methods.dpdm.diffusion:DiffusionModel")
     presets: ClassVar = {"cpu": cpu, "paper": paper}
     public_presets: ClassVar = PUBLIC
     short: ClassVar = {
@@ -237,134 +231,60 @@ class DPDM(Method):
         Raises:
             UsageError: the number of records is not declared, or is smaller than the batch.
         """
-        warm, gradient = warm_images(self.warm_up, spec), self._gradient(spec)
         first: list[Query] = []
         if self.public_votes:
             classes = max(1, len(spec.classes))
             first += [votes_query(classes, self.public_classes, self.public_votes_noise)]
-        first += [] if warm is None else [warm.query(self.warm_up_noise)]
-        return [*first, gradient]
+        if self.warm_up != "none":
+            first += [warm_query(self.warm_up, spec, self.warm_up_noise)]
+        return [*first, self.gradient(spec)]
 
-    def _gradient(self, spec: PublicSpec) -> GradientQuery:
-        with torch.device("meta"):
-            network = self._finetuned(self.shape.network(spec))
+    def gradient(self, spec: PublicSpec) -> GradientQuery:
+        """The query of the private steps.
+
+        Raises:
+            UsageError: the number of records is not declared, or is smaller than the batch.
+        """
         about: dict[str, Any] = {"multiplicity": self.multiplicity, "finetune": self.finetune}
         return GradientQuery(
             "gradient",
-            sum(parameter.numel() for parameter in trained(network)),
+            self._trained_parameters(spec),
             self.clip_norm,
             poisson_rate(self.name, self.batch, spec),
             self.steps,
             describes=about | ({"rank": self.rank} if self.finetune == "adapters" else {}),
         )
 
+    def _trained_parameters(self, spec: PublicSpec) -> int:
+        layers = self.shape.layers(spec)
+        if self.finetune == "adapters":
+            adapters = sum(layer.adapter(self.rank) for layer in layers if layer.adapted)
+            return adapters + sum(layer.parameters for layer in layers if layer.label)
+        return sum(layer.parameters for layer in layers if layer.last or self.finetune == "all")
+
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time on this machine, measured on public images."""
-        query = self._gradient(spec)
-        network, loss = self._untrained(spec, resolve_device())
-        return gradient_steps(self._finetuned(network), loss, query, spec)
+        from sfumato.devices import resolve_device
+        from sfumato.methods.dpdm.private_training import finetuned, untrained
+        from sfumato.methods.estimate import gradient_steps
 
-    def _finetuned(self, network: UNet) -> UNet:
-        """The network with those weights fixed that the private steps leave as they are."""
-        if self.finetune == "last":
-            network.requires_grad_(False)
-            for module in network.last:
-                module.requires_grad_(True)
-        if self.finetune == "adapters":
-            adapt(network, self.rank, self.seed_public)
-            if network.label is not None:
-                network.label.requires_grad_(True)
-        return network
-
-    def _untrained(self, spec: PublicSpec, device: torch.device) -> tuple[UNet, DenoisingLoss]:
-        torch.manual_seed(self.seed_public)
-        network = self.shape.network(spec).to(device)
-        start_from(self.public_model, self.public_model_digest, self.name, spec, network, "network")
-        denoiser = Denoiser.of(network, self.parameterisation)
-        return network, DenoisingLoss(denoiser, self.multiplicity, self.label_dropout)
+        query = self.gradient(spec)
+        network, loss = untrained(self, spec, resolve_device())
+        return gradient_steps(finetuned(self, network), loss, query, spec)
 
     def fit(self, curator: Curator) -> DiffusionModel:
         """Train on public, then sampled, then private images; a killed run goes on where it was."""
-        spec = curator.spec
-        network, loss = self._untrained(spec, curator.device)
-        centres = self._centres(curator.device)
-        curator.open(self)
-        session = Session.of(curator)
-        counts = np.ones(max(len(spec.classes), 1))
-        phases = Phases(session, network, loss, self.average, self.seed_public)
-        rate = self.public_learning_rate
-        draw = self._public_batch
-        if len(centres):
-            chosen = ChosenClasses.asked(curator, centres, self.public_votes)
-            chosen.start(network, self.public_model)
-            if self.public is not None:
-                draw = chosen.images(self.public, curator.device).draw
-        if self.public_steps:
-            phases.on_public_images("pre-training", self.public_steps, rate, draw)
-        warm = warm_images(self.warm_up, spec)
-        if warm is not None:
-            warm.learn(curator.sum(warm.name), session)
-            counts = warm.counts
-            phases.on_public_images("warming up", self.warm_up_steps, rate, warm.draw)
+        from sfumato.methods.dpdm.private_training import train
 
-        def noisy_mean(step: int) -> Sequence[Tensor]:
-            return noisy_mean_gradient(curator, "gradient", step, network, loss, self.batch)
-
-        self._finetuned(network)
-        phases.run(
-            "training",
-            self.steps,
-            self.learning_rate,
-            noisy_mean,
-            saved=lambda done: curator.forget("gradient", done),
-        )
-        merge(network)
-        return self._trained(spec, loss.denoiser, counts)
-
-    def _centres(self, device: torch.device) -> NDArray[np.float32]:
-        """The centres of the public classes that are voted for; none without votes."""
-        if not self.public_votes:
-            return np.zeros((0, 0), np.float32)
-        if self.public_model is not None and self.public_model.centres is not None:
-            return self.public_model.centres
-        if self.public is None or self.public_labels is None:
-            raise UsageError(f"dpdm: {VOTES_NEED.format(self.public_votes)}")
-        return class_centres(self.public, self.public_labels, self.public_classes, device)
-
-    def _trained(
-        self, spec: PublicSpec, denoiser: Denoiser, counts: NDArray[np.float64]
-    ) -> DiffusionModel:
-        return DiffusionModel(
-            spec,
-            replace(denoiser, network=denoiser.network.eval()),
-            self.shape,
-            self.parameterisation,
-            counts,
-            self.sampler,
-            self.sampling_steps,
-        )
+        return train(self, curator)
 
     @classmethod
     def pretrained(
         cls, spec: PublicSpec, public: Batch, settings: Settings, session: Session
     ) -> DiffusionModel:
         """A denoiser of public images, with their labels where they have some."""
+        from sfumato.methods.dpdm.private_training import train_on_public
+
         usual = {"public_steps": PRE_TRAINING, "public_conditional": bool(spec.classes)}
         images = {"public": public[0], "public_labels": public[1]}
-        method = cls.of({**usual, **images, **settings})
-        network, loss = method._untrained(spec, session.device)
-        phases = Phases(session, network, loss, PUBLIC_AVERAGE, method.seed_public)
-        phases.on_public_images(
-            "pre-training", method.public_steps, method.public_learning_rate, method._public_batch
-        )
-        return method._trained(spec, loss.denoiser, np.ones(max(len(spec.classes), 1)))
-
-    def _public_batch(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        assert self.public is not None
-        device = random.device
-        places = torch.randint(len(self.public), (count,), generator=random, device=device)
-        index = places.cpu().numpy()
-        images = torch.from_numpy(self.public[index]).to(device)
-        if not self.public_conditional or self.public_labels is None:
-            return images, torch.full((count,), -1, device=device)
-        return images, torch.from_numpy(self.public_labels[index]).to(device)
+        return train_on_public(cls.of({**usual, **images, **settings}), spec, session)

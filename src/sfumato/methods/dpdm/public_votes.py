@@ -8,40 +8,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.devices import moved
-from sfumato.features.perceptual import to_unit
-from sfumato.features.public_classes import class_coordinates, nearest_classes
+from sfumato.features.public_classes import nearest_classes
+from sfumato.methods.dpdm.first_queries import VOTES
 from sfumato.methods.public_model import LABELS, UNLABELLED, PublicModel
 from sfumato.networks import UNet
-from sfumato.privacy import Answer, Curator, NearestQuery
-
-NAME = "public-classes"
-
-
-def votes_query(classes: int, public: int, relative_noise: float) -> NearestQuery:
-    """Each record of ``classes`` private ones votes for one of ``public`` classes."""
-    coordinates = class_coordinates()
-    encoder = coordinates.features.encoder
-    about: dict[str, Any] = {"encoder": encoder.name, "encoder_digest": encoder.digest}
-
-    def features(images: Tensor) -> Tensor:
-        return moved(coordinates, images.device)(to_unit(images))
-
-    return NearestQuery(
-        NAME,
-        features,
-        coordinates.width,
-        classes * public,
-        relative_noise=relative_noise,
-        describes=about | {"coordinates_digest": coordinates.digest, "public_classes": public},
-    )
+from sfumato.privacy import Answer, Curator
 
 
 @dataclass(frozen=True)
@@ -63,7 +40,7 @@ class ChosenClasses:
         classes = max(1, len(curator.spec.classes))
         labels = np.repeat(np.arange(classes), len(centres))
         known = labels if curator.spec.classes else None
-        answer = curator.nearest(NAME, 0, np.tile(centres, (classes, 1)), known)
+        answer = curator.nearest(VOTES, 0, np.tile(centres, (classes, 1)), known)
         return cls(shares_of(answer, classes, kept), centres)
 
     def start(self, network: UNet, model: PublicModel | None) -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,23 +17,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
-from sfumato.features.basis import dct_basis
+from sfumato.methods.dpdm.first_queries import (
+    COUNT_WEIGHT,
+    EMBEDDING,
+    GROUP_BITS,
+    MOMENTS,
+    WarmUp,
+)
 from sfumato.methods.mepf.embedding import Embedding
-from sfumato.methods.mepf.method import DPMEPF
-from sfumato.methods.moments import Moments
 from sfumato.methods.training import Session
-from sfumato.privacy import Answer, SumQuery
+from sfumato.privacy import Answer
 
-WarmUp = Literal["none", "central", "moments", "mepf"]
-
-COUNT_WEIGHT = 0.1
 POOL = 20_000
-GROUP_BITS = 4
-"""A class has 2⁴ central images, one for each combination of signs of four low coefficients."""
 
 
 class WarmImages(ABC):
-    """A query whose noisy answer images can be sampled from."""
+    """What is learned from a noisy answer, for images to be sampled from."""
 
     name: ClassVar[str]
     """The query's name."""
@@ -43,10 +41,6 @@ class WarmImages(ABC):
         self.spec = spec
         self.counts: NDArray[np.float64] = np.ones(max(len(spec.classes), 1))
         """Noisy class sizes, known once the answer is learned."""
-
-    @abstractmethod
-    def query(self, relative_noise: float) -> SumQuery:
-        """The sum to ask for."""
 
     @abstractmethod
     def learn(self, answer: Answer, session: Session) -> None:
@@ -61,17 +55,10 @@ class MomentImages(WarmImages):
     """Images of a Gaussian on the lowest cosine coefficients of each class, as in ``moments``."""
 
     name = "moments"
-    method = Moments()
-
-    def query(self, relative_noise: float) -> SumQuery:
-        """The sum of the method ``moments``."""
-        (query,) = self.method.queries(self.spec)
-        assert isinstance(query, SumQuery)
-        return replace(query, relative_noise=relative_noise)
 
     def learn(self, answer: Answer, session: Session) -> None:
         """Fit the Gaussians."""
-        self.model = self.method.learn(answer, self.spec)
+        self.model = MOMENTS.learn(answer, self.spec)
         self.model.move(session.device)
         self.counts = self.model.counts
         self.share = torch.from_numpy(self.counts / self.counts.sum()).to(session.device)
@@ -94,34 +81,6 @@ class CentralImages(WarmImages):
     def __init__(self, spec: PublicSpec) -> None:
         super().__init__(spec)
         self.pixels = spec.channels * spec.height * spec.width
-        self.signs = torch.from_numpy(dct_basis(spec, 1 + GROUP_BITS)[1:])
-
-    def query(self, relative_noise: float) -> SumQuery:
-        """Σ [w; image] in the block of its group, by class."""
-
-        def contribution(images: Tensor, labels: Tensor) -> Tensor:
-            flat = images.flatten(1).to(torch.float32) / 255
-            bits = (flat @ self.signs.to(flat.device).T > 0).to(torch.int64)
-            places = torch.arange(GROUP_BITS, device=flat.device)
-            group = (bits * 2**places).sum(dim=1)
-            ones = flat.new_full((len(images), 1), COUNT_WEIGHT * math.sqrt(self.pixels))
-            row = torch.cat([ones, flat], dim=1)
-            blocks = row.new_zeros(len(images), 2**GROUP_BITS, row.shape[1])
-            blocks[torch.arange(len(images), device=flat.device), group] = row
-            return blocks.flatten(1)
-
-        dimension = 2**GROUP_BITS * (1 + self.pixels)
-        norm = math.sqrt(self.pixels) * math.hypot(COUNT_WEIGHT, 0.5)
-        return SumQuery(
-            self.name,
-            contribution,
-            dimension,
-            norm,
-            by_class=True,
-            nonnegative=True,
-            relative_noise=relative_noise,
-            describes={"groups": 2**GROUP_BITS, "count_weight": COUNT_WEIGHT},
-        )
 
     def learn(self, answer: Answer, session: Session) -> None:
         """Divide noisy sums by noisy sizes; a group that noise hides is weighted down by it."""
@@ -147,24 +106,14 @@ class EmbeddedImages(WarmImages):
 
     name = "embedding"
 
-    def __init__(self, spec: PublicSpec) -> None:
-        super().__init__(spec)
-        self.method = DPMEPF(steps=1000)
-
-    def query(self, relative_noise: float) -> SumQuery:
-        """DP-MEPF's joint embedding."""
-        (query,) = self.method.queries(self.spec)
-        assert isinstance(query, SumQuery)
-        return replace(query, relative_noise=relative_noise)
-
     def learn(self, answer: Answer, session: Session) -> None:
         """Match the generator and sample the pool."""
         embedding = Embedding(
-            answer.total, answer.shared, answer.noise_std, self.spec, self.method.config()
+            answer.total, answer.shared, answer.noise_std, self.spec, EMBEDDING.config()
         )
-        model = self.method.learn(embedding, session)
+        model = EMBEDDING.learn(embedding, session)
         self.counts = model.counts
-        batches = list(model.sample(POOL, self.method.seed_public))
+        batches = list(model.sample(POOL, EMBEDDING.seed_public))
         self.images, self.labels = (
             torch.from_numpy(np.concatenate(part)).to(session.device)
             for part in zip(*batches, strict=True)

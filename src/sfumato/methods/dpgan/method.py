@@ -7,23 +7,18 @@ discriminator, whose every step asks for one noisy sum of clipped gradients.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sfumato.data.spec import PublicSpec
-from sfumato.devices import fast_bfloat16, resolve_device
-from sfumato.methods.base import Method, Settings, check_rules, poisson_rate
-from sfumato.methods.dpgan.adversarial_training import AdversarialTraining, PairLoss, Rates
-from sfumato.methods.estimate import gradient_steps
-from sfumato.methods.model import GeneratorModel, make_generator
-from sfumato.methods.training import Session, noisy_mean_gradient
-from sfumato.networks import Discriminator
-from sfumato.privacy import Curator, GradientQuery, Query
+from sfumato.methods.base import Method, Settings, check_rules, later, poisson_rate
+from sfumato.networks.sizes import discriminator_parameters
+from sfumato.privacy.queries.base import Query
+from sfumato.privacy.queries.gradient import GradientQuery
+
+if TYPE_CHECKING:
+    from sfumato.methods.model import GeneratorModel
+    from sfumato.privacy import Curator
 
 
 def _cpu(spec: PublicSpec) -> Settings:
@@ -67,7 +62,7 @@ class DPGAN(Method):
 
     name = "dpgan"
     title = "DP-GAN: a discriminator trained on noisy gradients, and a generator against it"
-    model = GeneratorModel
+    model = later("sfumato.methods.model:GeneratorModel")
     presets: ClassVar = {"cpu": _cpu}
     short: ClassVar = {"steps": 10, "batch": 64, "critic_steps": 1}
     citation = CITATION
@@ -113,12 +108,11 @@ class DPGAN(Method):
         Raises:
             UsageError: the number of records is not declared, or is smaller than the batch.
         """
-        with torch.device("meta"):
-            network = self._discriminator(spec)
+        classes, width = max(len(spec.classes), 1), self.discriminator_width
         return [
             GradientQuery(
                 "gradient",
-                sum(parameter.numel() for parameter in network.parameters()),
+                discriminator_parameters(spec.height, spec.channels, classes, width),
                 self.clip_norm,
                 poisson_rate(self.name, self.batch, spec),
                 self.steps,
@@ -128,41 +122,16 @@ class DPGAN(Method):
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time on this machine, measured on public images."""
+        from sfumato.devices import resolve_device
+        from sfumato.methods.dpgan.private_training import untrained
+        from sfumato.methods.estimate import gradient_steps
+
         (query,) = self.queries(spec)
         assert isinstance(query, GradientQuery)
-        return gradient_steps(*self._untrained(spec, resolve_device()), query, spec)
+        return gradient_steps(*untrained(self, spec, resolve_device()), query, spec)
 
     def fit(self, curator: Curator) -> GeneratorModel:
         """Train on noisy gradients; a killed run goes on where it was."""
-        curator.open(self)
-        spec, session = curator.spec, Session.of(curator)
-        discriminator, loss = self._untrained(spec, session.device)
-        rates = Rates(
-            self.learning_rate,
-            self.generator_rate,
-            self.critic_steps,
-            self.average,
-            self.diversity,
-            self.penalty,
-        )
-        training = AdversarialTraining(session, loss, discriminator, rates, self.seed_public)
+        from sfumato.methods.dpgan.private_training import train
 
-        def noisy_mean(step: int) -> Sequence[Tensor]:
-            return noisy_mean_gradient(curator, "gradient", step, discriminator, loss, self.batch)
-
-        released = training.run(
-            self.steps, noisy_mean, lambda done: curator.forget("gradient", done)
-        )
-        classes = max(len(spec.classes), 1)
-        return GeneratorModel(spec, released, self.generator_width, np.ones(classes))
-
-    def _discriminator(self, spec: PublicSpec) -> Discriminator:
-        classes = max(len(spec.classes), 1)
-        return Discriminator(spec.height, spec.channels, classes, self.discriminator_width)
-
-    def _untrained(self, spec: PublicSpec, device: torch.device) -> tuple[Discriminator, PairLoss]:
-        torch.manual_seed(self.seed_public)
-        discriminator = self._discriminator(spec)
-        discriminator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        generator = make_generator(spec, self.generator_width, self.latent).to(device)
-        return discriminator, PairLoss(generator, fast_bfloat16(device))
+        return train(self, curator)

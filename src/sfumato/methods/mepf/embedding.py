@@ -1,9 +1,7 @@
 """The joint contribution of DP-MEPF and what its one noisy answer is taken apart into.
 
-An image of class y contributes, in class y's block, [a; φ₁; r·φ₂; start; t], and, shared by all
-classes, vech(t tᵀ): a count, the two perceptual moments (arXiv 2205.12900, eq. 5), the moments of a
-coarse Gaussian that generated images start from, and the sums of a least-squares labeller. One
-vector, one clip norm, one Gaussian: no private count is needed to divide by.
+:mod:`sfumato.methods.mepf.blocks` says what an image contributes. One vector, one clip norm, one
+Gaussian: no private count is needed to divide by.
 """
 
 from __future__ import annotations
@@ -38,17 +36,15 @@ from sfumato.features import (
 )
 from sfumato.methods.base import Batch
 from sfumato.methods.gaussian import Gaussians, MomentBlock
+from sfumato.methods.mepf.blocks import START_MEAN_WEIGHT, Blocks, labelled_layers
 from sfumato.methods.mepf.labeller import (
     Coordinates,
     Labeller,
     LayerCoordinates,
-    labelled_layers,
 )
 from sfumato.methods.mepf.settings import MEPFSettings
-from sfumato.methods.second_moments import SecondMoments
 
 FORMAT = "sfumato-embedding/1"
-START_MEAN_WEIGHT = 0.4
 LEAST_IMAGES = 1.0
 PUBLIC_BATCH = 250
 NO_NOISE = 1e-6
@@ -121,67 +117,7 @@ class Targets:
     labeller: Labeller | None
 
 
-class Blocks(nn.Module):
-    """What a contribution is made of: known without an image, so that a plan needs none.
-
-    ``width`` is the length of each perceptual moment.
-    """
-
-    def __init__(self, method: MEPFSettings, spec: PublicSpec) -> None:
-        super().__init__()
-        self.method, self.spec = method, spec
-        unscaled = [1.0] * (len(method.layers) + 2)
-        self.features = PerceptualFeatures(
-            load_encoder(method.encoder), method.layers, method.bound, unscaled
-        )
-        with torch.no_grad():
-            black = torch.zeros(1, spec.channels, spec.height, spec.width)
-            activations = self.features.activations(black.to(self.features.encoder.mean))
-        self.lengths = [layer.shape[1] for layer in activations]
-        self.width = method.compress or sum(self.lengths)
-        self.start: MomentBlock | None = None
-        self.second: SecondMoments | None = None
-        if method.start_coefficients:
-            basis = dct_basis(spec, method.start_coefficients)
-            self.start = MomentBlock(basis, START_MEAN_WEIGHT)
-        if method.labeller_size and len(spec.classes) > 1:
-            if method.encoder_size:
-                available = PooledFeatures(self.features.encoder, method.encoder_size).width
-            else:
-                available = sum(layer.shape[1] for layer in labelled_layers(activations))
-            self.second = SecondMoments(min(method.labeller_size, available))
-
-    @property
-    def shared(self) -> int:
-        """Number of coordinates that all classes share."""
-        return self.second.pairs if self.second else 0
-
-    def lengths_and_norms(self) -> list[tuple[int, float]]:
-        """(length, largest norm) of each block of a contribution, in order."""
-        method = self.method
-        blocks = [(1, method.count_weight), (self.width, 1.0)]
-        blocks.append((self.width if method.second_weight else 0, method.second_weight))
-        if self.start:
-            blocks.append((self.start.dimension, method.start_weight * self.start.norm))
-        else:
-            blocks.append((0, 0.0))
-        if self.second:
-            blocks += [(self.second.width, method.labeller_weight)]
-            blocks += [(self.second.pairs, method.labeller_weight)]
-        return blocks
-
-    @property
-    def dimension(self) -> int:
-        """Number of coordinates of a contribution."""
-        return sum(length for length, _ in self.lengths_and_norms())
-
-    @property
-    def norm(self) -> float:
-        """Largest L2 norm of a contribution."""
-        return math.sqrt(sum(norm**2 for _, norm in self.lengths_and_norms()))
-
-
-class JointEmbedding(Blocks):
+class JointEmbedding(nn.Module):
     """Builds contributions from images, and targets from the noisy answer.
 
     Everything in it is public: configuration, encoder, scales and axes fitted on public images.
@@ -189,16 +125,23 @@ class JointEmbedding(Blocks):
     """
 
     def __init__(self, method: MEPFSettings, spec: PublicSpec, blank: bool = False) -> None:
-        super().__init__(method, spec)
+        super().__init__()
+        self.method, self.spec, self.blocks = method, spec, Blocks(method, spec)
+        self.second = self.blocks.second
+        self.start: MomentBlock | None = None
+        if method.start_coefficients:
+            basis = dct_basis(spec, method.start_coefficients)
+            self.start = MomentBlock(basis, START_MEAN_WEIGHT)
         self.compressors = nn.ModuleList()
         self.coordinates: Coordinates | None = None
+        encoder = load_encoder(method.encoder)
         if blank:
+            unscaled = [1.0] * (len(method.layers) + 2)
+            self.features = PerceptualFeatures(encoder, method.layers, method.bound, unscaled)
             self._leave_blank()
             return
         public = method.public if method.public is not None else public_patches(spec)
-        self.features = PerceptualFeatures.fit(
-            self.features.encoder, method.layers, method.bound, public
-        )
+        self.features = PerceptualFeatures.fit(encoder, method.layers, method.bound, public)
         activations = self.features.of(public)
         moments = [] if method.compress is None else self.features.moments(activations)
         self.compressors = nn.ModuleList(
@@ -213,7 +156,7 @@ class JointEmbedding(Blocks):
 
     def _leave_blank(self) -> None:
         """Put zeros in the place of everything that is fitted."""
-        method, lengths = self.method, self.lengths
+        method, lengths = self.method, self.blocks.lengths
         if method.compress:
             blanks = [blank_axes(sum(lengths), method.compress, False) for _ in range(2)]
             self.compressors = nn.ModuleList(blanks)
@@ -222,7 +165,7 @@ class JointEmbedding(Blocks):
             axes = blank_axes(pooled.width, method.labeller_size, True)
             self.coordinates = PooledCoordinates(pooled, axes)
         elif self.second:
-            seen = sum(lengths[:-1] or lengths)
+            seen = sum(labelled_layers(lengths))
             axes = blank_axes(seen, min(method.labeller_size, seen), True)
             self.coordinates = LayerCoordinates(self.features, axes)
 
@@ -258,7 +201,7 @@ class JointEmbedding(Blocks):
     def targets(self, embedding: Embedding) -> Targets:
         """Take a noisy answer apart; counts are noisy too and kept at one or more."""
         method = self.method
-        lengths = [length for length, _ in self.lengths_and_norms()]
+        lengths = [length for length, _ in self.blocks.lengths_and_norms()]
         ends = np.cumsum([0, *lengths])
         parts = [embedding.total[:, low:high] for low, high in pairwise(ends[:6])]
         counts = np.maximum(parts[0][:, 0] / method.count_weight, LEAST_IMAGES)
@@ -295,9 +238,9 @@ def labeller_view(method: MEPFSettings) -> PooledCoordinates:
 @torch.no_grad()
 def public_embedding(joint: JointEmbedding, public: Batch, config: dict[str, Any]) -> Embedding:
     """The embedding of public images, without noise."""
-    own = joint.dimension - joint.shared
+    own = joint.blocks.dimension - joint.blocks.shared
     total = np.zeros((max(len(joint.spec.classes), 1), own))
-    shared = np.zeros(joint.shared)
+    shared = np.zeros(joint.blocks.shared)
     for start in range(0, len(public[0]), PUBLIC_BATCH):
         part = slice(start, start + PUBLIC_BATCH)
         images, labels = torch.from_numpy(public[0][part]), public[1][part]

@@ -22,6 +22,7 @@ from sfumato.features import (
     load_encoder,
     to_unit,
 )
+from sfumato.methods.mepf.blocks import labelled_layers
 from sfumato.methods.second_moments import SecondMoments
 
 
@@ -74,11 +75,6 @@ class LayerCoordinates(nn.Module):
         encoder = load_encoder(config["encoder"])
         features = PerceptualFeatures(encoder, config["layers"], config["bound"], config["scales"])
         return cls(features, PublicAxes(tensors["mean"], tensors["axes"], whitened=True))
-
-
-def labelled_layers(activations: Sequence[Tensor]) -> list[Tensor]:
-    """All layers but the deepest, which is coarse in space."""
-    return list(activations[:-1] or activations)
 
 
 Coordinates: TypeAlias = "LayerCoordinates | PooledCoordinates"

@@ -9,34 +9,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
-from sfumato.devices import CPU, moved, random_on
 from sfumato.errors import UsageError
-from sfumato.features import LARGEST_SIZE
-from sfumato.methods.base import Batch, Method, Settings, check_rules, digest_of
-from sfumato.methods.estimate import TIMED, reading, seconds_of
-from sfumato.methods.mepf.embedding import (
-    Blocks,
-    Embedding,
-    JointEmbedding,
-    joint_embedding,
-    labeller_view,
-    public_embedding,
+from sfumato.features.shipped import (
+    CHANNELS,
+    LARGEST_SIZE,
+    ShippedCoordinates,
+    encoder_digest,
 )
-from sfumato.methods.mepf.generator import StartedGenerator, refiner
-from sfumato.methods.mepf.matching import Matching, first_refiner
-from sfumato.methods.mepf.model import MEPFModel
+from sfumato.methods.base import Batch, Method, Settings, check_rules, digest_of, later
+from sfumato.methods.mepf.blocks import Blocks
 from sfumato.methods.mepf.settings import MEPFSettings
 from sfumato.methods.public_model import PublicModel
-from sfumato.methods.training import Session
-from sfumato.privacy import Curator, Query, SumQuery
+from sfumato.privacy.queries.base import Query
+from sfumato.privacy.queries.sum import SumQuery
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sfumato.methods.mepf.embedding import Embedding
+    from sfumato.methods.mepf.model import MEPFModel
+    from sfumato.methods.training import Session
+    from sfumato.privacy import Curator
 
 _AFTERWARDS = frozenset(
     "steps batch learning_rate loss moving_average width seed_public public_model_digest".split()
@@ -92,7 +91,7 @@ class DPMEPF(MEPFSettings, Method):
 
     name = "mepf"
     title = "DP-MEPF: a generator matched to one noisy sum of perceptual features"
-    model = MEPFModel
+    model = later("sfumato.methods.mepf.model:MEPFModel")
     short: ClassVar = {"steps": 20, "batch": 50}
     public_presets: ClassVar = {"cpu": {"steps": 5_000}, "gpu": {"steps": 50_000, "width": 96}}
     citation = CITATION
@@ -104,7 +103,9 @@ class DPMEPF(MEPFSettings, Method):
             "learning_rate": self.learning_rate > 0,
             "loss": self.loss in ("moving-average", "two-batch"),
             "moving_average": 0 <= self.moving_average < 1,
-            "layers": len(self.layers) > 0 and list(self.layers) == sorted(set(self.layers)),
+            "layers": len(self.layers) > 0
+            and list(self.layers) == sorted(set(self.layers))
+            and self.layers[-1] < len(CHANNELS),
             "bound": self.bound in ("norm", "clip", "per-layer"),
             "compress": self.compress is None or self.compress >= 1,
             "second_weight": self.second_weight >= 0,
@@ -156,7 +157,7 @@ class DPMEPF(MEPFSettings, Method):
             else:
                 labeller |= {"encoder_size": self.encoder_size}
                 if not self.public_digest:
-                    labeller |= {"axes_digest": labeller_view(self).digest}
+                    labeller |= {"axes_digest": self._labeller_space().digest}
         return {"width": self.width, "labeller": labeller}
 
     def queries(self, spec: PublicSpec) -> list[Query]:
@@ -164,16 +165,18 @@ class DPMEPF(MEPFSettings, Method):
         blocks = Blocks(self, spec)
 
         def contribution(images: Tensor, labels: Tensor) -> Tensor:
+            from sfumato.methods.mepf.embedding import joint_embedding
+
             return joint_embedding(self, spec).contribution(images, labels)
 
         asked = {key: value for key, value in self.config().items() if key not in _AFTERWARDS}
         describes = {
             **asked,
-            "encoder_digest": blocks.features.encoder.digest,
+            "encoder_digest": encoder_digest(),
             "features": blocks.width,
         }
         if blocks.second and self.encoder_size and not self.public_digest:
-            describes["labeller_axes_digest"] = labeller_view(self).digest
+            describes["labeller_axes_digest"] = self._labeller_space().digest
         return [
             SumQuery(
                 "embedding",
@@ -188,6 +191,13 @@ class DPMEPF(MEPFSettings, Method):
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time and memory on this machine, measured on empty images."""
+        import torch
+
+        from sfumato.devices import CPU, moved, random_on
+        from sfumato.methods.estimate import TIMED, reading, seconds_of
+        from sfumato.methods.mepf.embedding import JointEmbedding
+        from sfumato.methods.mepf.generator import StartedGenerator, refiner
+
         joint = moved(JointEmbedding(self, spec, blank=True), CPU)
         generator = StartedGenerator(spec, None, refiner(spec, self.width))
         batch = min(self.batch, TIMED)
@@ -209,6 +219,10 @@ class DPMEPF(MEPFSettings, Method):
 
     def fit(self, curator: Curator) -> MEPFModel:
         """Ask once, then train; a killed run goes on from its checkpoint with the same answer."""
+        from sfumato.methods.mepf.embedding import Embedding, joint_embedding
+        from sfumato.methods.mepf.matching import first_refiner
+        from sfumato.methods.training import Session
+
         # What is wrong with public images or a public model is said before the charge.
         joint_embedding(self, curator.spec)
         first_refiner(self, curator.spec, self.seed_public)
@@ -224,17 +238,25 @@ class DPMEPF(MEPFSettings, Method):
         cls, spec: PublicSpec, public: Batch, settings: Settings, session: Session
     ) -> MEPFModel:
         """A generator matched to the embedding of public images, without noise."""
+        from sfumato.methods.mepf.embedding import joint_embedding, public_embedding
+
         method = cls.of(settings)
         embedding = public_embedding(joint_embedding(method, spec), public, method.config())
         return method.learn(embedding, session)
 
     def learn(self, embedding: Embedding, session: Session | None = None) -> MEPFModel:
         """Train a generator on a released embedding: post-processing, at no privacy cost."""
-        session = session or Session()
+        from sfumato.methods.mepf.embedding import joint_embedding
+        from sfumato.methods.mepf.matching import Matching
+        from sfumato.methods.mepf.model import MEPFModel
+
         joint = joint_embedding(self, embedding.spec)
         targets = joint.targets(embedding)
         generator = Matching(joint, targets, self.seed_public, session).run()
         return MEPFModel(embedding.spec, targets.counts, generator, targets.labeller, embedding)
+
+    def _labeller_space(self) -> ShippedCoordinates:
+        return ShippedCoordinates(self.encoder, self.encoder_size, self.labeller_size)
 
 
 def fit_embedding(
@@ -260,6 +282,8 @@ def fit_embedding(
         DataError: the file is not a released embedding.
         UsageError: ``public`` or ``public_model`` is not what the embedding was made with.
     """
+    from sfumato.methods.mepf.embedding import Embedding
+
     embedding = Embedding.load(path)
     changes = {"seed_public": seed_public, "steps": steps}
     changed = {key: value for key, value in changes.items() if value is not None}

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sfumato.features.perceptual import Bound
+from sfumato.features.shipped import Bound
 from sfumato.methods.public_model import PublicModel
 
 

@@ -8,31 +8,31 @@ papers is written in ``docs/methods/pe.md``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
-from sfumato.errors import UsageError
-from sfumato.features import LARGEST_SIZE, PooledCoordinates, public_patches, to_unit
-from sfumato.methods.base import Method, check_rules, digest_of, in_proportion
-from sfumato.methods.chosen_images import ChosenImages
-from sfumato.methods.pe.drawn_text import DrawnText
-from sfumato.methods.pe.nearness import Coordinates, LowFrequencies, Near, features_of, placed
-from sfumato.methods.pe.public_images import PublicImages
-from sfumato.methods.pe.variations import Candidates, Variations
-from sfumato.privacy import Curator, HistogramQuery, NearestQuery, Query, distributed
-from sfumato.privacy.run import store
-from sfumato.privacy.sealed import sealed, unsealed
-from sfumato.progress import stage
+from sfumato.features.shipped import LARGEST_SIZE, ShippedCoordinates, encoder_digest
+from sfumato.methods.base import Method, check_rules, digest_of, later
+from sfumato.privacy.queries.base import Query
+from sfumato.privacy.queries.histogram import HistogramQuery
+from sfumato.privacy.queries.nearest import NearestQuery
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sfumato.methods.chosen_images import ChosenImages
+    from sfumato.privacy import Curator
 
 Source = Literal["images", "text"]
+Near = Literal["encoder", "pixels"]
+
+COSINES = 60
+"""Cosine coefficients in which images are near as pixels, but for the mean."""
+
 
 CITATION = """\
 @inproceedings{lin2024differentially,
@@ -43,23 +43,6 @@ CITATION = """\
   year      = {2024},
   note      = {arXiv:2305.15560}
 }"""
-
-
-@dataclass(frozen=True)
-class Generation:
-    """The candidates of an iteration and what they got.
-
-    ``step`` iterations are done; ``labels`` int64 ``[n]``; ``votes`` float64 ``[n]``, noisy, less
-    the threshold, at least 0; ``counts`` float64 ``[classes]``, noisy class sizes or ones.
-    """
-
-    spec: PublicSpec
-    source: Variations
-    step: int
-    candidates: Candidates
-    labels: NDArray[np.int64]
-    votes: NDArray[np.float64]
-    counts: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -93,7 +76,7 @@ class PrivateEvolution(Method):
 
     name = "pe"
     title = "Private Evolution: private images vote for public candidates; nothing is trained"
-    model = ChosenImages
+    model = later("sfumato.methods.chosen_images:ChosenImages")
     short: ClassVar = {"kept": 10}
     card = (
         "Each image is a public image, or was drawn by a program, and private images voted for it. "
@@ -143,20 +126,25 @@ class PrivateEvolution(Method):
 
     def queries(self, spec: PublicSpec) -> list[Query]:
         """A histogram of votes an iteration and, before them, one of class sizes."""
-        classes, coordinates = max(1, len(spec.classes)), self._coordinates(spec)
+        classes = max(1, len(spec.classes))
         about: dict[str, Any] = {"near": self.near}
-        if isinstance(coordinates, PooledCoordinates):
-            encoder = coordinates.features.encoder
-            about |= {"encoder": encoder.name, "encoder_digest": encoder.digest}
-            about |= {"axes_digest": coordinates.digest}
+        width = min(COSINES, spec.channels * spec.height * spec.width - 1)
+        if self.near == "encoder":
+            space = ShippedCoordinates(self.encoder, self.encoder_size, self.axes)
+            about |= {"encoder": self.encoder, "encoder_digest": encoder_digest()}
+            about |= {"axes_digest": space.digest}
+            width = space.width
 
         def features(images: Tensor) -> Tensor:
-            return placed(coordinates, images.device)(to_unit(images))
+            from sfumato.features import to_unit
+            from sfumato.methods.pe.nearness import coordinates_of, placed
+
+            return placed(coordinates_of(self, spec), images.device)(to_unit(images))
 
         votes = NearestQuery(
             "votes",
             features,
-            coordinates.width,
+            width,
             classes * self.candidates,
             self.iterations,
             describes=about,
@@ -170,114 +158,7 @@ class PrivateEvolution(Method):
 
     def fit(self, curator: Curator) -> ChosenImages:
         """Ask a histogram an iteration; a killed run goes on with the candidates that it had."""
-        *_, last = self.generations(curator)
-        return self.released(last)
+        from sfumato.methods.pe.evolution import generations, released
 
-    def generations(self, curator: Curator) -> Iterator[Generation]:
-        """What the votes of each iteration chose from, the newest last."""
-        plan, spec = curator.open(self), curator.spec
-        labels = np.repeat(np.arange(max(1, len(spec.classes))), self.candidates)
-        counts = np.ones(labels[-1] + 1)
-        if any(query.name == "sizes" for query in plan.queries):
-            counts = curator.histogram("sizes").total[0]
-        coordinates = placed(self._coordinates(spec), curator.device)
-        source = self._source(spec, coordinates)
-        path = curator.run_folder / "candidates.safetensors"
-        step, candidates = _restored(path) or (0, source.first(labels, self._random(0)))
-        with stage("evolution", curator.quiet, step / self.iterations) as report:
-            while step < self.iterations:
-                shown = self._shown(candidates, source, coordinates, step)
-                answer = curator.nearest("votes", step, shown, labels if spec.classes else None)
-                votes = np.maximum(answer.total[0] - self.threshold * answer.noise_std, 0)
-                step += 1
-                generation = Generation(spec, source, step, candidates, labels, votes, counts)
-                yield generation
-                if step < self.iterations:
-                    candidates = self._offspring(generation, self.candidates)
-                    if distributed.is_first():
-                        _save(path, step, candidates)
-                report(step / self.iterations)
-
-    def released(self, generation: Generation) -> ChosenImages:
-        """The model of what a generation's votes chose: post-processing."""
-        images = self._offspring(generation, self.kept).images
-        return ChosenImages(generation.spec, images, generation.counts, self.kept)
-
-    def _coordinates(self, spec: PublicSpec) -> Coordinates:
-        if self.near == "pixels":
-            return LowFrequencies(spec)
-        return PooledCoordinates.of(self.encoder, self.encoder_size, self.axes)
-
-    def _source(self, spec: PublicSpec, coordinates: Coordinates) -> Variations:
-        if self.source == "text":
-            return DrawnText(spec)
-        images = public_patches(spec) if self.public is None else self.public
-        shape = (spec.channels, spec.height, spec.width)
-        if images.shape[1:] != shape or len(images) < 2:
-            raise UsageError(
-                f"pe: public images {images.shape} must be two or more of the private images' "
-                f"form, {shape}. --public (public=) brings them "
-                "to it."
-            )
-        return PublicImages(images, coordinates)
-
-    def _shown(
-        self, candidates: Candidates, source: Variations, coordinates: Coordinates, step: int
-    ) -> NDArray[np.float32]:
-        """The candidates' features, or the mean of those of their variations (look-ahead)."""
-        if not self.look_ahead:
-            return features_of(candidates.images, coordinates).numpy()
-        rng, degree = self._random(step, 1), self._degree(step)
-        total = torch.zeros(len(candidates.images), coordinates.width)
-        for _ in range(self.look_ahead):
-            varied = source.vary(candidates, degree, rng)
-            total += features_of(varied.images, coordinates)
-        return (total / self.look_ahead).numpy()
-
-    def _offspring(self, generation: Generation, each: int) -> Candidates:
-        """``each`` candidates of every label by their votes, varied where chosen before."""
-        numbers = chosen_by(generation.votes, generation.labels, each)
-        chosen = generation.candidates.take(numbers)
-        again = np.ones(len(numbers), np.bool_)
-        again[np.unique(numbers, return_index=True)[1]] = False
-        if not again.any():
-            return chosen
-        step, parents = generation.step, chosen.take(np.flatnonzero(again))
-        varied = generation.source.vary(parents, self._degree(step), self._random(step))
-        images, traits = chosen.images.copy(), chosen.traits.copy()
-        images[again], traits[again] = varied.images, varied.traits
-        return Candidates(images, traits)
-
-    def _degree(self, step: int) -> float:
-        share = step / self.iterations
-        return self.first_degree + share * (self.last_degree - self.first_degree)
-
-    def _random(self, step: int, purpose: int = 0) -> np.random.Generator:
-        return np.random.default_rng([self.seed_public, step, purpose])
-
-
-def chosen_by(
-    votes: NDArray[np.float64], labels: NDArray[np.int64], each: int
-) -> NDArray[np.int64]:
-    """Numbers of ``each`` candidates of every label, in proportion to their votes.
-
-    arXiv 2305.15560, algorithm 1, without the chance of drawing: a candidate is chosen as often as
-    its share says, shares rounded by largest remainder; all alike where a label has no votes.
-    """
-    found = []
-    for label in np.unique(labels):
-        places = np.flatnonzero(labels == label)
-        found.append(np.repeat(places, in_proportion(votes[places], each)))
-    return np.concatenate(found)
-
-
-def _save(path: Path, step: int, candidates: Candidates) -> None:
-    images, traits = torch.from_numpy(candidates.images), torch.from_numpy(candidates.traits)
-    store(path, sealed({"step": torch.tensor(step), "images": images, "traits": traits}))
-
-
-def _restored(path: Path) -> tuple[int, Candidates] | None:
-    if not path.exists():
-        return None
-    state = unsealed(path, "Restore the file, or pass --fresh (fresh=True) to charge a new run.")
-    return int(state["step"]), Candidates(state["images"].numpy(), state["traits"].numpy())
+        *_, last = generations(self, curator)
+        return released(self, last)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, runtime_checkable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,9 +13,12 @@ from torch import Tensor, nn
 from sfumato.data.spec import PublicSpec
 from sfumato.devices import CPU, device_of, moved
 from sfumato.features import dct_basis, to_unit
+from sfumato.features.shipped import ShippedCoordinates
+from sfumato.methods.pe.method import COSINES
 
-Near = Literal["encoder", "pixels"]
-COSINES = 60
+if TYPE_CHECKING:
+    from sfumato.methods.pe.method import PrivateEvolution
+
 CHUNK = 250
 
 
@@ -52,6 +56,14 @@ class LowFrequencies(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Float images in [0, 1] → ``[b, width]``."""
         return images.flatten(1) @ self.basis
+
+
+@lru_cache(maxsize=1)
+def coordinates_of(method: PrivateEvolution, spec: PublicSpec) -> Coordinates:
+    """The space in which the candidates of a configuration are near."""
+    if method.near == "pixels":
+        return LowFrequencies(spec)
+    return ShippedCoordinates(method.encoder, method.encoder_size, method.axes).loaded()
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from sfumato.privacy.answering.sampled import (
     lent,
     public_batch,
 )
-from sfumato.privacy.clipping import EXACT_ROWS, MARGIN, UNIT, add_clipped, some_rows
+from sfumato.privacy.clipping import EXACT_ROWS, MARGIN, add_clipped, some_rows
 from sfumato.privacy.gradients.per_example import (
     IMAGES_AT_ONCE,
     UnitBatch,
@@ -33,6 +33,7 @@ from sfumato.privacy.gradients.per_example import (
     gradient_sum,
     rows_are_independent,
 )
+from sfumato.privacy.grid import UNIT
 from sfumato.privacy.queries.aggregate import AggregateQuery
 
 

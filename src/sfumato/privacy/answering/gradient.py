@@ -15,10 +15,10 @@ from sfumato.privacy.answering.sampled import (
     check_no_batch_statistics,
     check_size,
 )
-from sfumato.privacy.clipping import UNIT
 from sfumato.privacy.gradients.per_example import UnitBatch, UnitLoss, gradient_sum
 from sfumato.privacy.gradients.sign_votes import VotingLoss, vote_sum
 from sfumato.privacy.gradients.topagg import VOTE_BITS
+from sfumato.privacy.grid import UNIT
 from sfumato.privacy.queries.gradient import GradientQuery
 
 

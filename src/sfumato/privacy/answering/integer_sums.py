@@ -26,7 +26,8 @@ from sfumato.devices import CPU, exact_device
 from sfumato.errors import SfumatoError
 from sfumato.privacy import distributed
 from sfumato.privacy.answering.base import DeviceFullError, foreign
-from sfumato.privacy.clipping import EXACT_ROWS, UNIT, some_rows
+from sfumato.privacy.clipping import EXACT_ROWS, some_rows
+from sfumato.privacy.grid import UNIT
 from sfumato.privacy.queries.base import TotalQuery
 from sfumato.privacy.records.units import units_of
 from sfumato.progress import Report

@@ -20,7 +20,7 @@ from sfumato.privacy.accounting.events import Event
 from sfumato.privacy.answering.base import Answering, OpenRun
 from sfumato.privacy.answering.integer_sums import BATCH, contributed, independent_work
 from sfumato.privacy.answering.total import Answer
-from sfumato.privacy.clipping import UNIT
+from sfumato.privacy.grid import UNIT
 from sfumato.privacy.queries.nearest import NearestQuery
 from sfumato.progress import stage
 

@@ -14,7 +14,7 @@ from sfumato.privacy import distributed
 from sfumato.privacy.answering import integer_sums
 from sfumato.privacy.answering.base import Answering
 from sfumato.privacy.answering.shard_sums import forget_partials, total_over_shards
-from sfumato.privacy.clipping import UNIT
+from sfumato.privacy.grid import UNIT
 from sfumato.privacy.queries.base import TotalQuery
 from sfumato.progress import Report, stage
 

@@ -18,7 +18,8 @@ from sfumato.privacy.gradients.per_example import (
     trained,
     units_at_once,
 )
-from sfumato.privacy.gradients.topagg import TopSigns, add_votes, top_signs
+from sfumato.privacy.gradients.topagg import add_votes, top_signs
+from sfumato.privacy.queries.gradient import TopSigns
 
 
 class VotingLoss:

@@ -6,38 +6,8 @@ or -1 and zeros elsewhere, whatever the vector was, so its L2 norm is at most âˆ
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
-
-from sfumato.errors import UsageError
-
-
-@dataclass(frozen=True)
-class TopSigns:
-    """How a vector becomes a vote.
-
-    Args:
-        entries: k, how many entries a vote has.
-        stochastic: draw each sign, the more surely the larger its entry; else take it as it is.
-
-    Raises:
-        UsageError: ``entries`` is not positive.
-    """
-
-    entries: int
-    stochastic: bool = True
-
-    def __post_init__(self) -> None:
-        if self.entries < 1:
-            raise UsageError(f"entries={self.entries} must be at least 1.")
-
-    @property
-    def norm(self) -> float:
-        """âˆšk, the largest L2 norm of a vote."""
-        return math.sqrt(self.entries)
 
 
 def top_signs(rows: Tensor, k: int, uniform: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -7,14 +7,15 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sfumato.errors import UsageError
 from sfumato.privacy.accounting.events import Event
 from sfumato.privacy.budget import Relation
-from sfumato.privacy.clipping import max_dimension
+from sfumato.privacy.grid import max_dimension
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LEAST_BOUND, LARGEST_BOUND = 1e-12, 1e12
 """Clip norms lie between these: squares of float32 coordinates neither vanish nor overflow."""

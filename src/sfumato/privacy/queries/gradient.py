@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from sfumato.errors import UsageError
 from sfumato.privacy.budget import RELATIONS, Relation
-from sfumato.privacy.gradients.topagg import TopSigns
 from sfumato.privacy.queries.base import Query
+
+
+@dataclass(frozen=True)
+class TopSigns:
+    """How a vector becomes a vote.
+
+    Args:
+        entries: k, how many entries a vote has.
+        stochastic: draw each sign, the more surely the larger its entry; else take it as it is.
+
+    Raises:
+        UsageError: ``entries`` is not positive.
+    """
+
+    entries: int
+    stochastic: bool = True
+
+    def __post_init__(self) -> None:
+        if self.entries < 1:
+            raise UsageError(f"entries={self.entries} must be at least 1.")
+
+    @property
+    def norm(self) -> float:
+        """√k, the largest L2 norm of a vote."""
+        return math.sqrt(self.entries)
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sfumato.privacy.budget import RELATIONS, Relation
-from sfumato.privacy.clipping import UNIT
+from sfumato.privacy.grid import UNIT
 from sfumato.privacy.queries.base import TotalQuery
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,17 @@ class HistogramQuery(TotalQuery):
 
     def values(self, images: Tensor, labels: Tensor) -> Tensor:
         """Each unit's vote, one-hot, float32 ``[b, bins]``; all zeros where it abstains."""
+        import torch
+
         # As integers: a float32 vote above 2²⁴ would compare equal to two bins.
         bins = self.vote(images, labels).to(torch.int64)
         return (bins[:, None] == torch.arange(self.bins, device=bins.device)).to(torch.float32)
 
     def bounded_sums(self, rows: Tensor, bounds: Tensor | None, starts: Sequence[int]) -> Tensor:
         """Whole votes; a unit of several records splits its vote."""
-        votes = rows.to(torch.int64) * (UNIT if bounds is None else bounds[:, None])
+        import torch
+
+        votes = rows.long() * (UNIT if bounds is None else bounds[:, None])
         ends = [*starts[1:], len(rows)]
         return torch.stack([votes[a:b].sum(dim=0) for a, b in zip(starts, ends, strict=True)])
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from sfumato.errors import UsageError
 from sfumato.privacy.budget import RELATIONS, Relation
-from sfumato.privacy.clipping import clipped_sums
 from sfumato.privacy.queries.base import TotalQuery
 
-Contribution = Callable[[Tensor, Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Contribution: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 """(uint8 ``[b, c, h, w]``, int64 ``[b]``) → float ``[b, d]``; each row from its own example."""
 
 
@@ -75,6 +75,8 @@ class SumQuery(TotalQuery):
 
     def bounded_sums(self, rows: Tensor, bounds: Tensor | None, starts: Sequence[int]) -> Tensor:
         """Each row clipped to C, or to its share of it."""
+        from sfumato.privacy.clipping import clipped_sums
+
         rows = rows.clamp(min=0) if self.nonnegative else rows
         return clipped_sums(rows, self.clip_norm, bounds, starts)
 

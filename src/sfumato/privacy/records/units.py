@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sfumato.data.source import ImageSource
 from sfumato.data.units import Key, Part
 from sfumato.errors import DataError
-from sfumato.privacy.clipping import UNIT
+from sfumato.privacy.grid import UNIT
 from sfumato.privacy.noise.entropy import Stream
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from safetensors import safe_open
 import sfumato
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import SfumatoError
-from sfumato.methods.classifiers.least_squares import LeastSquares, LeastSquaresClassifier
+from sfumato.methods.classifiers.least_squares import LeastSquares
 from sfumato.methods.mepf.method import DPMEPF
 from sfumato.methods.registry import (
     WITHOUT_PUBLIC,
@@ -28,13 +28,15 @@ from sfumato.methods.registry import (
     load_fitted,
     method_names,
 )
-from sfumato.privacy import Answer
 from sfumato.privacy.run import answer_digest
 from sfumato.release.certificate import is_classifier
 from sfumato.release.files import CLASSIFIER, EMBEDDING, IMAGES, MODEL
 from sfumato.release.verification.claim import spec_of
 from sfumato.release.verification.mechanisms import STEPS_OF_A_CLIP_NORM
 from sfumato.release.versions import writer_of
+
+if TYPE_CHECKING:
+    from sfumato.privacy import Answer
 
 _FORMAT = "sfumato-embedding/1"
 _SUMS = {"total": np.float64, "shared": np.float64}
@@ -107,13 +109,12 @@ def _model_problems(path: Path, certificate: Mapping[str, Any]) -> Iterator[str]
         method = configured(stated["name"], stated["config"])
         config = method.config()
         expected = method.model_config(spec)
-        if (
-            isinstance(method, LeastSquares)
-            and isinstance(model, LeastSquaresClassifier)
-            and method.public_digest
-        ):
+        if isinstance(method, LeastSquares) and method.public_digest:
+            from sfumato.methods.classifiers.ridge import LeastSquaresClassifier
+
             # The public images are not at hand, but the axes that were fitted on them are.
-            asked = method.queries(spec, model.coordinates)
+            own = model.coordinates if isinstance(model, LeastSquaresClassifier) else None
+            asked = method.queries(spec, own)
         else:
             asked = method.queries(spec)
         queries = json.loads(json.dumps([query.to_dict() for query in asked]))
@@ -164,6 +165,8 @@ def _embedding_problems(path: Path, certificate: Mapping[str, Any]) -> Iterator[
     elif about != {"spec": certificate["spec"], "config": certificate["method"]["config"]}:
         yield f"{EMBEDDING} is of another specification or configuration than the certificate"
     else:
+        from sfumato.privacy import Answer
+
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}
         answer = None

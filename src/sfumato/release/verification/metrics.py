@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.errors import CertificateError
-from sfumato.privacy import Answer
 from sfumato.privacy.run import answer_digest
 from sfumato.release import strict_json
 from sfumato.release.certificate import content_digest
@@ -24,6 +23,9 @@ from sfumato.release.recall import recalls
 from sfumato.release.verification import claim, leaks
 from sfumato.release.verification.mechanisms import STEPS_OF_A_CLIP_NORM
 from sfumato.release.versions import FIRST_FORMAT, WRITERS
+
+if TYPE_CHECKING:
+    from sfumato.privacy import Answer
 
 PART = "published_metrics"
 

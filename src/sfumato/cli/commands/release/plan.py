@@ -15,6 +15,7 @@ def plan(
     budget: Budget,
     method: MethodOptions,
     declared: DataOptions,
+    measure: p.Measure = False,
     state: p.State = None,
     json: p.Json = False,
 ) -> None:
@@ -23,7 +24,8 @@ def plan(
     Shows the queries, their noise and ε under both neighbouring relations, which accuracy the
     method had on public data at such an ε, and which ε was the cheapest useful one there. Reads
     the form of DATA (file names, headers), never a pixel, and charges nothing. What was worked out
-    once is kept in the state folder, so the same plan comes at once.
+    once is kept in the state folder, so the same plan comes at once. With --measure it also says
+    what the run will take on this machine.
 
     \b
     Examples:
@@ -38,7 +40,7 @@ def plan(
 
     source, delta = open_images(data, declared), budget.delta
     warning = delta_problem(delta, source.spec.declared_size)
-    made = planning.plan(source, budget, method, state)
+    made = planning.plan(source, budget, method, state, measure)
     ledger = ledger_of(source, state)
     before, after = spending(ledger, delta), spending(ledger, delta, made.events)
     advice = advise(made.method, source.spec, budget, made.events)
@@ -98,7 +100,8 @@ def plan(
     for what, value in made.estimate.items():
         show.line(f"Expected {what.replace('_', ' ')}: {value}")
     if not made.estimate:
-        show.line("Time and memory: this method predicts none.")
+        none = "this method predicts none" if measure else "not measured; --measure does"
+        show.line(f"Time and memory: {none}.")
     show.line(
         "What to expect, from runs on public data and from arithmetic, not from these images:"
     )

@@ -9,72 +9,24 @@ its complexity.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
-from sfumato.devices import moved
-from sfumato.features.basis import dct_basis
-from sfumato.methods.base import Method, check_rules
-from sfumato.methods.estimate import reading
-from sfumato.methods.gaussian import Gaussians, MomentBlock, loaded_gaussians
-from sfumato.methods.model import ImageModel
-from sfumato.methods.saved_arrays import checked_counts
-from sfumato.networks import Random
-from sfumato.privacy import Answer, Curator, Query, SumQuery
+from sfumato.methods.base import Method, check_rules, later
+from sfumato.methods.second_moments import MomentShape
+from sfumato.privacy.queries.base import Query
+from sfumato.privacy.queries.sum import SumQuery
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@dataclass(frozen=True)
-class MomentModel(ImageModel):
-    """The fitted Gaussians; ``counts`` are the noisy class sizes."""
-
-    at_once: ClassVar[int] = 1000
-
-    spec: PublicSpec
-    counts: NDArray[np.float64]
-    gaussians: Gaussians
-    coefficients: int
-
-    @property
-    def modules(self) -> Sequence[nn.Module]:
-        """The Gaussians."""
-        return (self.gaussians,)
-
-    @cached_property
-    def _basis(self) -> Tensor:
-        return torch.from_numpy(dct_basis(self.spec, self.coefficients))
-
-    def draw(self, labels: Tensor, random: Random) -> tuple[Tensor, Tensor]:
-        """Images sampled from the Gaussians, and the labels as they are."""
-        flat = self.gaussians.draw(labels, self._basis.to(labels.device), random)
-        shape = (self.spec.channels, self.spec.height, self.spec.width)
-        return (flat * 255).round().to(torch.uint8).view(-1, *shape), labels
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """The model's arrays by name."""
-        return {"counts": self.counts, **self.gaussians.tensors()}
-
-    def config(self) -> dict[str, Any]:
-        """What :meth:`load` needs besides the arrays."""
-        return {"coefficients": self.coefficients}
-
-    @classmethod
-    def load(
-        cls, spec: PublicSpec, config: dict[str, Any], tensors: dict[str, NDArray[Any]]
-    ) -> MomentModel:
-        """Rebuild a model from what was saved."""
-        counts, gaussians = checked_counts(tensors["counts"], spec), loaded_gaussians(tensors)
-        stated = len(counts), config["coefficients"]
-        if gaussians.means.shape != stated or stated[1] > spec.channels * spec.height * spec.width:
-            raise ValueError("the tensors are not those of the stated Gaussians")
-        return cls(spec, counts, gaussians, gaussians.means.shape[1])
+    from sfumato.methods.gaussian import MomentBlock
+    from sfumato.methods.moments.model import MomentModel
+    from sfumato.privacy import Answer, Curator
 
 
 @dataclass(frozen=True)
@@ -94,7 +46,7 @@ class Moments(Method):
 
     name = "moments"
     title = "a Gaussian for each class on cosine coefficients, from one noisy sum; the yardstick"
-    model = MomentModel
+    model = later("sfumato.methods.moments.model:MomentModel")
 
     coefficients: int | None = None
     mean_weight: float = 0.4
@@ -110,25 +62,31 @@ class Moments(Method):
 
     def model_config(self, spec: PublicSpec) -> dict[str, Any]:
         """What the method determines of its model's configuration."""
-        return {"coefficients": self._block(spec).size}
+        return {"coefficients": self._shape(spec).size}
 
     def queries(self, spec: PublicSpec) -> list[Query]:
         """One sum of [1; z; zzᵀ] by class."""
-        block = self._block(spec)
+        shape, made = self._shape(spec), cache(lambda: self._block(spec))
 
         def contribution(images: Tensor, labels: Tensor) -> Tensor:
-            moments = moved(block, images.device)(images)
+            import torch
+
+            from sfumato.devices import moved
+
+            moments = moved(made(), images.device)(images)
             ones = moments.new_full((len(images), 1), self.count_weight)
             return torch.cat([ones, moments], dim=1)
 
-        norm = math.hypot(self.count_weight, block.norm)
-        dimension, describes = 1 + block.dimension, {**self.config(), "coefficients": block.size}
+        norm = math.hypot(self.count_weight, shape.norm)
+        dimension, describes = 1 + shape.dimension, {**self.config(), "coefficients": shape.size}
         return [
             SumQuery("moments", contribution, dimension, norm, by_class=True, describes=describes)
         ]
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time and memory on this machine, measured on empty images."""
+        from sfumato.methods.estimate import reading
+
         (query,) = self.queries(spec)
         assert isinstance(query, SumQuery)
         return reading(query, spec)
@@ -140,11 +98,22 @@ class Moments(Method):
 
     def learn(self, answer: Answer, spec: PublicSpec) -> MomentModel:
         """Fit a Gaussian to each class of a noisy answer, at no privacy cost."""
+        from sfumato.methods.moments.model import MomentModel
+
         counts = np.maximum(answer.total[:, 0] / self.count_weight, 1.0)
         block = self._block(spec)
         gaussians = block.fit(answer.total[:, 1:], counts, answer.noise_std)
         return MomentModel(spec, counts, gaussians, block.size)
 
+    def _coefficients(self, spec: PublicSpec) -> int:
+        return self.coefficients or (100 if spec.channels == 1 else 150)
+
+    def _shape(self, spec: PublicSpec) -> MomentShape:
+        pixels = spec.channels * spec.height * spec.width
+        return MomentShape(min(self._coefficients(spec), pixels), self.mean_weight)
+
     def _block(self, spec: PublicSpec) -> MomentBlock:
-        coefficients = self.coefficients or (100 if spec.channels == 1 else 150)
-        return MomentBlock(dct_basis(spec, coefficients), self.mean_weight)
+        from sfumato.features.basis import dct_basis
+        from sfumato.methods.gaussian import MomentBlock
+
+        return MomentBlock(dct_basis(spec, self._coefficients(spec)), self.mean_weight)

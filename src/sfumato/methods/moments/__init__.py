@@ -1,0 +1,1 @@
+"""Moments: a Gaussian for each class, from one noisy sum."""
