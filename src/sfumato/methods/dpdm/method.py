@@ -89,6 +89,7 @@ class DPDM(Method):
             records, one histogram; 0: none are asked. It starts as these in a public model, and
             public images are learnt from where these are nearest, under its name.
         public_votes_noise: noise multiplier of the votes relative to that of a gradient step.
+        public_classes: how many public classes are voted for; found where they are at hand.
         public_learning_rate: of Adam, without noise: on public images and those of the warm-up.
         seed_public: public seed of weights and of training without noise.
         public: uint8 ``[n, c, h, w]`` public images; ``public_labels``: int64 ``[n]``.
