@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from sfumato.methods.registry import BUILT_IN
 
 HEAVY = ("torch", "sklearn", "matplotlib")
@@ -26,11 +28,16 @@ for command in commands:
 def test_plan_of_every_method_ledger_and_help_load_no_network(tmp_path: Path) -> None:
     source = ["digits", "--state", str(tmp_path)]
     commands = [["--help"], ["methods", "--help"], ["ledger", *source]]
+    public = tmp_path / "public.npz"
+    np.savez(public, images=np.zeros((20, 28, 28), np.uint8))
     for name in BUILT_IN:
+        given = ["--public", str(public)] if name == "guided" else []
         few = ["--set", "steps=5"] if name in ("dpdm", "dpgan", "dpaf", "dp-sgd") else []
         batch = ["--set", "batch=64"] if few else []
         size = ["--declared-size", "1797"]
-        commands.append(["plan", *source, "--epsilon", "1", "--method", name, *size, *few, *batch])
+        commands.append(
+            ["plan", *source, "--epsilon", "1", "--method", name, *size, *few, *batch, *given]
+        )
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         input="\n".join("\t".join(command) for command in commands),

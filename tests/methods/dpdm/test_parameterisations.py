@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from sfumato.methods.dpdm.parameterisations import PARAMETERISATIONS
-from sfumato.methods.dpdm.samplers import SIGMA_MAX, SIGMA_MIN
+from sfumato.methods.dpdm.settings import SIGMA_MAX, SIGMA_MIN
 
 NAMES = sorted(PARAMETERISATIONS)
 SIGMA_D = math.sqrt(1 / 3)

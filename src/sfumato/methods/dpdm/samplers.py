@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from sfumato.methods.dpdm.settings import SIGMA_MAX, SIGMA_MIN
 from sfumato.networks import Random, normal
 
-SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0
+RHO = 7.0
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """D: noisy images ``[b, c, h, w]`` and σ ``[b]`` to clean images."""

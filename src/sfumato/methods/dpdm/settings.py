@@ -16,6 +16,9 @@ SAMPLERS = ("fid", "accuracy", "quick", "ddim", "ddim-stochastic")
 
 MOST_STEPS = 10_000
 
+SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
+"""The noise levels of EDM's grid, in values from -1 to 1."""
+
 
 @dataclass(frozen=True)
 class Shape:

@@ -14,7 +14,8 @@ from torch import Tensor
 from sfumato.devices import moved
 from sfumato.features import to_unit
 from sfumato.methods.dpdm.diffusion import Denoiser, DiffusionModel
-from sfumato.methods.dpdm.samplers import DDIM, SIGMA_MAX
+from sfumato.methods.dpdm.samplers import DDIM
+from sfumato.methods.dpdm.settings import SIGMA_MAX
 from sfumato.methods.guided.guidance import Guidance
 from sfumato.methods.pe.public_images import cut
 from sfumato.networks import ImageStreams
