@@ -18,6 +18,7 @@ from sfumato.errors import CertificateError, SfumatoError, UsageError
 from sfumato.methods import find_method
 from sfumato.methods.base import digest_of
 from sfumato.methods.dpdm.diffusion import DiffusionModel
+from sfumato.methods.dpdm.private_training import untrained
 from sfumato.methods.mepf.matching import first_refiner
 from sfumato.methods.mepf.method import DPMEPF
 from sfumato.methods.public_model import PublicModel
@@ -99,7 +100,7 @@ def released(tmp_path_factory, denoiser: Path, private: Path) -> Path:
 def refused(model: Path, spec: PublicSpec, options=None, method="dpdm") -> str:
     with pytest.raises(UsageError) as caught:
         made = make_method(method, spec, {**PRIVATE, **(options or {})}, public_model=model)
-        made._untrained(spec, CPU)
+        untrained(made, spec, CPU)
     return str(caught.value)
 
 
@@ -163,7 +164,7 @@ def test_private_training_starts_from_the_public_weights(denoiser: Path) -> None
     public = PublicModel.read(denoiser).model.denoiser.network
     made = make_method("dpdm", SPEC, PRIVATE, public_model=denoiser)
     assert (made.width, made.patch) == (8, 4)  # the network's settings come with the model
-    private = made._untrained(SPEC, CPU)[0]
+    private = untrained(made, SPEC, CPU)[0]
     rows = private.label.weight
     assert rows.shape[0] == 3 and torch.equal(rows, public.label.weight[-1].expand_as(rows))
     learnt = {name: value for name, value in public.state_dict().items() if name != "label.weight"}
@@ -181,7 +182,7 @@ def test_any_class_starts_as_no_class_of_the_public_model(
     assert expected.abs().sum() > 0
     for classes, labels in (((), None), (("cat", "dog"), torch.tensor([0, 1, 1, 2]))):
         spec = replace(SPEC, classes=classes)
-        private = make_method("dpdm", spec, PRIVATE, public_model=path)._untrained(spec, CPU)[0]
+        private = untrained(make_method("dpdm", spec, PRIVATE, public_model=path), spec, CPU)[0]
         torch.testing.assert_close(private(x, level, labels), expected)
 
 
