@@ -26,7 +26,7 @@ for command in commands:
 
 
 def test_plan_of_every_method_ledger_and_help_load_no_network(tmp_path: Path) -> None:
-    source = ["digits", "--state", str(tmp_path)]
+    source = ["digits", "--state", str(tmp_path / "state")]
     commands = [["--help"], ["methods", "--help"], ["ledger", *source]]
     public = tmp_path / "public.npz"
     np.savez(public, images=np.zeros((20, 28, 28), np.uint8))
