@@ -141,9 +141,9 @@ def small_guided():
     class SmallGuided(Guided):
         """With a small joint release."""
 
-        def _matching(self):
+        def matching(self):
             small = {"layers": (5, 8), "public": public, "start_coefficients": 10, "width": 16}
-            return replace(super()._matching(), batch=20, **small)
+            return replace(super().matching(), batch=20, **small)
 
     def make(**changes):
         options = {

@@ -19,6 +19,7 @@ from sfumato.methods.base import Batch
 from sfumato.methods.dpdm.diffusion import DiffusionModel
 from sfumato.methods.dpdm.samplers import DDIM
 from sfumato.methods.guided.guidance import Guidance
+from sfumato.methods.guided.making import _check
 from sfumato.methods.guided.pieces import in_pieces
 from sfumato.methods.guided.sources import (
     PublicDenoiser,
@@ -52,7 +53,7 @@ def two_classes(count: int = 60) -> Batch:
 @pytest.fixture(scope="module")
 def guidance(small_guided: Any) -> Guidance:
     """What the noiseless embedding of bright and dark patches guides."""
-    method = small_guided()._matching()
+    method = small_guided().matching()
     joint = JointEmbedding(method, SPEC)
     targets = joint.targets(public_embedding(joint, two_classes(), method.config()))
     return Guidance.of(joint, targets, 0.0, False, CPU)
@@ -226,18 +227,18 @@ def test_what_cannot_be_guided_is_refused_in_a_sentence(
     images = public_patches(SPEC, 3)
     for public in (images[:1], images[:, :, :14]):
         with pytest.raises(UsageError, match="private images' form"):
-            small_guided(public=public)._check(SPEC)
+            _check(small_guided(public=public), SPEC)
     with pytest.raises(UsageError, match="not at hand"):
-        replace(small_guided(), public=None)._check(SPEC)
+        _check(replace(small_guided(), public=None), SPEC)
     from_model = small_guided(public=None, public_model=public_denoiser)
-    from_model._check(SPEC)
+    _check(from_model, SPEC)
     with pytest.raises(UsageError, match="starts from the public model of digest"):
-        replace(from_model, public_model=None)._check(SPEC)
+        _check(replace(from_model, public_model=None), SPEC)
     with pytest.raises(UsageError, match="28x28 pixels in 1"):
-        from_model._check(replace(SPEC, channels=3))
+        _check(from_model, replace(SPEC, channels=3))
     other = replace(public_denoiser, method="mepf")
     with pytest.raises(UsageError, match="one of mepf, which guided cannot start from"):
-        small_guided(public_model=other)._check(SPEC)
+        _check(small_guided(public_model=other), SPEC)
 
 
 def test_an_estimate_says_how_long_guiding_takes(
