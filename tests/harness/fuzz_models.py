@@ -10,7 +10,8 @@ import torch
 
 from sfumato.data import PublicSpec
 from sfumato.methods.chosen_images import ChosenImages
-from sfumato.methods.dpdm.diffusion import Denoiser, DiffusionModel, Shape
+from sfumato.methods.dpdm.diffusion import Denoiser, DiffusionModel, network_of
+from sfumato.methods.dpdm.settings import Shape
 from sfumato.methods.gaussian import Gaussians
 from sfumato.methods.mepf.generator import StartedGenerator, refiner
 from sfumato.methods.mepf.model import MEPFModel
@@ -32,7 +33,7 @@ def mepf() -> tuple[Facts, Tensors]:
 def dpdm() -> tuple[Facts, Tensors]:
     """A diffusion model."""
     shape = Shape(width=8, multipliers=(1, 2), blocks=1, attention=8, patch=4)
-    denoiser = Denoiser.of(shape.network(SPEC).eval(), "edm")
+    denoiser = Denoiser.of(network_of(shape, SPEC).eval(), "edm")
     model = DiffusionModel(SPEC, denoiser, shape, "edm", COUNTS, "fid", 2)
     return {"method": "dpdm", "spec": asdict(SPEC), "config": model.config()}, model.tensors()
 

@@ -24,7 +24,8 @@ from sfumato.methods import (
     Moments,
     PrivateEvolution,
 )
-from sfumato.methods.dpdm.diffusion import Denoiser, DiffusionModel, Shape
+from sfumato.methods.dpdm.diffusion import Denoiser, DiffusionModel, network_of
+from sfumato.methods.dpdm.settings import Shape
 from sfumato.methods.public_model import PublicModel
 
 
@@ -164,7 +165,7 @@ def small_guided():
 def public_denoiser():
     """A public model of dpdm that has learnt nothing, of 28 pixels and four public classes."""
     shape, spec = Shape(8, (1, 2), 1, 8, 4), PublicSpec(28, 28, 1, ("w", "x", "y", "z"))
-    denoiser = Denoiser.of(shape.network(spec).eval(), "edm")
+    denoiser = Denoiser.of(network_of(shape, spec).eval(), "edm")
     model = DiffusionModel(spec, denoiser, shape, "edm", np.ones(4), "quick", 2)
     return PublicModel("dpdm", model, {})
 
