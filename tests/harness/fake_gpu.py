@@ -12,12 +12,19 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
+from pkgutil import walk_packages
 
 import pytest
 import torch
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map
+
+import sfumato.features
+import sfumato.methods
+import sfumato.networks
+import sfumato.privacy
 
 GPU = torch.device("cuda", 0)
 CPU = torch.device("cpu")
@@ -194,9 +201,17 @@ class AnyGenerator(torch.Generator):
 _HOST = torch.Generator
 
 
+def _load_methods() -> None:
+    """Import what methods load when they compute: its annotations mean PyTorch's own classes."""
+    for package in (sfumato.methods, sfumato.networks, sfumato.features, sfumato.privacy):
+        for module in walk_packages(package.__path__, f"{package.__name__}."):
+            import_module(module.name)
+
+
 @contextmanager
 def fake_gpu() -> Iterator[torch.device]:
     """While the block runs, ``cuda:0`` is there; yields it."""
+    _load_methods()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(torch, "Generator", AnyGenerator)
         # What runs in inference mode, no subclass can see.
