@@ -54,7 +54,7 @@ from sfumato.errors import DataError
 from sfumato.evaluation.judging import judge, open_real
 from sfumato.features import public_patches
 from sfumato.methods import DPDM, DPMEPF, Moments, find_method
-from sfumato.methods.dpdm.diffusion import Denoiser, DenoisingLoss
+from sfumato.methods.dpdm.diffusion import Denoiser, DenoisingLoss, network_of
 from sfumato.methods.dpdm.phases import PUBLIC_BATCH
 from sfumato.methods.registry import IMAGES
 from sfumato.privacy import Budget, Curator, SumQuery
@@ -191,7 +191,7 @@ def step_seconds(method: DPDM, spec: PublicSpec, check: Check, limit: float) -> 
 def trained_by(method: DPDM, spec: PublicSpec, device: torch.device) -> tuple[Any, DenoisingLoss]:
     """The network and loss that ``method`` trains."""
     torch.manual_seed(method.seed_public)
-    network = method.shape.network(spec).to(device)
+    network = network_of(method.shape, spec).to(device)
     denoiser = Denoiser.of(network, method.parameterisation)
     return network, DenoisingLoss(denoiser, method.multiplicity, method.label_dropout)
 

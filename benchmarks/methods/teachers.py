@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from sfumato.data import ImageSource, PublicSpec
 from sfumato.data.source import Record
 from sfumato.methods import DataLens
+from sfumato.methods.datalens.student import recipe
 from sfumato.methods.datalens.teachers import NetworkTeachers
 from sfumato.privacy import SAVED_EVERY, Budget, Curator, GeneratedBatch, Teachers
 from sfumato.privacy.records.teacher_states import TeacherStates
@@ -127,7 +128,7 @@ def peak_gb() -> float:
 def measured(count: int, steps: int) -> dict[str, Any]:
     """One row."""
     method = DataLens(**{**DataLens.preset("paper", SPEC), "teachers": count, "steps": steps + 1})
-    teachers = method.recipe(SPEC)
+    teachers = recipe(method, SPEC)
     assert isinstance(teachers, NetworkTeachers)
     step = step_seconds(method, Noise(RECORDS * count))
     peak = peak_gb()
