@@ -134,7 +134,7 @@ def fast_bfloat16(device: torch.device) -> bool:
 
 
 def trains_in_bfloat16(device: torch.device) -> bool:
-    """Whether plain training steps of a U-Net are faster in bfloat16 than in float32.
+    """Whether plain training steps of a network of convolutions are faster in bfloat16.
 
     On CPUs that is so with AVX512_BF16 too, which multiplies in bfloat16 without tiles.
     """

@@ -13,7 +13,7 @@ from sfumato.cli.commands.release.synthesize import describe, show_total
 from sfumato.data.options import DataOptions
 from sfumato.options import ReleaseOptions, RunOptions
 
-QUICK = {"steps": 300, "batch": 100}
+QUICK = {"steps": 200, "batch": 80}
 
 
 def demo(

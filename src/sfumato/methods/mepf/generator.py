@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
-from sfumato.devices import bfloat16_where, fast_bfloat16
+from sfumato.devices import bfloat16_where, trains_in_bfloat16
 from sfumato.features import dct_basis
 from sfumato.methods.gaussian import Gaussians
 from sfumato.networks import Random, Refiner, normal
@@ -63,6 +63,6 @@ class StartedGenerator(nn.Module):
             start = self.start.draw(labels, self.basis, random).view(shape)
         grid = (count, self.refiner.noise_channels, self.refiner.grid, self.refiner.grid)
         noise = normal(random, grid)
-        with bfloat16_where(fast_bfloat16(device), device):
+        with bfloat16_where(trains_in_bfloat16(device), device):
             images, change = self.refiner(start, noise, labels)
         return images, change
