@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
-from sfumato import methods as all_methods
 from sfumato.data import load_labelled, open_images
 from sfumato.methods import DPDM, method_names
 from sfumato.methods.base import Model
@@ -18,9 +15,6 @@ from sfumato.methods.public_model import PublicModel
 from sfumato.methods.training import Session
 from sfumato.privacy import Budget, Curator
 from sfumato.privacy.answering import integer_sums, sampled
-
-for module in pkgutil.walk_packages(all_methods.__path__, "sfumato.methods."):
-    importlib.import_module(module.name)  # under the fake GPU annotations would be other types
 
 BUDGET = Budget(epsilon=10.0, delta=1e-5)
 
