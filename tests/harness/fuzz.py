@@ -99,11 +99,13 @@ def peak() -> float:
 
 def work(name: str, first: int, last: int, seed: int, pipe: Connection) -> None:
     """Read the inputs of one target and report after each."""
+    import torch
     from fuzz_targets import TARGETS, inputs
 
     from sfumato.errors import SfumatoError
 
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
+    torch.nn.Embedding(1, 1, device="meta")  # the first one lets PyTorch make a folder of its own
     target = next(target for target in TARGETS if target.name == name)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)

@@ -208,7 +208,7 @@ def test_a_release_whose_votes_were_near_in_the_encoders_space_verifies(tmp_path
         state=tmp_path / "state",
         quiet=True,
     )
-    assert verify(release, redraw=0).epsilon == 10.0
+    assert 9.99 < verify(release, redraw=0).epsilon <= 10.0
 
 
 def test_the_query_names_the_encoder_and_axes_that_it_is_near_in() -> None:
