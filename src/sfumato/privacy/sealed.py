@@ -13,6 +13,8 @@ from torch import Tensor
 
 from sfumato.errors import LedgerError
 
+WAY_OUT = "Restore the file, or pass --fresh (fresh=True) to charge a new run."
+
 
 def sealed(tensors: Mapping[str, Tensor]) -> bytes:
     """The content of a file of ``tensors``, of any dtypes and shapes, which share no memory."""
@@ -20,7 +22,7 @@ def sealed(tensors: Mapping[str, Tensor]) -> bytes:
     return save(kept, {"sha256": _digest(kept)})
 
 
-def unsealed(path: Path, way_out: str) -> dict[str, Tensor]:
+def unsealed(path: Path, way_out: str = WAY_OUT) -> dict[str, Tensor]:
     """The tensors of a file that :func:`sealed` made.
 
     Raises:

@@ -14,8 +14,6 @@ from sfumato.privacy.run import store
 from sfumato.privacy.sealed import sealed, unsealed
 from sfumato.progress import stage
 
-WAY_OUT = "Restore the file, or pass --fresh (fresh=True) to charge a new run."
-
 
 def in_pieces(
     what: str,
@@ -43,7 +41,7 @@ def in_pieces(
     with stage(what, session.quiet, begun) as report:
         for number, path in enumerate(paths):
             if path is not None and path.exists():
-                found.append(unsealed(path, WAY_OUT)["images"].numpy())
+                found.append(unsealed(path)["images"].numpy())
                 continue
             found.append(make(number))
             if path is not None and distributed.is_first():
