@@ -8,6 +8,7 @@ stand, which is what a linear classifier needs.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.devices import CPU, device_of
 from sfumato.features.encoder import Encoder, load_encoder
 from sfumato.features.perceptual import PublicAxes, to_unit
 from sfumato.features.shipped import (
@@ -30,6 +32,18 @@ from sfumato.features.shipped import (
 )
 
 CHUNK = 250
+
+
+@torch.no_grad()
+def directions(images: NDArray[np.uint8], coordinates: Callable[[Tensor], Tensor]) -> Tensor:
+    """Coordinates float32 ``[n, width]`` of public images, of norm 1: nearness is their cosine.
+
+    ``coordinates``: float images in [0, 1] → ``[b, width]``, computed where its tensors are.
+    """
+    parts = (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
+    device = device_of(coordinates) if isinstance(coordinates, nn.Module) else CPU
+    rows = torch.cat([coordinates(to_unit(part).to(device)) for part in parts]).cpu()
+    return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-6)
 
 
 class PooledFeatures(nn.Module):

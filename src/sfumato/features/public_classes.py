@@ -10,19 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sfumato.devices import CPU, device_of, moved
-from sfumato.features.perceptual import to_unit
-from sfumato.features.pooled import CHUNK
+from sfumato.devices import CPU, moved
+from sfumato.features.pooled import directions
 from sfumato.features.shipped import CLASS_SPACE
 
 
-@torch.no_grad()
-def _directions(images: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
-    """Coordinates of public images ``[n, width]``, of norm 1: nearness is the cosine."""
-    coordinates = moved(CLASS_SPACE.loaded(), device)
-    parts = (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
-    rows = torch.cat([coordinates(to_unit(part).to(device_of(coordinates))) for part in parts])
-    return (rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-6)).cpu().numpy()
+def _in_class_space(images: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
+    rows: NDArray[np.float32] = directions(images, moved(CLASS_SPACE.loaded(), device)).numpy()
+    return rows
 
 
 def class_centres(
@@ -42,7 +37,7 @@ def class_centres(
     Returns:
         float32 ``[P, width]``; zeros for a class without images.
     """
-    rows = _directions(images, device).astype(np.float64)
+    rows = _in_class_space(images, device).astype(np.float64)
     known = (0 <= labels) & (labels < classes)
     centres = np.zeros((classes, rows.shape[1]))
     np.add.at(centres, labels[known], rows[known])
@@ -55,5 +50,6 @@ def nearest_classes(
 ) -> NDArray[np.int64]:
     """The class of each public image, int64 ``[n]``: the one with the nearest of ``centres``."""
     lengths = np.linalg.norm(centres, axis=1).clip(min=1e-6)
-    found: NDArray[np.int64] = (_directions(images, device) @ centres.T / lengths).argmax(axis=1)
+    nearness = _in_class_space(images, device) @ centres.T / lengths
+    found: NDArray[np.int64] = nearness.argmax(axis=1)
     return found

@@ -13,12 +13,13 @@ from sfumato.data.memory import from_arrays
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import LedgerError, UsageError
 from sfumato.features import public_patches
+from sfumato.features.pooled import directions
 from sfumato.methods.chosen_images import ChosenImages
 from sfumato.methods.pe import drawn_text, evolution
 from sfumato.methods.pe.drawn_text import DrawnText
 from sfumato.methods.pe.evolution import chosen_by, generations
 from sfumato.methods.pe.method import PrivateEvolution
-from sfumato.methods.pe.nearness import LowFrequencies, features_of
+from sfumato.methods.pe.nearness import LowFrequencies
 from sfumato.methods.pe.public_images import PublicImages
 from sfumato.privacy import Budget, Curator
 from sfumato.release import verify
@@ -96,7 +97,7 @@ def test_the_threshold_is_that_of_the_noise_alone(tmp_path: Any) -> None:
     method = small(threshold=2.0)
     with Curator(private((300, 100)), BUDGET, state=tmp_path, quiet=True) as curator:
         generation = next(generations(method, curator))
-        shown = features_of(generation.candidates.images, LowFrequencies(curator.spec)).numpy()
+        shown = directions(generation.candidates.images, LowFrequencies(curator.spec)).numpy()
         answer = curator.nearest("votes", 0, shown, generation.labels)  # the same answer again
     noise_std = curator.calibrate(method).event("votes").noise_std
     assert np.array_equal(generation.votes, np.maximum(answer.total[0] - 2 * noise_std, 0))
@@ -109,10 +110,10 @@ def test_looking_ahead_shows_the_mean_of_variations() -> None:
     shown = evolution._shown(method, candidates, source, coordinates, 0)
     rng = np.random.default_rng([0, 0, 1])
     varied = [source.vary(candidates, 0.6, rng).images for _ in range(3)]
-    mean = np.mean([features_of(images, coordinates).numpy() for images in varied], axis=0)
+    mean = np.mean([directions(images, coordinates).numpy() for images in varied], axis=0)
     assert np.allclose(shown, mean, atol=1e-6)
     alone = evolution._shown(replace(method, look_ahead=0), candidates, source, coordinates, 0)
-    assert np.array_equal(alone, features_of(candidates.images, coordinates).numpy())
+    assert np.array_equal(alone, directions(candidates.images, coordinates).numpy())
 
 
 @pytest.mark.parametrize("source", ["images", "text"])
@@ -142,7 +143,7 @@ def test_public_images_are_not_shown_twice_while_there_are_others_and_move_to_ne
     first = source.first(np.zeros(60, np.int64), np.random.default_rng(0))
     assert sorted(first.traits[:, 0]) == list(range(60))
     near = source._neighbours(np.arange(60), 5)
-    features = features_of(PUBLIC, coordinates)
+    features = directions(PUBLIC, coordinates)
     scores = (features @ features.T - 2 * torch.eye(60)).topk(5, dim=1).indices.numpy()
     assert np.array_equal(np.sort(near), np.sort(scores))
     assert not (near == np.arange(60)[:, None]).any()

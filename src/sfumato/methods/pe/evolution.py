@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.features import public_patches
+from sfumato.features.pooled import directions
 from sfumato.methods.base import in_proportion
 from sfumato.methods.chosen_images import ChosenImages
 from sfumato.methods.pe.drawn_text import DrawnText
-from sfumato.methods.pe.nearness import Coordinates, coordinates_of, features_of, placed
+from sfumato.methods.pe.nearness import Coordinates, coordinates_of, placed
 from sfumato.methods.pe.public_images import PublicImages
 from sfumato.methods.pe.variations import Candidates, Variations
 from sfumato.privacy import Curator, distributed
@@ -101,12 +102,12 @@ def _shown(
 ) -> NDArray[np.float32]:
     """The candidates' features, or the mean of those of their variations (look-ahead)."""
     if not method.look_ahead:
-        return features_of(candidates.images, coordinates).numpy()
+        return directions(candidates.images, coordinates).numpy()
     rng, degree = _random(method, step, 1), _degree(method, step)
     total = torch.zeros(len(candidates.images), coordinates.width)
     for _ in range(method.look_ahead):
         varied = source.vary(candidates, degree, rng)
-        total += features_of(varied.images, coordinates)
+        total += directions(varied.images, coordinates)
     return (total / method.look_ahead).numpy()
 
 
@@ -157,5 +158,5 @@ def _save(path: Path, step: int, candidates: Candidates) -> None:
 def _restored(path: Path) -> tuple[int, Candidates] | None:
     if not path.exists():
         return None
-    state = unsealed(path, "Restore the file, or pass --fresh (fresh=True) to charge a new run.")
+    state = unsealed(path)
     return int(state["step"]), Candidates(state["images"].numpy(), state["traits"].numpy())

@@ -5,21 +5,17 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfumato.data.spec import PublicSpec
-from sfumato.devices import CPU, device_of, moved
-from sfumato.features import dct_basis, to_unit
+from sfumato.devices import moved
+from sfumato.features import dct_basis
 from sfumato.features.shipped import ShippedCoordinates
 from sfumato.methods.pe.method import COSINES
 
 if TYPE_CHECKING:
     from sfumato.methods.pe.method import PrivateEvolution
-
-CHUNK = 250
 
 
 @runtime_checkable
@@ -64,12 +60,3 @@ def coordinates_of(method: PrivateEvolution, spec: PublicSpec) -> Coordinates:
     if method.near == "pixels":
         return LowFrequencies(spec)
     return ShippedCoordinates(method.encoder, method.encoder_size, method.axes).loaded()
-
-
-@torch.no_grad()
-def features_of(images: NDArray[np.uint8], coordinates: Coordinates) -> Tensor:
-    """Coordinates float32 ``[n, width]`` of public images, of norm 1, batch by batch."""
-    parts = (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
-    device = device_of(coordinates) if isinstance(coordinates, nn.Module) else CPU
-    rows = torch.cat([coordinates(to_unit(part).to(device)) for part in parts]).cpu()
-    return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-6)

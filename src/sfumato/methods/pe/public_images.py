@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from sfumato.methods.pe.nearness import CHUNK, Coordinates, features_of
+from sfumato.features.pooled import CHUNK, directions
+from sfumato.methods.pe.nearness import Coordinates
 from sfumato.methods.pe.variations import Candidates
 
 REACH = 64
@@ -53,7 +54,7 @@ class PublicImages:
     def _neighbours(self, numbers: NDArray[np.int64], reach: int) -> NDArray[np.int64]:
         """The ``reach`` public images nearest to each one, without itself."""
         if self._features is None:
-            self._features = features_of(self._images, self._coordinates)
+            self._features = directions(self._images, self._coordinates)
         found = []
         for part in torch.from_numpy(numbers).split(CHUNK):
             scores = self._features[part] @ self._features.T
