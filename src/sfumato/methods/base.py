@@ -6,7 +6,6 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, fields
-from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -48,27 +47,6 @@ class Sampling:
     seed: int = 0
     label: int | None = None
     balance: bool = False
-
-
-class Later:
-    """An attribute of a class that is imported when it is first read.
-
-    What a method asks is known without PyTorch, which takes seconds; what computes is not.
-
-    Args:
-        target: ``package.module:name``.
-    """
-
-    def __init__(self, target: str) -> None:
-        self.target = target
-
-    def __get__(self, instance: object, owner: type) -> Any:
-        return EntryPoint("", self.target, "").load()
-
-
-def later(target: str) -> Any:
-    """:class:`Later`, of any type to whoever reads it."""
-    return Later(target)
 
 
 class Fitted(ABC):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sfumato.data.spec import PublicSpec
-from sfumato.methods.base import Method, check_rules, check_two_classes, later, poisson_rate
+from sfumato.methods.base import Method, check_rules, check_two_classes, poisson_rate
+from sfumato.methods.later import later
 from sfumato.networks.sizes import tanh_cnn_parameters
 from sfumato.privacy.queries.base import Query
 from sfumato.privacy.queries.gradient import GradientQuery, TopSigns

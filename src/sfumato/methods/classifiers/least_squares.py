@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from sfumato.data.spec import PublicSpec
 from sfumato.features.shipped import LARGEST_SIZE, ShippedCoordinates, encoder_digest
-from sfumato.methods.base import Method, check_rules, check_two_classes, digest_of, later
+from sfumato.methods.base import Method, check_rules, check_two_classes, digest_of
+from sfumato.methods.later import later
 from sfumato.methods.second_moments import SecondMoments
 from sfumato.privacy.queries.base import Query
 from sfumato.privacy.queries.sum import SumQuery

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.methods.base import Method, Settings, check_rules, later
+from sfumato.methods.base import Method, Settings, check_rules
+from sfumato.methods.later import later
 from sfumato.privacy.queries.base import Query
 from sfumato.privacy.queries.vote import VoteQuery
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.methods.base import Method, Settings, check_rules, later, poisson_rate
+from sfumato.methods.base import Method, Settings, check_rules, poisson_rate
 from sfumato.methods.dpaf.settings import FirstLayer, Loss, clip_norm_of
+from sfumato.methods.later import later
 from sfumato.networks.sizes import (
     COARSEST,
     POOLED,

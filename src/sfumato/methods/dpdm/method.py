@@ -22,12 +22,12 @@ from sfumato.methods.base import (
     Settings,
     check_rules,
     digest_of,
-    later,
     poisson_rate,
 )
 from sfumato.methods.dpdm.first_queries import WarmUp, votes_query, warm_query
 from sfumato.methods.dpdm.presets import BATCH, PUBLIC, cpu, paper
 from sfumato.methods.dpdm.settings import PARAMETERISATIONS, Shape, check_sampler
+from sfumato.methods.later import later
 from sfumato.methods.public_model import PublicModel
 from sfumato.privacy.queries.base import Query
 from sfumato.privacy.queries.gradient import GradientQuery

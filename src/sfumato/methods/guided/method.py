@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.methods.base import Method, check_rules, digest_of, later
+from sfumato.methods.base import Method, check_rules, digest_of
 from sfumato.methods.dpdm.settings import SIGMA_MAX, SIGMA_MIN
+from sfumato.methods.later import later
 from sfumato.methods.mepf.method import DPMEPF
 from sfumato.methods.public_model import PublicModel
 from sfumato.privacy.queries.base import Query

@@ -22,7 +22,8 @@ from sfumato.features.shipped import (
     ShippedCoordinates,
     encoder_digest,
 )
-from sfumato.methods.base import Batch, Method, Settings, check_rules, digest_of, later
+from sfumato.methods.base import Batch, Method, Settings, check_rules, digest_of
+from sfumato.methods.later import later
 from sfumato.methods.mepf.blocks import Blocks
 from sfumato.methods.mepf.settings import MEPFSettings
 from sfumato.methods.public_model import PublicModel

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfumato.data.spec import PublicSpec
-from sfumato.methods.base import Method, check_rules, later
+from sfumato.methods.base import Method, check_rules
+from sfumato.methods.later import later
 from sfumato.methods.second_moments import MomentShape
 from sfumato.privacy.queries.base import Query
 from sfumato.privacy.queries.sum import SumQuery

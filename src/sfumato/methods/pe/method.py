@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from sfumato.data.spec import PublicSpec
 from sfumato.features.shipped import LARGEST_SIZE, ShippedCoordinates, encoder_digest
-from sfumato.methods.base import Method, check_rules, digest_of, later
+from sfumato.methods.base import Method, check_rules, digest_of
+from sfumato.methods.later import later
 from sfumato.privacy.queries.base import Query
 from sfumato.privacy.queries.histogram import HistogramQuery
 from sfumato.privacy.queries.nearest import NearestQuery
