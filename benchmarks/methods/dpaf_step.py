@@ -130,20 +130,23 @@ def main() -> None:
     torch.manual_seed(0)
     size, count = options.size, options.batch
     lower = Lower(size, CHANNELS, 16, 16)
-    upper, generator = Upper(lower, CLASSES, 32), Generator(size, CHANNELS, CLASSES, 16)
-    maps = ClassMaps(lower.norm)
+    upper = Upper(lower.map_shapes, CLASSES, 32)
+    generator = Generator(size, CHANNELS, CLASSES, 16)
+    maps = ClassMaps(lower.shape.norm)
     images = torch.randint(256, (count, CHANNELS, size, size), dtype=torch.uint8)
     batch = UnitBatch(images, torch.arange(count) % CLASSES, ())
     releases = Arithmetic(lower, maps, batch)
     assert releases.engine in ENGINES
     # One generator step a release and a gradient at each: the dearest settings.
-    settings = AsymmetricSettings("hinge", 0.0, 1, count // CLASSES, 1, 1, 1e-3, 1e-3, 1e-3, 0.99)
+    settings = AsymmetricSettings(
+        "hinge", 0.0, 1, count // CLASSES, 0.0, 1, 1, 1e-3, 1e-3, 1e-3, 0.99
+    )
 
     def private() -> None:
         with tempfile.TemporaryDirectory() as folder:
             session = Session(Path(folder), True)
             training = AsymmetricTraining(session, lower, upper, generator, maps, settings, 0)
-            training.run(STEPS, releases, torch.zeros(0))
+            training.run(STEPS, releases, {})
 
     sides = {
         "private_s": private,
@@ -158,7 +161,7 @@ def main() -> None:
     result = {
         "size": size,
         "batch": count,
-        "way": releases.way,
+        "engine": releases.engine,
         "threads": torch.get_num_threads(),
         **best,
         "private_over_plain": best["private_s"] / best["plain_s"],

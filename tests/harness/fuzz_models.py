@@ -23,11 +23,21 @@ Facts = dict[str, Any]
 Tensors = dict[str, Any]
 
 
-def mepf() -> tuple[Facts, Tensors]:
-    """A generator."""
+def started(method: str) -> tuple[Facts, Tensors]:
+    """A generator that starts from Gaussians, of either method that releases such."""
     start = Gaussians(np.zeros((2, 5), np.float32), np.zeros((2, 5, 5), np.float32))
     model = MEPFModel(SPEC, COUNTS, StartedGenerator(SPEC, start, refiner(SPEC, 16)), None)
-    return {"method": "mepf", "spec": asdict(SPEC), "config": model.config()}, model.tensors()
+    return {"method": method, "spec": asdict(SPEC), "config": model.config()}, model.tensors()
+
+
+def mepf() -> tuple[Facts, Tensors]:
+    """A generator that was matched to an embedding."""
+    return started("mepf")
+
+
+def public_dpaf() -> tuple[Facts, Tensors]:
+    """A GAN by noisy aggregates of public activations."""
+    return started("dpaf")
 
 
 def dpdm() -> tuple[Facts, Tensors]:
@@ -77,4 +87,4 @@ def guided() -> tuple[Facts, Tensors]:
     return chosen("guided")
 
 
-MODELS = (pe, guided, mepf, dpdm, dpgan, dpaf, datalens)
+MODELS = (pe, guided, mepf, dpdm, dpgan, dpaf, public_dpaf, datalens)

@@ -116,6 +116,30 @@ def small_dpaf():
 
 
 @pytest.fixture(scope="session")
+def public_dpaf():
+    """DPAF above public layers, one release over a thousand records, with changes."""
+
+    def make(**changes):
+        options = {
+            "first_layer": "public",
+            "layers": (5, 8),
+            "start_coefficients": 6,
+            "steps": 1,
+            "batch": 1000,
+            "generator_steps": 3,
+            "generated": 2,
+            "moving_average": 0.5,
+            "memory": 2,
+            "upper_width": 4,
+            "generator_width": 8,
+            "public": few_patches(),
+        }
+        return DPAF(**{**options, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def small_datalens():
     """DataLens that trains in a second, with changes."""
 

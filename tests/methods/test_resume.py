@@ -21,7 +21,14 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="session")
 def stepwise(
-    methods, small_dpdm, small_dpgan, small_dpaf, small_datalens, small_guided, public_denoiser
+    methods,
+    small_dpdm,
+    small_dpgan,
+    small_dpaf,
+    public_dpaf,
+    small_datalens,
+    small_guided,
+    public_denoiser,
 ):
     """Every method, with as many kinds of phases and queries as it has."""
     network = {"kind": "network", "teachers": 6, "stochastic": True}
@@ -32,6 +39,7 @@ def stepwise(
         ),
         "dpgan": small_dpgan(steps=5),
         "dpaf": small_dpaf(steps=5, first_layer="private"),
+        "dpaf, public": public_dpaf(steps=2, batch=500),
         "datalens": small_datalens(steps=5),
         "dp-sgd, compressed": replace(methods["dp-sgd"], compress=True, stochastic=True),
         "guided": small_guided(public_model=public_denoiser),
@@ -90,7 +98,9 @@ def run(monkeypatch):
     return fitted
 
 
-@pytest.mark.parametrize("name", [*BUILT_IN, "datalens, networks", "dp-sgd, compressed"])
+@pytest.mark.parametrize(
+    "name", [*BUILT_IN, "dpaf, public", "datalens, networks", "dp-sgd, compressed"]
+)
 def test_a_killed_run_ends_as_an_unbroken_one(name, stepwise, digits, tmp_path, run):
     method = stepwise[name]
     whole, _, moments = run(method, digits, tmp_path / "whole")

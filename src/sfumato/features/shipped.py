@@ -6,6 +6,7 @@ A plan needs these numbers, not the network, which takes seconds to load.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -61,14 +62,19 @@ def encoder_digest() -> str:
     return hashlib.sha256(encoder_file().read_bytes()).hexdigest()
 
 
-def layer_lengths(layers: Sequence[int], height: int, width: int) -> list[int]:
-    """Numbers of activations of these blocks, for images of a height and a width in pixels."""
+def layer_shapes(layers: Sequence[int], height: int, width: int) -> list[tuple[int, int, int]]:
+    """Channels, height and width of these blocks' activations, for images of a size in pixels."""
     padded = [size + -size % STRIDE for size in (height, width)]
-    lengths = []
+    shapes = []
     for layer in layers:
         down, across = (-(-size // 2 ** HALVINGS[layer]) for size in padded)
-        lengths.append(CHANNELS[layer] * down * across)
-    return lengths
+        shapes.append((CHANNELS[layer], down, across))
+    return shapes
+
+
+def layer_lengths(layers: Sequence[int], height: int, width: int) -> list[int]:
+    """Numbers of activations of these blocks, for images of a height and a width in pixels."""
+    return [math.prod(shape) for shape in layer_shapes(layers, height, width)]
 
 
 def shipped_axes(count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -42,7 +42,7 @@ BUILT_IN = {**IMAGES, **CLASSIFIERS}
 PRETRAINED = ("dpdm", "mepf")
 """The methods whose model ``sfumato pretrain`` trains."""
 
-STARTED = {"dpdm": "dpdm", "mepf": "mepf", "guided": "dpdm"}
+STARTED = {"dpdm": "dpdm", "mepf": "mepf", "guided": "dpdm", "dpaf": "mepf"}
 """The methods that can start from a public model, and of which method that must be."""
 
 WITHOUT_PUBLIC = {"public_steps": 0}

@@ -6,7 +6,10 @@ a convolution and a linear layer above it, which see class means only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +17,9 @@ from torch.nn import functional as F
 
 from sfumato.networks.gan import LEAK
 from sfumato.networks.sizes import LowerShape
+
+MapShape: TypeAlias = "tuple[int, int, int]"
+"""Channels, height and width of a group of maps."""
 
 
 class FixedConvolution(nn.Module):
@@ -76,29 +82,42 @@ class Lower(nn.Module):
         """Where the weights are; the first layer is a buffer, and may be the only one."""
         return next(self.buffers()).device
 
+    @property
+    def map_shapes(self) -> list[MapShape]:
+        """The form of its maps: what the layers above are made for."""
+        return [(self.maps, self.side, self.side)]
+
 
 class Upper(nn.Module):
     """The layers above the sum: how real the mean feature maps of a class look, as a logit.
 
     Args:
-        lower: what computes the maps.
+        shapes: of the groups of maps that are added up; each has a convolution of its own.
         classes: number of classes, at least 1.
-        width: channels of its convolution.
+        width: channels of each convolution.
     """
 
-    def __init__(self, lower: Lower, classes: int, width: int) -> None:
+    def __init__(self, shapes: Sequence[MapShape], classes: int, width: int) -> None:
         super().__init__()
-        self.shape = (lower.maps, lower.side, lower.side)
-        self.blocks = nn.Sequential(
-            nn.Conv2d(lower.maps, width, 4, stride=2, padding=1), nn.LeakyReLU(LEAK), nn.Flatten()
-        )
-        features = width * (lower.side // 2) ** 2
+        self.shapes = list(shapes)
+        blocks, features = [], 0
+        for channels, *sides in shapes:
+            kernel = min(4, *(side + 2 for side in sides))  # a single pixel has room for 3
+            convolution = nn.Conv2d(channels, width, kernel, stride=2, padding=1)
+            blocks.append(nn.Sequential(convolution, nn.LeakyReLU(LEAK), nn.Flatten()))
+            features += width * prod((side + 2 - kernel) // 2 + 1 for side in sides)
+        self.blocks = nn.ModuleList(blocks)
         self.score = nn.Linear(features, 1)
         self.label = nn.Embedding(classes, features)
         nn.init.normal_(self.label.weight, std=features**-0.5)
 
     def forward(self, means: Tensor, labels: Tensor) -> Tensor:
-        """Logits ``[b]`` of mean maps, flat ``[b, maps · side²]``, of classes int64 ``[b]``."""
-        features = self.blocks(means.unflatten(1, self.shape))
+        """Logits ``[b]`` of mean maps, flat ``[b, dimension]``, of classes int64 ``[b]``."""
+        groups = means.split([prod(shape) for shape in self.shapes], dim=1)
+        judged = [
+            block(maps.unflatten(1, shape))
+            for block, maps, shape in zip(self.blocks, groups, self.shapes, strict=True)
+        ]
+        features = torch.cat(judged, dim=1)
         logits: Tensor = self.score(features).squeeze(1)
         return logits + (self.label(labels) * features).sum(dim=1)

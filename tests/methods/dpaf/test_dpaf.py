@@ -45,7 +45,7 @@ def test_maps_have_eight_pixels_a_side_and_do_not_know_their_mates(size, channel
         and float(norms.min()) > 0.9 * lower.shape.norm
     )
     torch.testing.assert_close(together.mean(dim=(2, 3)), torch.zeros(3, 4), atol=1e-5, rtol=0)
-    assert Upper(lower, 2, 4)(together.flatten(1), torch.tensor([0, 1, 1])).shape == (3,)
+    assert Upper(lower.map_shapes, 2, 4)(together.flatten(1), torch.tensor([0, 1, 1])).shape == (3,)
 
 
 def test_position_and_normalisation_are_options():
@@ -146,6 +146,7 @@ def training(**changes):
         "matching": 0.0,
         "generator_steps": 2,
         "generated": 8,
+        "moving_average": 0.0,
         "memory": 3,
         "every": 2,
         "generator_rate": 5e-3,
@@ -154,20 +155,25 @@ def training(**changes):
         "average": 0.9,
     }
     lower = Lower(28, 1, 4, 8)
-    upper, generator = Upper(lower, 3, 8), Generator(28, 1, 3, 8, latent=8)
+    upper, generator = Upper(lower.map_shapes, 3, 8), Generator(28, 1, 3, 8, latent=8)
     settings, maps = AsymmetricSettings(**{**values, **changes}), ClassMaps(lower.shape.norm)
     return AsymmetricTraining(Session(quiet=True), lower, upper, generator, maps, settings, 0)
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"loss": "non-saturating"}, {"matching": 1.0, "every": 0}],
-    ids=["hinge", "non-saturating", "matching"],
+    [
+        {},
+        {"loss": "non-saturating"},
+        {"matching": 1.0, "every": 0},
+        {"moving_average": 0.5, "every": 0},
+    ],
+    ids=["hinge", "non-saturating", "matching", "running means"],
 )
 def test_training_teaches_the_generator_its_classes(changes):
     networks = training(**changes)
     below = [p.detach().clone() for p in networks.lower.parameters()]
-    generator = networks.run(40, ShadedMeans(networks.lower, networks.maps), torch.zeros(0))
+    generator = networks.run(40, ShadedMeans(networks.lower, networks.maps), {})
     labels = torch.arange(3).repeat_interleave(20)
     with torch.no_grad():
         images = generator(torch.randn(60, 8), labels).view(3, 20, 28, 28).mean(dim=1)
@@ -276,7 +282,7 @@ def test_the_preset_fits_small_data_sets():
 
 def test_configuration_is_json_and_makes_the_same_method(small_dpaf):
     values = json.loads(json.dumps(small_dpaf().config()))
-    assert DPAF(**{**values, "split": tuple(values["split"])}) == small_dpaf()
+    assert DPAF.of(values) == small_dpaf()
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])

@@ -18,7 +18,7 @@ from sfumato.data.spec import PublicSpec
 from sfumato.data.writers import encode_png
 from sfumato.errors import CertificateError, UsageError
 from sfumato.features import public_patches
-from sfumato.methods import DPGAN, DPMEPF, Moments
+from sfumato.methods import DPAF, DPGAN, DPMEPF, Moments
 from sfumato.methods.base import Method
 from sfumato.methods.classifiers.least_squares import LeastSquares
 from sfumato.methods.model import GeneratorModel, make_generator
@@ -326,14 +326,10 @@ def test_every_method_says_what_it_determines_of_its_model(name: str) -> None:
     assert find_method(name).model_config is not Method.model_config
 
 
-def test_queries_that_name_an_encoder_are_derived_too(tmp_path: Path, rewrite: Rewrite) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
-    np.savez(tmp_path / "images.npz", images=pixels, labels=np.arange(30) % 3)
-    made = synthesize(
-        tmp_path / "images.npz",
-        epsilon=5.0,
-        classes=3,
-        method=DPMEPF(
+@pytest.mark.parametrize(
+    "method",
+    [
+        DPMEPF(
             steps=1,
             batch=6,
             layers=(5, 8),
@@ -342,6 +338,32 @@ def test_queries_that_name_an_encoder_are_derived_too(tmp_path: Path, rewrite: R
             width=16,
             public=public_patches(PublicSpec(28, 28, 1, ()), 50),
         ),
+        DPAF(
+            first_layer="public",
+            layers=(5, 8),
+            start_coefficients=4,
+            steps=1,
+            batch=30,
+            generator_steps=1,
+            generated=2,
+            generator_width=8,
+            upper_width=4,
+            public=public_patches(PublicSpec(28, 28, 1, ()), 50),
+        ),
+    ],
+    ids=["mepf", "dpaf"],
+)
+def test_queries_that_name_an_encoder_are_derived_too(
+    method: Method, tmp_path: Path, rewrite: Rewrite
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=pixels, labels=np.arange(30) % 3)
+    made = synthesize(
+        tmp_path / "images.npz",
+        epsilon=5.0,
+        classes=3,
+        declared_size=30,
+        method=method,
         samples=12,
         out=tmp_path / "release",
         state=tmp_path / "state",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,18 @@ class ClassMaps:
         maps = self.maps(network, to_pixels(images))
         count = torch.full((len(maps), 1), self.unit_count, device=maps.device, dtype=maps.dtype)
         return torch.cat([maps, count], dim=1)
+
+
+@runtime_checkable
+class Maps(Protocol):
+    """The part of an image's features that a discriminator sees."""
+
+    @property
+    def reach(self) -> float:
+        """Their norm at most."""
+
+    def maps(self, network: Any, images: Tensor, /) -> Tensor:
+        """Flat maps ``[b, d]`` of images in [-1, 1]; differentiable."""
 
 
 @runtime_checkable

@@ -3,20 +3,26 @@
 Lin, Hsu, Yu, Cao, Huang, arXiv 2304.12185, changed so that its ε is true:
 ``docs/methods/dpaf.md`` says what was not private as published. The layers above the sum see real
 images through noisy class means only, and are trained for nothing; those below take a step now and
-then along a pulled-back gradient, clipped unit by unit.
+then along a pulled-back gradient, clipped unit by unit, or are layers of a public encoder.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.methods.base import Method, Settings, check_rules, poisson_rate
+from sfumato.features.shipped import CHANNELS
+from sfumato.methods.base import Method, Settings, check_rules, digest_of, poisson_rate
 from sfumato.methods.dpaf.settings import FirstLayer, Loss, clip_norm_of
 from sfumato.methods.later import later
+from sfumato.methods.mepf.method import DPMEPF
+from sfumato.methods.public_model import PublicModel
 from sfumato.networks.sizes import (
     COARSEST,
     POOLED,
@@ -28,9 +34,10 @@ from sfumato.networks.sizes import (
 from sfumato.privacy.queries.aggregate import AggregateQuery
 from sfumato.privacy.queries.base import Query
 from sfumato.privacy.queries.gradient import GradientQuery
+from sfumato.privacy.queries.sum import SumQuery
 
 if TYPE_CHECKING:
-    from sfumato.methods.model import GeneratorModel
+    from sfumato.methods.model import ImageModel
     from sfumato.privacy import Curator
 
 
@@ -42,6 +49,26 @@ def _cpu(spec: PublicSpec) -> Settings:
     steps, generated = round(DPAF.steps * share), round(DPAF.generated * share)
     return {"batch": batch, "steps": max(1, steps), "generated": max(1, generated)}
 
+
+def _public(spec: PublicSpec) -> Settings:
+    """Layers of the public encoder, and one release over all records.
+
+    The average of releases over smaller samples has at least as much noise for the same ε.
+    """
+    return {
+        "first_layer": "public",
+        "steps": 1,
+        "batch": spec.declared_size or DPAF.batch,
+        "generator_steps": 1500,
+        "generated": max(2, 100 // max(len(spec.classes), 1)),
+        "moving_average": 0.9,
+        "generator_width": 48,
+        "generator_rate": 5e-4,
+    }
+
+
+OTHER_LAYERS = ("position", "normalised", "clip_norm", "maps")
+"""Options of layers that are not public."""
 
 CITATION = """\
 @article{lin2023dpaf,
@@ -70,18 +97,30 @@ class DPAF(Method):
         split: shares of the first layer, the lower layers and the class means in the budget, as
             shares of Σ q²T/z², which privacy follows where steps are many; parts that are not used
             count nothing.
-        first_layer: ``random``, or ``private``: learned by DP-SGD on a classifier.
+        first_layer: ``random``; ``private``: learned by DP-SGD on a classifier; or ``public``: all
+            layers below the sum are those of a public encoder, and nothing there is trained.
         first_layer_steps: of that DP-SGD, in batches of the same size.
         width, maps, upper_width: channels of the first layer, of the maps, and above the sum.
-        generator_width, latent: the generator.
+        layers: with ``public``, the encoder's blocks whose activations are added up: different
+            numbers from 0 to 17, ascending.
+        second_weight: with ``public``, weight of the activations' squares; 0 leaves them out.
+        start_coefficients: with ``public``, DCT coefficients of the class Gaussians that generated
+            images start from, in the same release; 0 starts from grey.
+        generator_width, latent: the generator; with ``public`` it is DP-MEPF's, without ``latent``.
         loss: ``hinge`` or ``non-saturating``.
         matching: weight of the distance to the remembered means in the generator's loss.
         generator_steps: steps of the generator and of the layers above the sum for each release.
         generated: generated images of each class in a step.
+        moving_average: decay of the running means of generated images, which are judged in the
+            place of a batch's; 0 judges each batch by itself.
         memory: how many releases are remembered.
         generator_rate, upper_rate, lower_rate: of Adam.
         average: decay of the running average of the generator that is released.
         seed_public: public seed of weights and of generated images.
+        public: with ``public``, uint8 ``[n, c, h, w]`` public images for the scales of the layers;
+            scikit-learn's photographs by default.
+        public_model: with ``public``, a :class:`PublicModel` of ``mepf`` whose network the
+            generator starts from.
 
     Guarantee: one or two :class:`AggregateQuery`, and a :class:`GradientQuery` where the first
     layer is learned; everything else is post-processing.
@@ -92,8 +131,8 @@ class DPAF(Method):
 
     name = "dpaf"
     title = "DPAF: a generator trained against noisy class means of features"
-    model = later("sfumato.methods.model:GeneratorModel")
-    presets: ClassVar = {"cpu": _cpu}
+    model = later("sfumato.methods.dpaf.model:DPAFModel")
+    presets: ClassVar = {"cpu": _cpu, "public": _public}
     short: ClassVar = {"steps": 10, "batch": 64}
     citation = CITATION
 
@@ -107,6 +146,9 @@ class DPAF(Method):
     split: tuple[float, float, float] = (0.2, 0.2, 0.8)
     first_layer: FirstLayer = "random"
     first_layer_steps: int = 100
+    layers: tuple[int, ...] = (3, 5, 8, 11)
+    second_weight: float = 0.5
+    start_coefficients: int = 80
     width: int = 16
     maps: int = 16
     upper_width: int = 32
@@ -116,14 +158,25 @@ class DPAF(Method):
     matching: float = 0.3
     generator_steps: int = 8
     generated: int = 20
+    moving_average: float = 0.0
     memory: int = 20
     generator_rate: float = 2e-3
     upper_rate: float = 1e-3
     lower_rate: float = 5e-4
     average: float = 0.999
     seed_public: int = 0
+    public: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
+    public_digest: str = ""
+    public_model: PublicModel | None = field(default=None, compare=False, repr=False)
+    public_model_digest: str = ""
 
     def __post_init__(self) -> None:
+        if self.public is not None and not self.public_digest:
+            object.__setattr__(self, "public_digest", digest_of(self.public))
+        if self.public_model is not None:
+            object.__setattr__(self, "public_model_digest", self.public_model.digest)
+            width = self.public_model.settings().get("width", self.generator_width)
+            object.__setattr__(self, "generator_width", width)
         positive = {
             "steps": 1,
             "batch": 1,
@@ -146,24 +199,48 @@ class DPAF(Method):
             "clip_norm": self.normalised if self.clip_norm is None else self.clip_norm > 0,
             "split": len(self.split) == 3 and min(self.split) > 0,
             "first_layer": self.first_layer in get_args(FirstLayer),
-            "generator_width": self.generator_width >= 4 and self.generator_width % 4 == 0,
+            "generator_width": self.generator_width >= 1
+            and (self.first_layer == "public" or self.generator_width % 4 == 0),
             "loss": self.loss in get_args(Loss),
             "average": 0 <= self.average < 1,
+            "moving_average": 0 <= self.moving_average < 1,
+            "layers": len(self.layers) > 0
+            and list(self.layers) == sorted(set(self.layers))
+            and 0 <= self.layers[0] <= self.layers[-1] < len(CHANNELS),
+            "second_weight": 0 <= self.second_weight < math.inf,
+            "start_coefficients": self.start_coefficients >= 0,
         }
         check_rules(self, rules)
+        self._check_layers()
 
     def model_config(self, spec: PublicSpec) -> dict[str, Any]:
         """What the method determines of its model's configuration."""
+        if self.first_layer == "public":
+            return {"width": self.generator_width, "labeller": None}
         return {"width": self.generator_width, "latent": self.latent}
 
     def queries(self, spec: PublicSpec) -> list[Query]:
-        """Steps without and with a gradient, after what the first layer asks.
+        """Steps without and with a gradient, after what the first layer asks; or public layers'.
 
         Raises:
             UsageError: the number of records is not declared, or is smaller than the batch; or the
                 position does not fit the image; or a private first layer has no classes to learn.
         """
         rate, rows = poisson_rate(self.name, self.batch, spec), max(len(spec.classes), 1)
+        if self.first_layer == "public":
+            (asked,) = self.embedding().queries(spec)
+            assert isinstance(asked, SumQuery)
+            return [
+                AggregateQuery(
+                    "means",
+                    rows,
+                    asked.dimension,
+                    asked.clip_norm,
+                    rate,
+                    self.steps,
+                    describes=asked.describes,
+                )
+            ]
         deepest = len(levels(spec.height, self.width))
         if self.position is not None and self.position > deepest:
             raise UsageError(
@@ -211,6 +288,8 @@ class DPAF(Method):
 
     def estimate(self, spec: PublicSpec) -> dict[str, str]:
         """Expected time on this machine, measured on public images."""
+        if self.first_layer == "public":
+            return self._estimate_of_public(spec)
         import torch
 
         from sfumato.devices import resolve_device
@@ -228,11 +307,53 @@ class DPAF(Method):
         hours = seconds_of(step) * self.steps * self.generator_steps * 1.5 / 3600
         return {"training_time": f"{hours:,.1f} hours or more for {self.steps:,} private steps"}
 
-    def fit(self, curator: Curator) -> GeneratorModel:
-        """Learn a first layer where wanted, then train on noisy class means."""
-        from sfumato.methods.dpaf.private_training import train
+    def _estimate_of_public(self, spec: PublicSpec) -> dict[str, str]:
+        """A turn is a step of DP-MEPF's training, and a release a pass over a part of the data."""
+        turns, rows = self.steps * self.generator_steps, max(len(spec.classes), 1)
+        alike = replace(self.embedding(), steps=turns, batch=max(2, self.generated * rows))
+        found, passes = alike.estimate(spec), self.steps * poisson_rate(self.name, self.batch, spec)
+        if passes != 1:
+            found["reading_time"] = f"{passes:,.1f} times {found['reading_time']}"
+        return found
 
-        return train(self, curator)
+    def fit(self, curator: Curator) -> ImageModel:
+        """Learn a first layer where wanted, then train on noisy class means."""
+        from sfumato.methods.dpaf import private_training
+
+        if self.first_layer == "public":
+            return private_training.train_on_public_layers(self, curator)
+        return private_training.train(self, curator)
+
+    def embedding(self) -> DPMEPF:
+        """DP-MEPF without a labeller, whose contributions are the rows of public layers."""
+        return DPMEPF(
+            layers=self.layers,
+            second_weight=self.second_weight,
+            start_coefficients=self.start_coefficients,
+            labeller_size=0,
+            width=self.generator_width,
+            seed_public=self.seed_public,
+            public=self.public,
+            public_digest=self.public_digest,
+            public_model=self.public_model,
+            public_model_digest=self.public_model_digest,
+        )
+
+    def _check_layers(self) -> None:
+        if self.first_layer != "public":
+            if self.public_digest or self.public_model_digest:
+                raise UsageError(
+                    "dpaf: public images and a public model are for public layers. "
+                    "Set first_layer=public, or --preset public."
+                )
+            return
+        for name in OTHER_LAYERS:
+            value = getattr(self, name)
+            if value != getattr(DPAF, name):
+                raise UsageError(
+                    f"dpaf: {name}={value!r} is of layers that are not public. With "
+                    "first_layer=public, layers names the blocks of the encoder."
+                )
 
     def lower(self, spec: PublicSpec) -> LowerShape:
         """The layers below the sum."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 Loss = Literal["hinge", "non-saturating"]
-FirstLayer = Literal["random", "private"]
+FirstLayer = Literal["random", "private", "public"]
 
 COUNT_WEIGHT = 0.1
 """A coordinate that is the same for all images counts a class, at half a percent more noise."""

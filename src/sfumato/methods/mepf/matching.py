@@ -23,15 +23,17 @@ from sfumato.networks import Average, Refiner
 CHANGE_PENALTY = 0.01
 
 
-def first_refiner(method: MEPFSettings, spec: PublicSpec, seed: int) -> Refiner:
-    """The network that matching starts from: of random weights, or the public model's.
+def first_refiner(method: MEPFSettings, spec: PublicSpec, seed: int, name: str = "mepf") -> Refiner:
+    """The network that training starts from: of random weights, or the public model's.
+
+    name: of the method that trains it.
 
     Raises:
         UsageError: the public model does not fit.
     """
     torch.manual_seed(seed)
     network = refiner(spec, method.width)
-    start_from(method.public_model, method.public_model_digest, "mepf", spec, network, "refiner")
+    start_from(method.public_model, method.public_model_digest, name, spec, network, "refiner")
     return network
 
 
