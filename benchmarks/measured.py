@@ -1,8 +1,8 @@
 """What accuracy did methods reach on public data? The table that ``sfumato plan`` shows.
 
 Reads ``benchmarks/results/*/results.jsonl`` and writes ``src/sfumato/planning/measured.json``. Runs
-of experiments stay out: those of fewer than 10,000 samples, but on digits, and those whose label
-does not begin with the method's name.
+of experiments stay out: those of fewer than 10,000 samples, but on digits, those whose label does
+not begin with the method's name, and those of compressed answers.
 
     python benchmarks/measured.py
 """
@@ -29,7 +29,8 @@ def rows() -> list[dict[str, Any]]:
         for line in {line["key"]: line for line in lines}.values():
             label, method = line["method"]["label"], line["method"]["method"]
             few = 0 < line["samples"] < LEAST_SAMPLES and line["data"] != "digits"
-            if line["status"] != "done" or few or not label.startswith(method):
+            compressed = bool(line["method"]["options"].get("compress"))
+            if line["status"] != "done" or few or compressed or not label.startswith(method):
                 continue
             if line["relation"] != "add-or-remove-one":
                 continue

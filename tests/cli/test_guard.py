@@ -11,6 +11,7 @@ from sfumato.cli.app import app
 from sfumato.cli.guard import guarded
 from sfumato.errors import LedgerError
 
+OUT = ["--out", "made"]
 SECRET = "patient_0042.png has loss 0.31"
 
 
@@ -60,6 +61,25 @@ def test_what_works_is_left_alone() -> None:
         assert (name, times) == ("x", 2)
 
     guarded(command)("x", times=2)
+
+
+ALONE = ("check", "plan", "convert", "fit-embedding", "audit", "report", "shard", "pretrain")
+
+
+def test_what_ranks_do_not_share_is_refused_where_torchrun_starts_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    rest = {"plan": ["--epsilon", "1"], "audit": ["--epsilon", "1"]}
+    for name in ALONE:
+        given = [name, "digits", *rest.get(name, [] if name in ("check", "report") else OUT)]
+        result = CliRunner().invoke(app, given)
+        said = f"sfumato: {name} is the work of one process: run it without torchrun."
+        assert (result.exit_code, result.stderr.strip()) == (2, said), name
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert "torchrun" not in CliRunner().invoke(app, ["report", "nowhere"]).stderr
 
 
 def test_a_chosen_exit_passes() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -61,42 +62,71 @@ def make_curator(tmp_path: Path) -> Callable[..., Curator]:
     return make
 
 
-TIMEOUT = 120
+TIMEOUT = 300
+
+FORK = """
+import os, socket, sys
 
 
-def _run_ranks(content: str, place: Path, ranks: int) -> list[dict]:
-    """What each of ``ranks`` processes saw that ran ``content``."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def become_a_rank():
+    # Copies of this process go on as the ranks of one world after the other; this one ends.
+    top, *worlds = sys.argv[1:]
+    for ranks in worlds:
+        place, children = os.path.join(top, ranks), []
+        os.makedirs(place, exist_ok=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        for rank in map(str, range(int(ranks))):
+            children.append(os.fork())
+            if children[-1] == 0:
+                os.environ.update(WORLD_SIZE=ranks, RANK=rank, LOCAL_RANK=rank, MASTER_PORT=port)
+                sys.argv[1:] = [place]
+                return
+        if any([os.waitpid(child, 0)[1] for child in children]):
+            sys.exit(1)
+    sys.exit()
+
+
+become_a_rank()
+"""
+
+
+def _run_ranks(content: str, place: Path, *worlds: int) -> list[list[dict]]:
+    """What each rank saw that ran ``content``, for worlds of so many ranks one after the other.
+
+    What precedes its ``distributed.join()`` runs once, and the ranks are forked from there, since
+    importing PyTorch takes longer than what they do. A world has a folder of its own in ``place``,
+    which is its argument.
+    """
+    before, join, after = content.partition("distributed.join()\n")
     script = place / "rank.py"
-    script.write_text(content)
+    script.write_text(before + FORK + join + after)
     base = {key: value for key, value in os.environ.items() if not key.startswith("MASTER_")}
-    base |= {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(ranks), "CUDA_VISIBLE_DEVICES": ""}
-    base |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    base |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MASTER_ADDR": "127.0.0.1"}
     # Whatever finds the package here finds it there.
     base["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(place)],
-            env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(place), *map(str, worlds)],
+        env=base,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     try:
-        for process in processes:
-            output, _ = process.communicate(timeout=TIMEOUT)
-            assert process.returncode == 0, output[-3000:]
+        output, _ = process.communicate(timeout=TIMEOUT)
+        assert process.returncode == 0, output[-3000:]
     finally:
-        for process in processes:
-            process.kill()
-    return [torch.load(place / f"seen-{rank}.pt") for rank in range(ranks)]
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return [
+        [torch.load(place / str(ranks) / f"seen-{rank}.pt") for rank in range(ranks)]
+        for ranks in worlds
+    ]
 
 
 @pytest.fixture(scope="session")
-def run_ranks() -> Callable[..., list[dict]]:
+def run_ranks() -> Callable[..., list[list[dict]]]:
     """Runs a script in several processes that share a run; see :func:`_run_ranks`."""
     return _run_ranks

@@ -34,7 +34,6 @@ from sfumato.privacy.ledger import Ledger
 from sfumato.privacy.run import Run
 
 torch.set_num_threads(1)
-place = Path(sys.argv[1])
 SPEC = PublicSpec(height=2, width=2, channels=1, classes=("a", "b"))
 
 
@@ -89,6 +88,7 @@ def gradient_sum(network, loss, batch, clip_norm, *engine):
 base.Answering._noise_stream, answering.gradient_sum = stream, gradient_sum
 distributed.join()
 distributed.join()  # at most once
+place = Path(sys.argv[1])
 seen = {"rank": distributed.rank(), "size": distributed.size(), "is first": distributed.is_first()}
 
 for name, count, rate, noise_std in [
@@ -147,13 +147,18 @@ if distributed.size() > 1:
 
 
 @pytest.fixture(scope="module")
-def alone(run_ranks: Callable, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    return run_ranks(SCRIPT, tmp_path_factory.mktemp("alone"), 1)[0]
+def worlds(run_ranks: Callable, tmp_path_factory: pytest.TempPathFactory) -> list[list[dict]]:
+    return run_ranks(SCRIPT, tmp_path_factory.mktemp("worlds"), 1, 2)
 
 
-@pytest.fixture(scope="module")
-def both(run_ranks: Callable, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    return run_ranks(SCRIPT, tmp_path_factory.mktemp("both"), 2)
+@pytest.fixture
+def alone(worlds: list[list[dict]]) -> dict:
+    return worlds[0][0]
+
+
+@pytest.fixture
+def both(worlds: list[list[dict]]) -> list[dict]:
+    return worlds[1]
 
 
 def test_ranks_know_their_place(alone: dict, both: list[dict]) -> None:

@@ -170,14 +170,53 @@ def evaluated(cache):
     return seen
 """
 
+READING = """
+from safetensors.numpy import load_file
+
+from sfumato.methods.guided.pieces import in_pieces
+from sfumato.methods.training import Session
+from sfumato.privacy import sketch
+
+
+def sketched(state):
+    # The smallest 500 of 2,000 hashes, read before the first answer, and once.
+    hashed, honest = [], sketch.blake2b
+    sketch.SIZE, size = 500, sketch.SIZE
+    sketch.blake2b = lambda *pixels, **options: hashed.append(1) or honest(*pixels, **options)
+    if distributed.is_first():
+        state.mkdir(exist_ok=True)
+        (state / "sketch.key").write_bytes(bytes(32))
+    for count in (2000, 1990, 2000):  # the last has been read
+        with opened(Source(count), state, fresh=True) as curator:
+            curator.sum("sum")
+    sketch.SIZE, sketch.blake2b = size, honest
+    (path,) = state.glob("*/sketch.safetensors")
+    kept = torch.from_numpy(load_file(path)["hashes"].view(np.int64))
+    return {"sketch": kept, "hashed": len(hashed)}
+
+
+def pieced(place):
+    made = []
+
+    def make(number):
+        made.append(number)
+        return np.full((2, 1, 2, 2), number, np.uint8)
+
+    for count in (3, 8):  # the first three are kept
+        found = in_pieces("pieces", "0" * 64, count, Session(place, True), make)
+    return {"pieces": torch.from_numpy(np.concatenate(found)), "made pieces": made}
+"""
+
 RANKS = (
     COMMON
     + SAMPLING
     + EVALUATING
+    + READING
     + """
-place = Path(sys.argv[1])
 distributed.join()
-seen = totals(place / "state") | sampled() | evaluated(place / "cache")
+place = Path(sys.argv[1])
+seen = totals(place / "state") | sampled() | evaluated(place / "cache") | sketched(place / "kept")
+seen |= pieced(place)
 torch.save(seen, place / f"seen-{distributed.rank()}.pt")
 torch.distributed.barrier()
 torch.distributed.destroy_process_group()
@@ -195,8 +234,8 @@ class Mortal(Watched):
         return super().draw(labels, random)
 
 
-place = Path(sys.argv[1])
 distributed.join()
+place = Path(sys.argv[1])
 rank, state = distributed.rank(), place / "state"
 seen = {"refused": ""}
 try:
@@ -228,14 +267,15 @@ torch.save(seen, place / f"seen-{rank}.pt")
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict:
     names: dict = {"__name__": "world"}
-    exec(COMMON + SAMPLING + EVALUATING, names)
+    exec(COMMON + SAMPLING + EVALUATING + READING, names)
     place = tmp_path_factory.mktemp("alone")
-    return names["totals"](place) | names["sampled"]() | names["evaluated"](place / "cache")
+    seen = names["totals"](place) | names["sampled"]() | names["evaluated"](place / "cache")
+    return seen | names["sketched"](place / "kept") | names["pieced"](place)
 
 
 @pytest.fixture(scope="module")
 def worlds(run_ranks: Callable, tmp_path_factory: pytest.TempPathFactory) -> list[list[dict]]:
-    return [run_ranks(RANKS, tmp_path_factory.mktemp("world"), ranks) for ranks in (2, 3)]
+    return run_ranks(RANKS, tmp_path_factory.mktemp("worlds"), 2, 3)
 
 
 @pytest.mark.parametrize("name", ["many", "few", "none", "units"])
@@ -294,6 +334,26 @@ def test_an_evaluation_is_the_same_on_any_number_of_ranks(
         assert not any(seen["passes from the cache"] for seen in world)
 
 
+def test_the_sketch_of_many_ranks_is_that_of_one_and_each_hashes_its_part(
+    alone: dict, worlds: list[list[dict]]
+) -> None:
+    assert len(alone["sketch"]) == 500 and alone["hashed"] == 3990
+    for world in worlds:
+        assert all(torch.equal(seen["sketch"], alone["sketch"]) for seen in world)
+        parts = [seen["hashed"] for seen in world]
+        assert sum(parts) == alone["hashed"] and max(parts) - min(parts) <= 4 * 256
+
+
+def test_images_of_pieces_are_made_in_turns_and_all_ranks_have_them(
+    alone: dict, worlds: list[list[dict]]
+) -> None:
+    assert alone["made pieces"] == list(range(8))
+    two, three = ([seen["made pieces"] for seen in world] for world in worlds)
+    assert two == [[0, 2, 3, 5, 7], [1, 4, 6]]
+    assert three == [[0, 3, 6], [1, 4, 7], [2, 5]]
+    assert all(torch.equal(seen["pieces"], alone["pieces"]) for world in worlds for seen in world)
+
+
 def _close(found: object, expected: object) -> None:
     if isinstance(expected, dict):
         assert isinstance(found, dict) and found.keys() == expected.keys()
@@ -312,12 +372,12 @@ def _close(found: object, expected: object) -> None:
 def test_a_rank_that_sees_other_data_or_dies_ends_the_run_and_it_goes_on(
     run_ranks: Callable, tmp_path: Path
 ) -> None:
-    first, second = run_ranks(FAILING, tmp_path, 2)
+    ((first, second),) = run_ranks(FAILING, tmp_path, 2)
     for seen in (first, second):
         assert "rank 1 of 2 sees other data than rank 0" in seen["refused"]
         assert not seen["ledger"]  # nothing was charged
     assert "run the same command again" in first["gone"] and "total" not in first
-    again = run_ranks(FAILING, tmp_path, 2)
+    (again,) = run_ranks(FAILING, tmp_path, 2)
     assert [seen["runs"] for seen in again] == [1, 1]
     assert np.array_equal(again[0]["total"].numpy(), again[1]["total"].numpy())
     assert "run the same command again" in again[0]["gone"]  # it died while images were sampled

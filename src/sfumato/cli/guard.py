@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -23,7 +24,9 @@ kept = False
 Arguments = ParamSpec("Arguments")
 
 
-def guarded(command: Callable[Arguments, None], printed: bool = False) -> Callable[Arguments, None]:
+def guarded(
+    command: Callable[Arguments, None], printed: bool = False, shared: bool = False
+) -> Callable[Arguments, None]:
     """Let no exception of ``command`` reach the terminal as a traceback.
 
     The text of an unforeseen error may quote private values, so only its type and place are shown.
@@ -31,12 +34,18 @@ def guarded(command: Callable[Arguments, None], printed: bool = False) -> Callab
     Args:
         command: what is called.
         printed: its output is its only result, so it has failed where that cannot be written.
+        shared: processes that ``torchrun`` starts share its work; other commands are refused there,
+            where each process would do and write all of it.
     """
 
     @wraps(command)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         global kept
         try:
+            if not shared and "WORLD_SIZE" in os.environ:
+                from sfumato.privacy.distributed import check_alone
+
+                check_alone(command.__name__.replace("_", "-"))
             command(*args, **kwargs)
             kept = not printed
         except typer.Exit:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ _SHARDS: dict[str, Callable[[Sequence[Location], str, DataOptions, Location], Im
     ".parquet": open_parquet,
     ".tar": open_tar,
 }
+_Matching = Callable[[str], Sequence[Location]]
+"""The files that a pattern stands for; a store is asked only once about each."""
 _PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".npy", ".joblib"})
 _STATED_BY = ("certificate.json", "mock.json")
 """Files of a release, and of a mock of one, that state what its images are."""
@@ -82,12 +85,13 @@ def open_images(
             f"{', '.join(sorted(known))}."
         )
     declared = replace(options or DataOptions(), **stated)
-    place, suffix = _split_off(name)
+    alike: _Matching = cache(matching)
+    place, suffix = _split_off(name, alike)
     if suffix is not None:
         if declared.split is not None:
             raise UsageError(f"{name!r} already names a split; leave out split={declared.split!r}.")
         declared = replace(declared, split=suffix)
-    source = _open(place, name, declared)
+    source = _open(place, name, declared, alike)
     source.options = declared
     source.aliases += tuple(key for at in source.places if (key := named_alias(at)))
     return source
@@ -105,37 +109,39 @@ def stated_path(location: str | os.PathLike[str], name: str) -> Path:
     return Path(location)
 
 
-def _open(place: str, name: str, declared: DataOptions) -> ImageSource:
+def _open(place: str, name: str, declared: DataOptions, alike: _Matching) -> ImageSource:
     if place in NAMED:
         check_rule(declared.privacy_unit, name)
         return NAMED[place](name, declared)
     path = located(place)
     if isinstance(path, RemotePath):
-        return _open_stored(path, place, name, declared)
+        return _open_stored(path, name, declared, lambda: alike(place))
     if path.is_dir():
         return _open_folder(path, name, declared)
     if path.is_file():
         return _open_file(path, name, declared)
-    if source := _open_alike(matching(place), path, name, declared):
+    if source := _open_alike(alike(place), path, name, declared):
         return source
     raise DataError(f"{name}: no such file or folder. Give {_KNOWN}.")
 
 
-def _split_off(name: str) -> tuple[str, str | None]:
+def _split_off(name: str, alike: _Matching) -> tuple[str, str | None]:
     """Return the location and the split that follows its last colon, if it is one."""
     place, colon, suffix = name.rpartition(":")
     if not colon or suffix.startswith("//") or located(name).exists():
         return name, None
-    if place in NAMED or located(place).exists() or matching(place):
+    if place in NAMED or located(place).exists() or alike(place):
         return place, suffix
     return name, None
 
 
-def _open_stored(path: RemotePath, place: str, name: str, declared: DataOptions) -> ImageSource:
+def _open_stored(
+    path: RemotePath, name: str, declared: DataOptions, alike: Callable[[], Sequence[Location]]
+) -> ImageSource:
     """Open shards in a store of objects: a file, a folder or a pattern."""
     source = _open_shards(path, name, declared)
     if source is None:
-        files = [path] if path.is_file() else matching(place)
+        files = [path] if path.is_file() else alike()
         source = _open_alike(files, path, name, declared)
     if source is None:
         raise DataError(

@@ -2,7 +2,7 @@
 
 A file holds the tensors of a released model of its method, and a card that says what it learnt
 from. Nothing in it is executed. That it saw no private image is its maker's word: nobody can check
-it from the file.
+it from the file. Here too is what methods note and check of public images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from safetensors.numpy import save
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError, UsageError
 from sfumato.features.shipped import CLASS_SPACE
-from sfumato.methods.base import Model
+from sfumato.methods.base import Method, Model, digest_of
 from sfumato.methods.registry import STARTED, read_saved
 
 if TYPE_CHECKING:
@@ -146,6 +146,28 @@ class PublicModel:
                 "Leave out the settings of the network: they come with the model."
             )
         network.load_state_dict(known)
+
+
+def note_digests(method: Method) -> None:
+    """Note in a configuration the digests of the public images and the public model it was given.
+
+    A digest that is stated without its images stays: the configuration was read from a file.
+    """
+    given: Any = method
+    if given.public is not None and not given.public_digest:
+        object.__setattr__(given, "public_digest", digest_of(given.public))
+    if getattr(given, "public_model", None) is not None:
+        object.__setattr__(given, "public_model_digest", given.public_model.digest)
+
+
+def check_form(images: NDArray[np.uint8], method: str, spec: PublicSpec, fewest: int) -> None:
+    """Raise UsageError unless there are ``fewest`` public images or more, of the private form."""
+    shape = (spec.channels, spec.height, spec.width)
+    if images.shape[1:] != shape or len(images) < fewest:
+        raise UsageError(
+            f"{method}: public images {images.shape} must be {fewest} or more of the private "
+            f"images' form, {shape}. --public (public=) brings them to it."
+        )
 
 
 def check_at_hand(model: PublicModel | None, digest: str, method: str, spec: PublicSpec) -> None:

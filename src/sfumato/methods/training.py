@@ -136,7 +136,7 @@ class Training:
         Raises:
             LedgerError: the file is damaged.
         """
-        state = unsealed(path, "Restore the file, or pass --fresh to charge a new run.")
+        state = unsealed(path)
         self.random.set_state(state["random"])
         for name, network in self._all_networks().items():
             network.load_state_dict(below(state, f"{name}."))

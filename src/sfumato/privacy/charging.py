@@ -76,18 +76,28 @@ def charged_run(ledger: Ledger, plan: Plan, insecure: bool, declared: Declared) 
 
 
 def look(ledger: Ledger, plan: Plan, insecure: bool, declared: Declared) -> None:
-    """Do beforehand, without holding the ledger, what :func:`charged_run` may take long for."""
+    """Do beforehand, without holding the ledger, what :func:`charged_run` may take long for.
+
+    All ranks of a run call this; the first one looks, and they read the records together.
+    """
     if not isinstance(ledger, DataSetLedger):
         return
+    from sfumato.privacy import distributed  # with PyTorch: verify imports this module too
+
+    first = distributed.is_first()
+    if distributed.from_first(_compares(ledger, plan, insecure, declared) if first else None):
+        ledger.sketch()
+
+
+def _compares(ledger: DataSetLedger, plan: Plan, insecure: bool, declared: Declared) -> bool:
+    """Whether the records are to be compared with those of other ledgers before the charge."""
     with ledger.locked():
         if declared.same_data_as is not None:
             ledger.join(declared.same_data_as)
         if not declared.fresh and _unfinished(ledger, plan, noise_path(insecure)):
-            return
+            return False
         ledger.check(plan.events)  # a refused run reads nothing
-        compared = not declared.independent and ledger.strangers()
-    if compared:
-        ledger.sketch()
+        return not declared.independent and bool(ledger.strangers())
 
 
 def charge_of(entries: Sequence[Entry], run_id: str) -> Entry:

@@ -166,8 +166,8 @@ class Curator:
             distributed.check_agreement(plan.digest(), "was started with other options")
             distributed.check_agreement(self._source.fingerprint(), "sees other data")
         insecure = self._insecure_seed is not None
-        first = distributed.is_first()
-        run, charged = self._taken(plan, insecure) if first else (None, None)
+        look(self._ledger, plan, insecure, self._declared)
+        run, charged = self._taken(plan, insecure) if distributed.is_first() else (None, None)
         run_id, charged = distributed.from_first(None if run is None else (run.id, charged))
         self._plan, self._run = plan, run or Run(self._folder, run_id, hold=False)
         # Checkpoints of training with other settings than those that were charged stay apart.
@@ -178,7 +178,6 @@ class Curator:
 
     def _taken(self, plan: Plan, insecure: bool) -> tuple[Run, dict[str, Any]]:
         """The run that pays, and the method that it was charged for."""
-        look(self._ledger, plan, insecure, self._declared)
         # In one turn: a run that another process closed in between would answer once more.
         with self._ledger.locked():
             run_id = charged_run(self._ledger, plan, insecure, self._declared)

@@ -76,7 +76,7 @@ def add_up(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def everyones(value: str) -> list[str]:
+def everyones(value: Value) -> list[Value]:
     """The ``value`` of each rank, in order, on every rank."""
     values = [value] * size()
     if size() > 1:

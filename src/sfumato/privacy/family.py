@@ -144,12 +144,18 @@ class DataSetLedger(Ledger):
     def sketch(self) -> None:
         """Read the records, where their files have changed, to recognise copies of them.
 
+        All ranks of a run call this, and share the records.
+
         Raises:
             SfumatoError: they cannot be read.
         """
-        with self.locked():
-            key = sketch_key(self._state)
-        sketch_of(self._source, self.folder, key)
+        from sfumato.privacy import distributed
+
+        key: bytes | None = None
+        if distributed.is_first():
+            with self.locked():
+                key = sketch_key(self._state)
+        sketch_of(self._source, self.folder, distributed.from_first(key), shared=True)
 
     def strangers(self) -> list[tuple[str, Sketch]]:
         """Location and sketch of each ledger outside of the family; call while :meth:`locked`."""

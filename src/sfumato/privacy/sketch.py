@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,9 @@ from sfumato.data.spec import PublicSpec
 from sfumato.disk import write_atomically
 from sfumato.errors import LedgerError, SfumatoError
 
+Wanted = Callable[[int], bool]
+"""Which records, by their numbers."""
+
 SIZE = 2**14
 SAME = 0.5
 """Data sets repeat each other where this share of the smaller one's sample is in both."""
@@ -39,6 +42,8 @@ LEAST = 2
 KEY_BYTES = 32
 _CANONICAL = PublicSpec(height=32, width=32, channels=3, classes=())
 _BATCH = 4096
+_TURN = 256
+"""So many records in a row are one rank's."""
 _NO_LIMIT = 2**64 - 1
 
 
@@ -73,10 +78,14 @@ def known_sketch(folder: Path, key: bytes) -> Sketch | None:
     return kept[0] if kept and kept[1] == _name_of(key) else None
 
 
-def sketch_of(source: ImageSource, folder: Path, key: bytes) -> Sketch:
+def sketch_of(source: ImageSource, folder: Path, key: bytes, shared: bool = False) -> Sketch:
     """The sketch of all that the ledger in ``folder`` was ever about, with ``source``; stored.
 
     Records are read once for each state of the files.
+
+    Args:
+        shared: all ranks of a run call this, and each hashes its part of the records. The sketch is
+            the same: the smallest hashes of a union are the smallest of its parts' smallest ones.
 
     Raises:
         SfumatoError: they cannot be read (the message is withheld), or the disk refuses.
@@ -85,8 +94,19 @@ def sketch_of(source: ImageSource, folder: Path, key: bytes) -> Sketch:
     sketch, seen = Sketch(np.zeros(0, np.uint64)), list[str]()
     if kept and kept[1] == _name_of(key):
         sketch, _, seen = kept
-    if fingerprint not in seen:
-        sketch = _read(source, key, sketch)
+    unread, first = fingerprint not in seen, True
+    if shared:
+        from sfumato.privacy import distributed  # with PyTorch: the command ledger needs none
+
+        rank, ranks = distributed.rank(), distributed.size()
+        first = rank == 0
+        if unread := distributed.from_first(unread):  # what the first rank found stored counts
+            own = _read(source, key, lambda record: record // _TURN % ranks == rank)
+            for hashes in distributed.everyones(own.hashes):
+                sketch = sketch.with_more(hashes)
+    elif unread:
+        sketch = sketch.with_more(_read(source, key).hashes)
+    if unread and first:
         about = {"key": _name_of(key), "seen": json.dumps([*seen, fingerprint])}
         try:
             write_atomically(_path(folder), save({"hashes": sketch.hashes}, about))
@@ -106,13 +126,15 @@ def sketch_key(state: Path) -> bytes:
     return path.read_bytes()
 
 
-def _read(source: ImageSource, key: bytes, sketch: Sketch) -> Sketch:
+def _read(source: ImageSource, key: bytes, wanted: Wanted = lambda record: True) -> Sketch:
+    """The sketch of the ``wanted`` records of ``source``; a cluster splits all of them itself."""
     # Silent, because the text of a warning or an error may quote what a record holds.
     with quiet():
         try:
             if source.cluster is None:
-                return _with_records_of(source, key, sketch)
-            for _, own in source.cluster.each(partial(_own, key), source.by_shard()):
+                return _hashed(key, source, wanted)
+            sketch = Sketch(np.zeros(0, np.uint64))
+            for _, own in source.cluster.each(partial(_hashed, key), source.by_shard()):
                 sketch = sketch.with_more(own.hashes)
             return sketch
         except SfumatoError:
@@ -125,23 +147,14 @@ def _read(source: ImageSource, key: bytes, sketch: Sketch) -> Sketch:
     )
 
 
-def _own(key: bytes, source: ImageSource) -> Sketch:
-    return _with_records_of(source, key, Sketch(np.zeros(0, np.uint64)))
-
-
-def _with_records_of(source: ImageSource, key: bytes, sketch: Sketch) -> Sketch:
-    for hashes in _hashes(source, key):
-        sketch = sketch.with_more(hashes)
-    return sketch
-
-
-def _hashes(source: ImageSource, key: bytes) -> Iterator[NDArray[np.uint64]]:
-    canonical = copy(source)
+def _hashed(key: bytes, source: ImageSource, wanted: Wanted = lambda record: True) -> Sketch:
+    canonical, sketch = copy(source), Sketch(np.zeros(0, np.uint64))
     canonical.spec = _CANONICAL
-    pixels = (image for image, _ in canonical._decoded() if image is not None)
+    pixels = (image for image, _ in canonical._decoded(wanted) if image is not None)
     while images := list(islice(pixels, _BATCH)):
         digests = [blake2b(p.tobytes(), digest_size=8, key=key).digest() for p in images]
-        yield np.frombuffer(b"".join(digests), np.uint64)
+        sketch = sketch.with_more(np.frombuffer(b"".join(digests), np.uint64))
+    return sketch
 
 
 def _stored(folder: Path) -> tuple[Sketch, str, list[str]] | None:

@@ -26,7 +26,6 @@ from sfumato.privacy.ledger import Ledger
 from sfumato.privacy.run import Run
 
 torch.set_num_threads(1)
-place = Path(sys.argv[1])
 SPEC = PublicSpec(height=2, width=2, channels=1, classes=("a", "b"))
 
 
@@ -63,6 +62,7 @@ def stream(self, label):
 base.Answering._noise_stream = stream
 distributed.join()
 torch.manual_seed(0)
+place = Path(sys.argv[1])
 network, seen = nn.Linear(4, 3), {}
 for name, count, rate, z in [("many", 60, 0.5, 1e-12), ("none", 0, 1.0, 1e-12), ("noisy", 60, 0.5, 3.0)]:
     noises.clear()
@@ -88,8 +88,8 @@ if distributed.size() > 1:
 @pytest.fixture(scope="module")
 def seen(run_ranks: Callable, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """Alone, then the two ranks."""
-    alone = run_ranks(SCRIPT, tmp_path_factory.mktemp("alone"), 1)
-    return alone + run_ranks(SCRIPT, tmp_path_factory.mktemp("both"), 2)
+    alone, both = run_ranks(SCRIPT, tmp_path_factory.mktemp("worlds"), 1, 2)
+    return alone + both
 
 
 @pytest.mark.parametrize("name", ["many", "none"])

@@ -438,12 +438,12 @@ from test_vote import Adders, ASKED, QUERY, STEPS
 from sfumato.data import open_images
 from sfumato.privacy import Budget, Curator, VoteQuery, distributed, make_plan
 from sfumato.privacy.answering import base
-place = Path(sys.argv[1])
 distributed.join()
+place = Path(sys.argv[1])
 draws = []
 original = base.add_noise
 base.add_noise = lambda *a: draws.append(1) or original(*a)
-source = open_images(str(place / "data.npz"), image_size=28, channels=1, classes=3)
+source = open_images(str(place.parent / "data.npz"), image_size=28, channels=1, classes=3)
 plan = make_plan({{"name": "t"}}, [QUERY], Budget(1.0, 1e-5), source.spec)
 asked = type(ASKED)(torch.zeros(2, 1, 28, 28), ASKED.labels, 0.0)
 budget, state = Budget(1.0, 1e-5), place / "state"
@@ -455,18 +455,13 @@ torch.save({{"answers": answers, "draws": len(draws)}}, place / f"seen-{{distrib
 
 
 def test_two_ranks_give_the_same_votes_and_one_noise(
-    run_ranks: Callable[..., list[dict]], tmp_path: Path
+    run_ranks: Callable[..., list[list[dict]]], tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 28, 28), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=images, labels=np.ones(40, np.int64))
     script = RANKS.format(tests=str(Path(__file__).parent))
-    seen = {}
-    for ranks in (1, 2):
-        place = tmp_path / str(ranks)
-        place.mkdir()
-        np.savez(place / "data.npz", images=images, labels=rng.integers(0, 3, 40) * 0 + 1)
-        seen[ranks] = run_ranks(script, place, ranks)
-    (alone,), (first, second) = seen[1], seen[2]
+    (alone,), (first, second) = run_ranks(script, tmp_path, 1, 2)
     assert torch.equal(first["answers"], alone["answers"])
     assert torch.equal(second["answers"], alone["answers"])
     assert (first["draws"], second["draws"]) == (STEPS, 0)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from sfumato.data.spec import PublicSpec
 from sfumato.features.shipped import LARGEST_SIZE, ShippedCoordinates, encoder_digest
-from sfumato.methods.base import Method, check_rules, check_two_classes, digest_of
+from sfumato.methods.base import Method, check_rules, check_two_classes
 from sfumato.methods.later import later
+from sfumato.methods.public_model import note_digests
 from sfumato.methods.second_moments import SecondMoments
 from sfumato.privacy.queries.base import Query
 from sfumato.privacy.queries.sum import SumQuery
@@ -84,8 +85,7 @@ class LeastSquares(Method):
             "target_weight": 0 < self.target_weight < math.inf,
         }
         check_rules(self, rules)
-        if self.public is not None and not self.public_digest:
-            object.__setattr__(self, "public_digest", digest_of(self.public))
+        note_digests(self)
 
     def coordinates(self) -> PooledCoordinates | ShippedCoordinates:
         """The public coordinates that the classifier is linear in."""

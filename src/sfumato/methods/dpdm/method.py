@@ -21,14 +21,13 @@ from sfumato.methods.base import (
     Method,
     Settings,
     check_rules,
-    digest_of,
     poisson_rate,
 )
 from sfumato.methods.dpdm.first_queries import WarmUp, votes_query, warm_query
 from sfumato.methods.dpdm.presets import BATCH, PUBLIC, cpu, paper
 from sfumato.methods.dpdm.settings import PARAMETERISATIONS, Shape, check_sampler
 from sfumato.methods.later import later
-from sfumato.methods.public_model import PublicModel
+from sfumato.methods.public_model import PublicModel, note_digests
 from sfumato.privacy.queries.base import Query
 from sfumato.privacy.queries.gradient import GradientQuery
 
@@ -181,10 +180,7 @@ class DPDM(Method):
                 f"dpdm: public_steps={self.public_steps} needs public images. Pass "
                 "--public (public=)."
             )
-        if self.public is not None and not self.public_digest:
-            object.__setattr__(self, "public_digest", digest_of(self.public))
-        if self.public_model is not None:
-            object.__setattr__(self, "public_model_digest", self.public_model.digest)
+        note_digests(self)
         if self.public_votes:
             self._count_public_classes()
         # Verify knows the digest of public images alone.

@@ -30,10 +30,10 @@ from sfumato.methods.guided.sources import (
 from sfumato.methods.mepf.embedding import Embedding, JointEmbedding, joint_embedding
 from sfumato.methods.mepf.labeller import Labeller
 from sfumato.methods.mepf.model import MEPFModel
-from sfumato.methods.public_model import PublicModel, check_at_hand
+from sfumato.methods.public_model import PublicModel, check_at_hand, check_form
 from sfumato.methods.training import Session
 from sfumato.networks import to_bytes
-from sfumato.privacy import Curator
+from sfumato.privacy import Curator, distributed
 from sfumato.privacy.ledger import digest
 
 if TYPE_CHECKING:
@@ -93,18 +93,12 @@ def _check(method: Guided, spec: PublicSpec) -> None:
     check_at_hand(method.public_model, method.public_model_digest, method.name, spec)
     if not method.public_digest:
         return
-    shape, fewest = (spec.channels, spec.height, spec.width), max(1, len(spec.classes))
     if method.public is None:
         raise UsageError(
             f"guided: the public images of digest {method.public_digest[:12]}… are not at hand. "
             "Pass them: --public (public=)."
         )
-    if method.public.shape[1:] != shape or len(method.public) < fewest:
-        raise UsageError(
-            f"guided: public images {method.public.shape} must be {fewest} or more, one for each "
-            f"class, of the private images' form, {shape}. --public (public=) brings them to "
-            "it."
-        )
+    check_form(method.public, method.name, spec, fewest=max(1, len(spec.classes)))
 
 
 def _generated(method: Guided, generator: MEPFModel, session: Session) -> StartingImages:
@@ -130,7 +124,10 @@ def _guided(
     classes, starting = len(guidance.means), generated
     if method.public is not None:
         images = with_views(method.public, method.views, method.mirrored, method.seed_public)
-        chosen = chosen_by(guidance.margins(images), method.kept - method.generated)
+        # Ranks choose alike: the first one's choice counts.
+        chosen = distributed.from_first(
+            chosen_by(guidance.margins(images), method.kept - method.generated)
+        )
         starting = StartingImages(images, chosen)
         if generated is not None:
             both = np.concatenate([images, generated.images])
@@ -138,7 +135,9 @@ def _guided(
             starting = StartingImages(both, numbers)
     known: Sequence[NDArray[np.int64]] = ()
     if method.public_model is not None:
-        known = public_classes(_denoiser(method.public_model), guidance, method.seed_public)
+        known = distributed.from_first(
+            public_classes(_denoiser(method.public_model), guidance, method.seed_public)
+        )
     there = 0 if starting is None else starting.chosen.shape[1]
     parts: list[tuple[Source, NDArray[np.int64]]] = []
     for start, count in ((starting, there), (None, method.kept - there)):

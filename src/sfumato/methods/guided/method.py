@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
-from sfumato.methods.base import Method, check_rules, digest_of
+from sfumato.methods.base import Method, check_rules
 from sfumato.methods.dpdm.settings import SIGMA_MAX, SIGMA_MIN
 from sfumato.methods.later import later
 from sfumato.methods.mepf.method import DPMEPF
-from sfumato.methods.public_model import PublicModel
+from sfumato.methods.public_model import PublicModel, note_digests
 from sfumato.privacy.queries.base import Query
 
 if TYPE_CHECKING:
@@ -111,10 +111,7 @@ class Guided(Method):
             "labeller_size": self.labeller_size >= 1,
         }
         check_rules(self, rules)
-        if self.public is not None and not self.public_digest:
-            object.__setattr__(self, "public_digest", digest_of(self.public))
-        if self.public_model is not None:
-            object.__setattr__(self, "public_model_digest", self.public_model.digest)
+        note_digests(self)
         self.matching()  # its rules are said at once
 
     @property

@@ -1,4 +1,4 @@
-"""Images made piece by piece, so that a killed run need not make them again."""
+"""Images made piece by piece, by all ranks in turns; a killed run need not make them again."""
 
 from __future__ import annotations
 
@@ -24,27 +24,31 @@ def in_pieces(
 ) -> list[NDArray[np.uint8]]:
     """The images of each of ``count`` pieces, made or read from the session's folder.
 
+    Ranks make the pieces in turns, and all of them get all.
+
     Args:
         what: names the work, on the screen and in its files.
         settings: digest of what the images follow from.
         count: number of pieces.
         session: where the work runs.
-        make: makes the images of the piece of a number.
+        make: makes the images of the piece of a number, which depend on nothing else.
 
     Raises:
         LedgerError: a piece is damaged, or the disk refuses.
     """
-    found: list[NDArray[np.uint8]] = []
+    found: dict[int, NDArray[np.uint8]] = {}
     names = [f"{what}-{settings[:12]}-{number}.safetensors" for number in range(count)]
     paths = [session.folder / name if session.folder else None for name in names]
-    begun = sum(path is not None and path.exists() for path in paths) / count
-    with stage(what, session.quiet, begun) as report:
-        for number, path in enumerate(paths):
-            if path is not None and path.exists():
-                found.append(unsealed(path)["images"].numpy())
-                continue
-            found.append(make(number))
-            if path is not None and distributed.is_first():
-                store(path, sealed({"images": torch.from_numpy(found[-1])}))
-            report(max(begun, (number + 1) / count))
-    return found
+    first = distributed.is_first()
+    for number, path in enumerate(paths):
+        if first and path is not None and path.exists():
+            found[number] = unsealed(path)["images"].numpy()
+    missing = distributed.from_first([number for number in range(count) if number not in found])
+    with stage(what, session.quiet, len(found) / count) as report:
+        turns = distributed.in_turns(len(missing), lambda turn: make(missing[turn]))
+        for number, images in zip(missing, turns, strict=False):  # on the first rank alone
+            found[number], path = images, paths[number]
+            if path is not None:
+                store(path, sealed({"images": torch.from_numpy(images)}))
+            report(len(found) / count)
+    return distributed.from_first([found[number] for number in range(count)] if first else None)

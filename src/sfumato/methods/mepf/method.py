@@ -22,11 +22,11 @@ from sfumato.features.shipped import (
     ShippedCoordinates,
     encoder_digest,
 )
-from sfumato.methods.base import Batch, Method, Settings, check_rules, digest_of
+from sfumato.methods.base import Batch, Method, Settings, check_rules
 from sfumato.methods.later import later
 from sfumato.methods.mepf.blocks import Blocks
 from sfumato.methods.mepf.settings import MEPFSettings
-from sfumato.methods.public_model import PublicModel
+from sfumato.methods.public_model import PublicModel, note_digests
 from sfumato.privacy.queries.base import Query
 from sfumato.privacy.queries.sum import SumQuery
 
@@ -119,10 +119,7 @@ class DPMEPF(MEPFSettings, Method):
             "width": self.width >= 1,
         }
         check_rules(self, rules)
-        if self.public is not None and not self.public_digest:
-            object.__setattr__(self, "public_digest", digest_of(self.public))
-        if self.public_model is not None:
-            object.__setattr__(self, "public_model_digest", self.public_model.digest)
+        note_digests(self)
 
     @classmethod
     def from_config(

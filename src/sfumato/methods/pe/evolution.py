@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from sfumato.data.spec import PublicSpec
-from sfumato.errors import UsageError
 from sfumato.features import public_patches
 from sfumato.features.pooled import directions
 from sfumato.methods.base import in_proportion
@@ -21,6 +20,7 @@ from sfumato.methods.pe.drawn_text import DrawnText
 from sfumato.methods.pe.nearness import Coordinates, coordinates_of, placed
 from sfumato.methods.pe.public_images import PublicImages
 from sfumato.methods.pe.variations import Candidates, Variations
+from sfumato.methods.public_model import check_form
 from sfumato.privacy import Curator, distributed
 from sfumato.privacy.run import store
 from sfumato.privacy.sealed import sealed, unsealed
@@ -83,13 +83,7 @@ def _source(method: PrivateEvolution, spec: PublicSpec, coordinates: Coordinates
     if method.source == "text":
         return DrawnText(spec)
     images = public_patches(spec) if method.public is None else method.public
-    shape = (spec.channels, spec.height, spec.width)
-    if images.shape[1:] != shape or len(images) < 2:
-        raise UsageError(
-            f"pe: public images {images.shape} must be two or more of the private images' "
-            f"form, {shape}. --public (public=) brings them "
-            "to it."
-        )
+    check_form(images, method.name, spec, fewest=2)
     return PublicImages(images, coordinates)
 
 

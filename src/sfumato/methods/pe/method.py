@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from sfumato.data.spec import PublicSpec
 from sfumato.features.shipped import LARGEST_SIZE, ShippedCoordinates, encoder_digest
-from sfumato.methods.base import Method, check_rules, digest_of
+from sfumato.methods.base import Method, check_rules
 from sfumato.methods.later import later
+from sfumato.methods.public_model import note_digests
 from sfumato.privacy.queries.base import Query
 from sfumato.privacy.queries.histogram import HistogramQuery
 from sfumato.privacy.queries.nearest import NearestQuery
@@ -118,8 +119,7 @@ class PrivateEvolution(Method):
             "axes": self.axes >= 1,
         }
         check_rules(self, rules)
-        if self.public is not None and not self.public_digest:
-            object.__setattr__(self, "public_digest", digest_of(self.public))
+        note_digests(self)
 
     def model_config(self, spec: PublicSpec) -> dict[str, Any]:
         """What the method determines of its model's configuration."""

@@ -80,10 +80,13 @@ class OpenRun:
         return Records(self.source, self.run.folder)
 
     def check_same_data(self) -> None:
-        """Raise DataError where the data set has changed since the run's first answer."""
+        """Raise DataError where the data set has changed since the run's first answer.
+
+        All ranks call this: they read the records together, and the first one tells a change.
+        """
         if isinstance(self.ledger, DataSetLedger):
             self.ledger.sketch()  # before the first answer, so that copies are known from then on
-        if not self.run.is_same_data(self.source.fingerprint()):
+        if distributed.is_first() and not self.run.is_same_data(self.source.fingerprint()):
             raise DataError(
                 "the data set has changed since this run's first query was answered, so the next "
                 "would describe other data. Restore it, or pass --fresh (fresh=True) to "

@@ -72,8 +72,7 @@ class NearestAnswering(Answering[NearestQuery]):
 
     def _read(self) -> Voters:
         first, run = distributed.is_first(), self._run
-        if first:
-            run.check_same_data()
+        run.check_same_data()
 
         def of_size(size: int) -> Voters:
             work = independent_work(self.query, run.source.spec, run.device, size)

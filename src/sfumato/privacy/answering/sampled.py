@@ -58,7 +58,7 @@ class SampledAnswering(Answering[Asked]):
             of_size: what computes the sum with micro-batches of so many images; it measures on
                 public images what it needs to know of them.
         """
-        if self._records is None and distributed.is_first():
+        if self._records is None:
             self._run.check_same_data()
         with lent(network) as borrowed:
 

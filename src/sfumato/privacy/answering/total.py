@@ -48,10 +48,9 @@ class SumAnswering(Answering[TotalQuery]):
         step = query.bound / UNIT
 
         def exact() -> Tensor:
-            first = distributed.is_first()
-            if first:
-                self._run.check_same_data()
-            with stage("reading the private images", self._run.quiet or not first) as report:
+            self._run.check_same_data()
+            quiet = self._run.quiet or not distributed.is_first()
+            with stage("reading the private images", quiet) as report:
                 return self._exact(report)
 
         grid = self._answer(

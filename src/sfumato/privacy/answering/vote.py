@@ -156,7 +156,7 @@ class VoteAnswering(Answering[VoteQuery]):
             first = distributed.is_first()
             alone = self._lone_size(teachers, generated) if first else None
             self._at_once = distributed.from_first(alone)
-        if self._shards is None and distributed.is_first():
+        if self._shards is None:
             self._run.check_same_data()
         mine = self._silently(lambda: self._votes(step, teachers, generated), f"step {step}")
         return distributed.add_up(mine)

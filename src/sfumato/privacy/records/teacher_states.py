@@ -59,7 +59,7 @@ class TeacherStates:
             return True
         if not path.exists():
             return False
-        kept = unsealed(path, "Restore it, or pass --fresh to charge a new run.")
+        kept = unsealed(path)
         self._values[:] = kept["memory"].numpy()
         self.step = step
         return True
