@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -25,10 +27,49 @@ torch.set_num_threads(1)  # small tensors: threads cost more than they give
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # and so do those of programs that tests start
 
 
+NUMBERS = count()
+
+
 @pytest.fixture(autouse=True)
-def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep every test's ledger and private runs out of the user's state folder."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    place = tmp_path_factory.getbasetemp() / f"state-{next(NUMBERS)}"  # made when it is needed
+    monkeypatch.setenv("XDG_STATE_HOME", str(place))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_fsync() -> Iterator[None]:
+    """Wait for no disk: no test cuts the power, and a call costs some milliseconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def few_probes() -> Iterator[None]:
+    """Probe a sum's function with some dozen images only, take few at once, measure no engine.
+
+    That an image counts the same in any company, and which engine is the fastest, is tested where
+    queries are; here it takes longer than what is tested.
+    """
+    from sfumato.privacy.answering import integer_sums, sampled
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampled, "engine_that_fits", lambda *_: ("layers", 64))
+        for name, value in (("BATCH", 16), ("ROUNDS", 2), ("PROBED", 64)):
+            patch.setattr(integer_sums, name, value)
+        yield
+
+
+@pytest.fixture(scope="session")
+def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 400 digits, for what does not depend on how many there are."""
+    from sfumato.data import load_labelled, open_images
+
+    few = load_labelled(open_images("digits"))
+    path = tmp_path_factory.mktemp("few") / "digits.npz"
+    np.savez(path, images=few.images[:400, 0], labels=few.labels[:400])
+    return path
 
 
 @pytest.fixture(scope="session")

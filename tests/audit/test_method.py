@@ -26,9 +26,12 @@ from sfumato.privacy.run import default_state
 QUICK = Moments(coefficients=30)
 
 
+pytestmark = pytest.mark.usefixtures("few_probes")
+
+
 @pytest.fixture(scope="module")
-def digits() -> ImageSource:
-    return open_images("digits", declared_size=2000)
+def digits(few_digits: Path) -> ImageSource:
+    return open_images(few_digits, classes=10, declared_size=400)
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
@@ -98,7 +101,7 @@ def test_answers_model_and_images_are_attacked(
 
 @pytest.fixture(scope="module")
 def attackable() -> dict[str, Any]:
-    dpdm = DPDM(steps=1, batch=2000, multiplicity=1, width=8, blocks=1, patch=4)
+    dpdm = DPDM(steps=1, batch=400, multiplicity=1, width=8, blocks=1, patch=4)
     return {"moments": QUICK, "dpdm": dpdm}
 
 

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from sfumato.data import PublicSpec, load_labelled, open_images, write_images
+from sfumato.data import PublicSpec, load_labelled, open_images, opening, write_images
 from sfumato.errors import DataError, UsageError
 
 
@@ -56,6 +56,17 @@ def test_a_split_is_stated_once(build):
 def test_a_colon_in_a_path_is_no_split(tmp_path, write, images):
     write.tree(tmp_path / "a:test", {"1.png": write.encoded(images[0])})
     assert open_images(tmp_path / "a:test")._private_length() == 1
+
+
+def test_a_pattern_with_a_split_is_looked_up_once(tmp_path, write, images, monkeypatch):
+    for part in ("train", "test"):
+        cells = [write.encoded(image) for image in images]
+        write.parquet(tmp_path / f"{part}-0.parquet", cells, None)
+    asked = []
+    honest = opening.matching
+    monkeypatch.setattr(opening, "matching", lambda text: asked.append(text) or honest(text))
+    assert open_images(f"{tmp_path}/*.parquet:test")._private_length() == len(images)
+    assert asked == [f"{tmp_path}/*.parquet"]
 
 
 def test_a_folder_called_like_a_named_set_needs_a_path(tmp_path, write, images, monkeypatch):

@@ -99,13 +99,11 @@ def peak() -> float:
 
 def work(name: str, first: int, last: int, seed: int, pipe: Connection) -> None:
     """Read the inputs of one target and report after each."""
-    import torch
     from fuzz_targets import TARGETS, inputs
 
     from sfumato.errors import SfumatoError
 
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
-    torch.nn.Embedding(1, 1, device="meta")  # the first one lets PyTorch make a folder of its own
     target = next(target for target in TARGETS if target.name == name)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
@@ -157,10 +155,18 @@ def attempt(read: Any, folder: Path, rng: random.Random, clear: type[Exception])
         return "crash", f"{type(error).__name__} {error!s:.200} at {where.name}:{where.lineno}"
 
 
+def prepare_torch() -> None:
+    """Do once what PyTorch does at first use, for all processes that are forked from this one."""
+    import torch
+
+    torch.set_num_threads(1)  # a fork has none of its parent's threads
+    torch.nn.Embedding(1, 1, device="meta")  # the first one lets PyTorch make a folder of its own
+
+
 def fuzz(name: str, count: int, seconds: float, seed: int = 0) -> Figures:
     """Give ``count`` inputs to a target, or as many as ``seconds`` allow.
 
-    What ``fuzz_targets.prepare`` makes must have been made.
+    What :func:`prepare_torch` and ``fuzz_targets.prepare`` make must have been made.
     """
     figures, number, until = Figures(), 0, float("inf")
     context = multiprocessing.get_context("fork")  # what the parent has made is there
@@ -205,7 +211,6 @@ def fuzz(name: str, count: int, seconds: float, seed: int = 0) -> Figures:
 
 def main() -> None:
     """Fuzz all targets, or those that are named, and print the figures."""
-    import torch
     from fuzz_targets import TARGETS, forget, prepare
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -223,7 +228,7 @@ def main() -> None:
     shares = sum(target.share for target in chosen)
     found: dict[str, Figures] = {}
     started = time.monotonic()
-    torch.set_num_threads(1)  # a fork has none of its parent's threads
+    prepare_torch()
     try:
         prepare()
         for place, target in enumerate(chosen):

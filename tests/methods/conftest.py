@@ -215,11 +215,22 @@ def methods(small_mepf, small_dpdm, small_dpgan, small_dpaf, small_datalens, sma
     }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_probes(few_probes):
+    """In every test of a method."""
+
+
 @pytest.fixture(scope="session")
-def digits():
+def digits(few_digits):
+    return open_images(few_digits, classes=10, declared_size=400)
+
+
+@pytest.fixture(scope="session")
+def all_digits():
+    """For what has to be learnt."""
     return open_images("digits", declared_size=1500)
 
 
 @pytest.fixture(scope="session")
-def unlabelled():
-    return open_images("digits", classes=(), declared_size=1500)
+def unlabelled(few_digits):
+    return open_images(few_digits, classes=(), declared_size=400)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sfumato.data import load_labelled, open_images
+from sfumato.data import load_labelled
 from sfumato.methods import DPDM, method_names
 from sfumato.methods.base import Model
 from sfumato.methods.public_model import PublicModel
@@ -17,15 +17,6 @@ from sfumato.privacy import Budget, Curator
 from sfumato.privacy.answering import integer_sums, sampled
 
 BUDGET = Budget(epsilon=10.0, delta=1e-5)
-
-
-@pytest.fixture(scope="module")
-def few_digits(tmp_path_factory):
-    """150 digits: here nothing depends on how many there are."""
-    few = load_labelled(open_images("digits"))
-    path = tmp_path_factory.mktemp("few") / "digits.npz"
-    np.savez(path, images=few.images[:150, 0], labels=few.labels[:150])
-    return open_images(path, classes=10, declared_size=150)
 
 
 def shorter(method):
@@ -53,7 +44,7 @@ def test_the_fake_refuses_a_transfer_that_nobody_asked_for(fake_gpu):
 
 @pytest.mark.parametrize("name", method_names())
 def test_no_tensor_of_a_method_stays_on_the_host(
-    name, fake_gpu, methods, few_digits, tmp_path, monkeypatch
+    name, fake_gpu, methods, digits, tmp_path, monkeypatch
 ):
     # Engines and batches are measured in tests of their own. PyTorch's vmap does not look into
     # subclasses of tensors.
@@ -62,7 +53,7 @@ def test_no_tensor_of_a_method_stays_on_the_host(
     monkeypatch.setattr(integer_sums, "PROBED", 32)
     monkeypatch.setattr(integer_sums, "ROUNDS", 1)
     with fake_gpu.fake_gpu() as gpu:
-        curator = Curator(few_digits, BUDGET, state=tmp_path, quiet=True, device=gpu)
+        curator = Curator(digits, BUDGET, state=tmp_path, quiet=True, device=gpu)
         fitted = shorter(methods[name]).fit(curator)
         if isinstance(fitted, Model):
             images, _ = next(iter(fitted.sample(4)))
@@ -74,28 +65,28 @@ def test_no_tensor_of_a_method_stays_on_the_host(
 
 @pytest.mark.parametrize("name", ["dpdm", "guided"])
 def test_a_run_that_starts_from_a_public_model_computes_where_it_is_told_to(
-    name, fake_gpu, small_dpdm, small_guided, few_digits, tmp_path, monkeypatch
+    name, fake_gpu, small_dpdm, small_guided, digits, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(sampled, "engine_that_fits", lambda *_: ("layers", 16))
     small, steps = {"width": 8, "blocks": 1, "patch": 4}, {"public_steps": 1, "sampling_steps": 2}
-    few = load_labelled(few_digits)
+    few = load_labelled(digits)
     with fake_gpu.fake_gpu() as gpu:
         session = Session(quiet=True, device=gpu)
         batch = (few.images[:8], few.labels[:8])
-        made = DPDM.pretrained(few_digits.spec, batch, {**small, **steps}, session)
+        made = DPDM.pretrained(digits.spec, batch, {**small, **steps}, session)
         kind = small_dpdm if name == "dpdm" else small_guided
         method = shorter(kind(public_model=PublicModel("dpdm", made, {})))
-        curator = Curator(few_digits, BUDGET, state=tmp_path, quiet=True, device=gpu)
+        curator = Curator(digits, BUDGET, state=tmp_path, quiet=True, device=gpu)
         images, _ = next(iter(method.fit(curator).sample(4)))
     assert images.shape == (4, 1, 28, 28)
 
 
 @pytest.mark.parametrize("name", ["moments", "pe"])
 def test_a_pass_that_does_not_fit_is_begun_anew_with_half_its_batch(
-    name, methods, few_digits, tmp_path, monkeypatch, capsys
+    name, methods, digits, tmp_path, monkeypatch, capsys
 ):
-    """A device that has room for sixteen images: the same run ends, and says so."""
-    room = 16
+    """A device that has room for eight images: the same run ends, and says so."""
+    room = 8
     contributions = integer_sums.contributions
 
     def fits(query, images, labels, device):
@@ -104,7 +95,7 @@ def test_a_pass_that_does_not_fit_is_begun_anew_with_half_its_batch(
         return contributions(query, images, labels, device)
 
     monkeypatch.setattr(integer_sums, "contributions", fits)
-    with Curator(few_digits, BUDGET, state=tmp_path) as curator:
+    with Curator(digits, BUDGET, state=tmp_path) as curator:
         methods[name].fit(curator)
     said = capsys.readouterr().err
-    assert "going on with at most 16 images at once" in said and "12345" not in said
+    assert "going on with at most 8 images at once" in said and "12345" not in said

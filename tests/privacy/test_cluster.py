@@ -282,7 +282,7 @@ from sfumato.data import open_images
 from sfumato.errors import SfumatoError, UsageError
 from sfumato.methods.moments.method import Moments
 from sfumato.privacy import Budget, Curator
-from sfumato.privacy.cluster import on_cluster
+from sfumato.privacy.cluster import check_shards, on_cluster
 
 
 def loud(shard, raises):
@@ -307,12 +307,12 @@ source = open_images(shards, unit="unit", records_per_unit=3, image_size=28)
 alone = summed(source, here / "alone")
 found = {}
 try:
-    with on_cluster(source, engine):
-        found["same"] = summed(source, here / "spread") == alone
     stored = open_images(f"shared://{shards}", unit="unit", records_per_unit=3, image_size=28)
-    with on_cluster(stored, engine):
+    check_shards(stored)
+    with on_cluster(source, engine):  # once: a start of Ray takes longer than all tasks
+        found["same"] = summed(source, here / "spread") == alone
+        stored.cluster = source.cluster
         found["stored"] = summed(stored, here / "stored") == alone
-    with on_cluster(source, engine):
         pieces = source.by_shard()[:1]
         found["speaks"] = list(source.cluster.each(lambda shard: loud(shard, False), pieces))
         try:

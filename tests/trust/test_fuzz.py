@@ -78,7 +78,8 @@ sys.path.insert(0, sys.argv[1])
 import fuzz, fuzz_targets
 from sfumato.errors import DataError
 fuzz.SECONDS_PER_INPUT = 2.0
-fuzz.FIRST = 20.0
+fuzz.FIRST = 60.0
+fuzz.prepare_torch()
 for fault in sys.argv[2:]:
     def read(folder, rng):
         exec(fault)

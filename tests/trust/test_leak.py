@@ -31,6 +31,8 @@ from typer.testing import CliRunner
 from sfumato.cli.app import app
 from sfumato.privacy.answering import base, gradient
 
+pytestmark = pytest.mark.usefixtures("few_probes")
+
 Cells = dict[str, bytes]
 CLASSES = ("ant", "bee")
 MOMENTS = ("--method", "moments", "--set", "coefficients=4")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from sfumato.privacy import RELATIONS, Event
@@ -40,12 +41,6 @@ def render(
         published: the release's published metrics, if it has any.
         measurements: an evaluation on real images; only for a page outside the release.
     """
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"factor": factor, "percent": percent, "scientific": scientific}
-    environment.filters["png"] = _data_uri
-    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
     style, script = _asset("page.css"), _asset("page.js")
     spec, delta = certificate["spec"], certificate["delta"]
     events = [Event.from_dict(event) for event in certificate["events"]]
@@ -53,7 +48,7 @@ def render(
         make_odds(relation, certificate["epsilon_by_relation"][relation], events)
         for relation in RELATIONS
     ]
-    return environment.from_string(_asset("page.html.jinja")).render(
+    return _template().render(
         certificate=certificate,
         classes=certificate["classes"],
         spec=spec,
@@ -79,6 +74,17 @@ def render(
         script=Markup(script),
         policy=_policy(style, script),
     )
+
+
+@cache  # compiled once a process
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"factor": factor, "percent": percent, "scientific": scientific}
+    environment.filters["png"] = _data_uri
+    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
+    return environment.from_string(_asset("page.html.jinja"))
 
 
 def _asset(name: str) -> str:

@@ -17,11 +17,11 @@ SPEC = PublicSpec(28, 28, 1, ("a", "b"), declared_size=100)
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_it_learns_where_the_budget_is_large(compress, digits, tmp_path):
-    known = load_labelled(digits)
+def test_it_learns_where_the_budget_is_large(compress, all_digits, tmp_path):
+    known = load_labelled(all_digits)
     method = DPSGD(steps=25, batch=60, width=3, compress=compress, learning_rate=1.0)
     budget = Budget(10.0, 1e-5)
-    with Curator(digits, budget, state=tmp_path, quiet=True, insecure_seed=1) as curator:
+    with Curator(all_digits, budget, state=tmp_path, quiet=True, insecure_seed=1) as curator:
         classifier = method.fit(curator)
     assert (classifier.predict(known.images[:300]) == known.labels[:300]).mean() > 0.3
 

@@ -154,17 +154,17 @@ def test_a_threshold_leaves_signs_of_large_sums(small_datalens):
     assert torch.equal(moves, total.sign())
 
 
-def test_votes_move_the_student_to_the_records(small_datalens, digits, tmp_path):
+def test_votes_move_the_student_to_the_records(small_datalens, all_digits, tmp_path):
     """With next to no noise images of a class come to lie nearer to its mean than others do."""
     method = small_datalens(
         teachers=1500, entries=64, dimension=64, steps=10, student_steps=15, width=8
     )
     rich = Budget(epsilon=1e4, delta=1e-5)
-    with Curator(digits, rich, state=tmp_path, quiet=True) as curator:
+    with Curator(all_digits, rich, state=tmp_path, quiet=True) as curator:
         model = method.fit(curator)
         curator.close()
     ((images, labels),) = model.sample(100)
-    real, names = next(digits.batches(2000))
+    real, names = next(all_digits.batches(2000))
     means = np.stack([real[names == digit].mean(axis=0) for digit in range(10)])
     far = np.square(images[:, None].astype(float) - means).sum(axis=(2, 3, 4))
     assert (far.argmin(axis=1) == labels).mean() > 0.8

@@ -151,7 +151,7 @@ def test_a_generator_starts_from_a_public_model_of_its_own_form(public_dpaf, dig
         model = MEPFModel(spec, np.ones(1), StartedGenerator(spec, None, refiner(spec, 16)), None)
         return PublicModel("mepf", model, {})
 
-    method = public_dpaf(public_model=made(PublicSpec(28, 28, 1, ())))
+    method = public_dpaf(batch=300, public_model=made(PublicSpec(28, 28, 1, ())))
     assert method.generator_width == 16 and method.config()["public_model_digest"]
     seen = []
     with pytest.MonkeyPatch.context() as patch:
@@ -167,7 +167,7 @@ def test_a_generator_starts_from_a_public_model_of_its_own_form(public_dpaf, dig
     known = method.public_model.model.generator.refiner.state_dict()["down.weight"]
     assert torch.equal(seen[0], known)
     state = tmp_path / "refused"
-    other = public_dpaf(public_model=made(PublicSpec(32, 32, 1, ())))
+    other = public_dpaf(batch=300, public_model=made(PublicSpec(32, 32, 1, ())))
     with (
         Curator(digits, BUDGET, state=state, quiet=True) as curator,
         pytest.raises(UsageError, match="32x32 pixels"),

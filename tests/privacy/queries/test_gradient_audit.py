@@ -28,7 +28,7 @@ from sfumato.privacy.ledger import Ledger
 from sfumato.privacy.noise.entropy import Stream
 from sfumato.privacy.run import Run
 
-CANARIES, RUNS, STEPS = 6000, 9, 3
+CANARIES, RUNS, STEPS = 2000, 27, 3  # time grows with the square of canaries
 CLIP, RATE, Z, DELTA = 0.7, 0.15, 1.5, 1e-5
 CHANCE = 1e-6
 QUERY = GradientQuery("canaries", CANARIES, CLIP, RATE, STEPS)

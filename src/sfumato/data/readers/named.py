@@ -10,6 +10,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -69,13 +70,10 @@ class DigitsSource(ImageSource):
         self._split = split
 
     def _load(self) -> tuple[np.ndarray, np.ndarray]:
-        from sklearn.datasets import load_digits  # slow to import
-
-        images, labels = load_digits(return_X_y=True)
+        pixels, labels = _all_digits()
         is_test = np.arange(len(labels)) % 5 == 4
         chosen = is_test if self._split == "test" else ~is_test
-        pixels = np.rint(images[chosen].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-        return pixels, labels[chosen]
+        return pixels[chosen], labels[chosen]
 
     def _records(self) -> Iterator[Record]:
         for pixels, label in zip(*self._load(), strict=True):
@@ -88,6 +86,14 @@ class DigitsSource(ImageSource):
         """Return a digest of pixels and labels. PRIVATE."""
         images, labels = self._load()
         return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+
+
+@cache  # parsed once a process; 130 kB
+def _all_digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits  # slow to import
+
+    images, labels = load_digits(return_X_y=True)
+    return np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), labels
 
 
 def open_digits(name: str, declared: DataOptions) -> DigitsSource:

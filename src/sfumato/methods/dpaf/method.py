@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from sfumato.data.spec import PublicSpec
 from sfumato.errors import UsageError
 from sfumato.features.shipped import CHANNELS
-from sfumato.methods.base import Method, Settings, check_rules, digest_of, poisson_rate
+from sfumato.methods.base import Method, Settings, check_rules, poisson_rate
 from sfumato.methods.dpaf.settings import FirstLayer, Loss, clip_norm_of
 from sfumato.methods.later import later
 from sfumato.methods.mepf.method import DPMEPF
-from sfumato.methods.public_model import PublicModel
+from sfumato.methods.public_model import PublicModel, note_digests
 from sfumato.networks.sizes import (
     COARSEST,
     POOLED,
@@ -171,10 +171,8 @@ class DPAF(Method):
     public_model_digest: str = ""
 
     def __post_init__(self) -> None:
-        if self.public is not None and not self.public_digest:
-            object.__setattr__(self, "public_digest", digest_of(self.public))
+        note_digests(self)
         if self.public_model is not None:
-            object.__setattr__(self, "public_model_digest", self.public_model.digest)
             width = self.public_model.settings().get("width", self.generator_width)
             object.__setattr__(self, "generator_width", width)
         positive = {

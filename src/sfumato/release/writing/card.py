@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -64,6 +65,24 @@ def make_mock_card(facts: Mapping[str, Any], names: Sequence[str]) -> str:
 
 def _rendered(template: str, names: Sequence[str], facts: Mapping[str, Any], **more: Any) -> str:
     """Fill a template with what any card says of the images, and with ``more``."""
+    samples = facts["release"]["samples"]
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            classes=facts["classes"],
+            spec=facts["spec"],
+            samples=samples,
+            size_category=next((name for most, name in _SIZES if samples < most), "10M<n<100M"),
+            form=facts["release"]["format"],
+            shards=_shards([name for name in names if name.endswith(".tar")]),
+            **more,
+        )
+    )
+
+
+@cache  # a template is compiled once a process
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("sfumato.release.writing", "."),
         undefined=StrictUndefined,
@@ -74,16 +93,7 @@ def _rendered(template: str, names: Sequence[str], facts: Mapping[str, Any], **m
     environment.filters["percent"] = _percent
     environment.filters["factor"] = factor
     environment.filters["yaml"] = lambda text: json.dumps(text, ensure_ascii=False)
-    samples = facts["release"]["samples"]
-    return environment.get_template(template).render(
-        classes=facts["classes"],
-        spec=facts["spec"],
-        samples=samples,
-        size_category=next((name for most, name in _SIZES if samples < most), "10M<n<100M"),
-        form=facts["release"]["format"],
-        shards=_shards([name for name in names if name.endswith(".tar")]),
-        **more,
-    )
+    return environment
 
 
 def _percent(measured: Mapping[str, Any]) -> str:
