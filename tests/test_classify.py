@@ -26,6 +26,8 @@ from sfumato.options import EvaluationOptions
 from sfumato.release import certificate as certificates
 from sfumato.release.files import digests, list_files
 
+pytestmark = pytest.mark.usefixtures("few_probes")
+
 MODEL = "model.safetensors"
 
 

@@ -29,6 +29,8 @@ from sfumato.release import read_certificate, verify
 from sfumato.release.writing.card import make_card
 from sfumato.synthesis import sample, synthesize
 
+pytestmark = pytest.mark.usefixtures("few_probes")
+
 SIZE = 28
 NETWORK = {"width": 8, "blocks": 1, "patch": 4}
 PRIVATE = {"steps": 2, "batch": 10, "multiplicity": 1, "sampling_steps": 2}
@@ -91,10 +93,7 @@ def private(tmp_path_factory) -> Path:
 def released(tmp_path_factory, denoiser: Path, private: Path) -> Path:
     """A release of a denoiser that started from the public one."""
     folder = tmp_path_factory.mktemp("released")
-    with pytest.MonkeyPatch.context() as patched:  # no time is measured
-        engine = "sfumato.privacy.answering.sampled.engine_that_fits"
-        patched.setattr(engine, lambda *_: ("layers", 64))
-        return synthesized(private, folder, "dpdm", PRIVATE, denoiser)
+    return synthesized(private, folder, "dpdm", PRIVATE, denoiser)
 
 
 def refused(model: Path, spec: PublicSpec, options=None, method="dpdm") -> str:
@@ -201,7 +200,7 @@ def test_other_methods_name_those_that_can_start_from_a_model(denoiser: Path) ->
     assert set(starting) == set(STARTED)
     for name in set(IMAGES) - set(STARTED):
         with pytest.raises(
-            UsageError, match="cannot start from a public model; dpdm, mepf, guided can"
+            UsageError, match="cannot start from a public model; dpdm, mepf, guided, dpaf can"
         ):
             make_method(name, SPEC, public_model=denoiser)
     for name in set(IMAGES) - set(PRETRAINED):

@@ -11,7 +11,7 @@ from sfumato.bench import MethodChoice, Suite, read_results, run_suite, runs
 from sfumato.bench.results import RESULTS, append_result
 from sfumato.errors import DataError, UsageError
 
-pytestmark = pytest.mark.usefixtures("tile_features")
+pytestmark = pytest.mark.usefixtures("tile_features", "few_probes")
 
 SUITE = Suite(
     name="tiny",

@@ -342,7 +342,7 @@ class DPAF(Method):
             if self.public_digest or self.public_model_digest:
                 raise UsageError(
                     "dpaf: public images and a public model are for public layers. "
-                    "Set first_layer=public, or --preset public."
+                    "Set first_layer=public, or --preset public (preset=)."
                 )
             return
         for name in OTHER_LAYERS:
