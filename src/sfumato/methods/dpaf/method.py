@@ -59,9 +59,10 @@ def _public(spec: PublicSpec) -> Settings:
         "first_layer": "public",
         "steps": 1,
         "batch": spec.declared_size or DPAF.batch,
-        "generator_steps": 1500,
-        "generated": max(2, 100 // max(len(spec.classes), 1)),
-        "moving_average": 0.9,
+        "generator_steps": 240,
+        "generated": max(2, 40 // max(len(spec.classes), 1)),
+        "moving_average": 0.95,
+        "matching": 10.0,
         "generator_width": 48,
         "generator_rate": 5e-4,
     }
