@@ -39,7 +39,7 @@ def stepwise(
         ),
         "dpgan": small_dpgan(steps=5),
         "dpaf": small_dpaf(steps=5, first_layer="private"),
-        "dpaf, public": public_dpaf(steps=2, batch=500),
+        "dpaf, public": public_dpaf(steps=2, batch=300),
         "datalens": small_datalens(steps=5),
         "dp-sgd, compressed": replace(methods["dp-sgd"], compress=True, stochastic=True),
         "guided": small_guided(public_model=public_denoiser),
