@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and kill
 
 HARNESS = Path(__file__).parents[1] / "harness"
 LEDGER_ERROR, DATA_ERROR = 5, 3
-SHARE = 12
+SHARE = 16
 """One in so many places is tried here; the benchmark tries each."""
 
 

@@ -88,7 +88,7 @@ def test_attack_proves_no_more_than_is_claimed_and_something(
     assert 0 < proven(make_source, tmp_path) <= 1
 
 
-@pytest.mark.parametrize("factor", [0.0, 0.2, 0.3])
+@pytest.mark.parametrize("factor", [0.0, 0.3])
 def test_attack_finds_noise_that_is_too_weak(
     make_source: Callable, tmp_path: Path, factor: float
 ) -> None:
