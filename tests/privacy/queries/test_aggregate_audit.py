@@ -94,7 +94,8 @@ def _one_way(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_attack_proves_no_more_than_is_claimed_and_something(
     make_source: Callable, tmp_path: Path
 ) -> None:
-    assert 0 < proven(make_source, tmp_path) <= 1
+    # Simulated, the proof lies five standard deviations above zero; with half of the runs, three.
+    assert 0 < proven(make_source, tmp_path, runs=2 * RUNS) <= 1
 
 
 @pytest.mark.parametrize("part", ["forward", "backward"])
@@ -155,7 +156,8 @@ def test_attack_finds_sampling_left_out(
 def test_attack_finds_a_second_answer(
     make_source: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Twelve gradients at each step, each with fresh noise, instead of the stored one.
+    # Forty gradients at each step, each with fresh noise, instead of the stored one. Simulated, the
+    # proof lies six standard deviations above the claim.
     honest_stored = AggregateAnswering._stored
 
     def stored(self: Any, step: int) -> dict[str, Tensor]:
@@ -166,4 +168,4 @@ def test_attack_finds_a_second_answer(
     monkeypatch.setitem(
         globals(), "evidence", lambda sums, gradients: gradients.max(axis=0) - C / 2
     )
-    assert proven(make_source, tmp_path, repeats=12, runs=12) > 1
+    assert proven(make_source, tmp_path, repeats=40, runs=6) > 1
