@@ -23,13 +23,20 @@ WARM_UP = 50
 LAST_RATE = 0.05
 
 
+def follow(running: Tensor, mean: Tensor, memory: float, step: int) -> None:
+    """Move a running average towards a batch's mean, in place.
+
+    Its memory is shorter at first, while the generator moves fast.
+    """
+    running.lerp_(mean.detach(), 1 - min(memory, step / (step + 9)))
+
+
 class MovingMean:
     """A released mean and the running average of the means of generated images.
 
     Args:
         wanted: μ̃, float32 ``[classes, d]``.
-        memory: decay of the running average; it is shorter at first, while the generator moves
-            fast.
+        memory: decay of the running average.
     """
 
     def __init__(self, wanted: Tensor, memory: float) -> None:
@@ -37,10 +44,8 @@ class MovingMean:
 
     def loss(self, mean: Tensor, step: int) -> Tensor:
         """−2⟨μ̃ − m, μ̂⟩ for a batch's mean μ̂ ``[classes, d]``, after m has moved towards it."""
-        with torch.no_grad():
-            self.running.lerp_(mean, 1 - min(self.memory, step / (step + 9)))
-            gap = self.wanted - self.running
-        return -2 * (gap * mean).sum()
+        follow(self.running, mean, self.memory, step)
+        return -2 * ((self.wanted - self.running) * mean).sum()
 
 
 def warm_up_and_cosine(steps: int) -> Callable[[int], float]:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from sfumato.devices import random_on
 from sfumato.methods.dpaf.class_means import ClassMeans, Maps
 from sfumato.methods.dpaf.settings import Loss
+from sfumato.methods.mean_matching import follow
 from sfumato.methods.mepf.generator import StartedGenerator
 from sfumato.methods.mepf.matching import CHANGE_PENALTY
 from sfumato.methods.training import Session, Training
@@ -143,11 +144,12 @@ class AsymmetricTraining:
         memory = torch.zeros(shape, device=random.device)
         deviations = torch.zeros(shape[:2], device=random.device)
         below = list(self.lower.parameters())
-        fixed = {} if below else {"lower"}
-        networks = {"generator": self.generator, "upper": self.upper, "lower": self.lower}
+        networks: dict[str, nn.Module] = {"generator": self.generator, "upper": self.upper}
+        if below:
+            networks["lower"] = self.lower
         training = Training(
             self.session,
-            {name: network for name, network in networks.items() if name not in fixed},
+            networks,
             self.optimizer,
             random,
             self.average,
@@ -197,9 +199,7 @@ class AsymmetricTraining:
             self._generator_step(training, *wanted, *self._generated(learns=True))
             return
         mean, penalty = self._generated(learns=True)
-        # Shorter at first, while the generator moves fast.
-        decay = min(self.settings.moving_average, number / (number + 9))
-        self.running.lerp_(mean.detach(), 1 - decay)
+        follow(self.running, mean, self.settings.moving_average, number)
         self._upper_step(training, *real, self.running)
         # The running means in value, the batch's in gradient: few images are judged as if many.
         self._generator_step(training, *wanted, self.running + mean - mean.detach(), penalty)
