@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
+import sys
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -113,6 +115,24 @@ def test_what_a_worker_says_goes_nowhere(records, capfd, tmp_path, monkeypatch) 
     assert listed(records, TWO) == listed(records, DataOptions())
     assert (tmp_path / "seen").exists()
     assert "SECRET" not in "".join(capfd.readouterr())
+
+
+def test_a_script_without_a_guard_runs_once(records, tmp_path: Path) -> None:
+    """A started process that ran it again would start processes itself, which Python refuses."""
+    (tmp_path / "images").mkdir()
+    for number in range(12):
+        (tmp_path / "images" / f"{number:02}.jpg").write_bytes(encoded(number))
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from sfumato.data import open_images\n"
+        "from sfumato.data.decoding import workers\n"
+        "print('begun')\n"
+        "workers.HEAD_RECORDS = 5\n"
+        f"source = open_images({str(tmp_path / 'images')!r}, classes=0, workers=2)\n"
+        "print(sum(len(images) for images, _ in source.batches(4)))\n"
+    )
+    said = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    assert (said.stdout.split(), said.stderr) == (["begun", "12"], "")
 
 
 def test_a_reader_uses_them_and_ranks_decode_their_own(records, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import dp_accounting
 import numpy as np
@@ -426,6 +427,19 @@ def test_many_tiny_losses_are_one_gaussian() -> None:
     pair = Pair(q * math.sqrt(steps) / mu, q, 0, count=steps)
     ours = epsilon_by_convolution([pair], 1e-5)
     assert log_delta_gaussian(mu, ours) == pytest.approx(math.log(1e-5), rel=1e-4)
+
+
+def test_the_reach_is_that_of_all_orders_however_few_were_asked() -> None:
+    """It stops at the first orders that say enough: the grid may not be another for it."""
+    answers = set()
+    for z, q, other, steps in product((0.3, 2.0, 80.0), (1e-4, 0.1), (0, -1), (1, 1000)):
+        pairs = [Pair(z, q, other, count=steps), Pair(5.0, 1.0, other)]
+        mean = abs(sum(pair.count * pair.moments()[0] for pair in pairs))
+        largest = max(pair.moments()[2] for pair in pairs)
+        usual = mean + pairs_module.TAILS * pairs_module.spread(pairs) + largest
+        answers.add(pairs_module._covers(usual, pairs))
+        assert pairs_module.reach(pairs) == max(usual, pairs_module._far(pairs, mean, largest))
+    assert answers == {True, False}
 
 
 @pytest.mark.parametrize(

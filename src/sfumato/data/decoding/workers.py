@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections import deque
@@ -21,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from multiprocessing.shared_memory import SharedMemory
+from types import ModuleType
 
 import numpy as np
 
@@ -121,7 +123,7 @@ class _Workers:
         """Have one piece decoded into a free slot."""
         piece.slot = self.free.pop()
         if encoded := [stored for stored, _ in piece.records if isinstance(stored, bytes)]:
-            with _no_interrupts(), _told_as_data_error():
+            with _apart(), _told_as_data_error():
                 piece.usable = self._pool.submit(_decode_piece, piece.slot, encoded)
 
     def finished(self, piece: _Piece) -> Iterator[Decoded]:
@@ -176,8 +178,24 @@ def _told_as_data_error() -> Iterator[None]:
 
 
 @contextmanager
+def _apart() -> Iterator[None]:
+    """A process that is started in here has to do with nothing but its work.
+
+    It does not run the program's own script again, as a started process otherwise does: that would
+    take as long as the script's imports, and a script without ``if __name__ == "__main__"`` would
+    start over. And it never gets Ctrl-C: the process that started it ends it.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        with _no_interrupts():
+            yield
+    finally:
+        sys.modules["__main__"] = script
+
+
+@contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """A process that is started in here never gets Ctrl-C: the one that started it ends it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -106,23 +106,25 @@ class Pair:
         return mean, math.sqrt(float(weights @ (losses - mean) ** 2)), float(kept.max())
 
 
-@lru_cache(maxsize=256)
 def renyi(pair: Pair) -> Array:
     """Rényi divergence of P from Q, or of Q from P where ``swapped``, at each of ORDERS."""
-    z, orders = pair.z, np.array(ORDERS, dtype=np.float64)
+    return np.array([divergence(pair, order) for order in ORDERS])
+
+
+@lru_cache(maxsize=4096)
+def divergence(pair: Pair, order: float) -> float:
+    """The same at one order."""
+    z = pair.z
     if pair.q == 1:
-        return orders * (1 - pair.other) ** 2 / (2 * z**2)
-    divergences = []
-    for order in ORDERS:
-        # The integrand is a sum of bells of width z between −order and order.
-        x = np.linspace(-30 * z - 1 - order, 30 * z + 1 + order, 20_001)
-        normal = -0.5 * (x / z) ** 2 - math.log(z * math.sqrt(2 * math.pi))
-        log_p = normal + pair.log_ratio(x)
-        log_q = normal + (pair.log_ratio(-x) if pair.other else 0.0)
-        first, second = (log_q, log_p) if pair.swapped else (log_p, log_q)
-        integral = logsumexp(order * first + (1 - order) * second) + math.log(x[1] - x[0])
-        divergences.append(max(float(integral) / (order - 1), 0.0))
-    return np.array(divergences)
+        return float(np.float64(order) * (1 - pair.other) ** 2 / (2 * z**2))
+    # The integrand is a sum of bells of width z between −order and order.
+    x = np.linspace(-30 * z - 1 - order, 30 * z + 1 + order, 20_001)
+    normal = -0.5 * (x / z) ** 2 - math.log(z * math.sqrt(2 * math.pi))
+    log_p = normal + pair.log_ratio(x)
+    log_q = normal + (pair.log_ratio(-x) if pair.other else 0.0)
+    first, second = (log_q, log_p) if pair.swapped else (log_p, log_q)
+    integral = logsumexp(order * first + (1 - order) * second) + math.log(x[1] - x[0])
+    return max(float(integral) / (order - 1), 0.0)
 
 
 def directions(pairs: Sequence[Pair]) -> list[list[Pair]]:
@@ -176,9 +178,10 @@ def spread(pairs: Sequence[Pair]) -> float:
 
 def reach(pairs: Sequence[Pair]) -> float:
     """What the size of the loss of all events together, and of each, practically never exceeds."""
-    mean = sum(pair.count * pair.moments()[0] for pair in pairs)
+    mean = abs(sum(pair.count * pair.moments()[0] for pair in pairs))
     largest = max(pair.moments()[2] for pair in pairs)
-    return max(abs(mean) + TAILS * spread(pairs) + largest, _far(pairs, abs(mean), largest))
+    usual = mean + TAILS * spread(pairs) + largest
+    return usual if _covers(usual, pairs) else max(usual, _far(pairs, mean, largest))
 
 
 def compose(pairs: Sequence[Pair]) -> LossDistribution:
@@ -210,19 +213,40 @@ def _far(pairs: Sequence[Pair], mean: float, largest: float) -> float:
     loss's mean, its standard deviation and the ``largest`` of a single step: with
     t = L + √(L² + 2 r σ²), L = r · 2 · largest / 3, P[|loss − mean| > t] ≤ 2 exp(−r).
     """
-    # Quadrature is sure where its points lie closer than a bell is wide.
-    sure = [i for i, order in enumerate(ORDERS) if order < 1000 * min(p.z for p in pairs)]
+    bounds = [_chernoff(pairs, order) for order in _sure(pairs)]
+    above, below = map(min, zip(*bounds, strict=True)) if bounds else (0.0, 0.0)
+    linear = -math.log(WRAPPED) * 2 * largest / 3
+    bernstein = mean + linear + math.sqrt(linear**2 - 2 * math.log(WRAPPED) * spread(pairs) ** 2)
+    return min(max(above, below, 0.0), bernstein)
+
+
+def _covers(size: float, pairs: Sequence[Pair]) -> bool:
+    """Whether Chernoff bounds say that the loss stays within ``size``.
+
+    One or two orders say so of most plans, and each costs integrals. For a Gaussian loss the best
+    is known; where single losses are large, it is a smaller one.
+    """
+    best = 1 + math.sqrt(-2 * math.log(WRAPPED)) / max(spread(pairs), 1e-9)
+    above = below = False
+    for order in sorted(_sure(pairs), key=lambda order: (order > 2 * best, abs(order - best))):
+        bounds = _chernoff(pairs, order)
+        above, below = above or bounds[0] <= size, below or bounds[1] <= size
+        if above and below:
+            return True
+    return False
+
+
+def _sure(pairs: Sequence[Pair]) -> list[float]:
+    """The orders whose quadrature is sure: its points lie closer than a bell is wide."""
+    return [order for order in ORDERS if order < 1000 * min(pair.z for pair in pairs)]
+
+
+def _chernoff(pairs: Sequence[Pair], order: float) -> tuple[float, float]:
+    """What the loss, and the loss with its sign turned, exceed with probability WRAPPED at most."""
     rare = -math.log(WRAPPED)
     turned = [Pair(p.z, p.q, p.other, not p.swapped, p.count) for p in pairs]
-    above = [_divergence(pairs, i) + rare / (ORDERS[i] - 1) for i in sure]
-    below = [(_divergence(turned, i) * (ORDERS[i] - 1) + rare) / ORDERS[i] for i in sure]
-    linear = rare * 2 * largest / 3
-    bernstein = mean + linear + math.sqrt(linear**2 + 2 * rare * spread(pairs) ** 2)
-    return min(max(min(above, default=0.0), min(below, default=0.0)), bernstein)
-
-
-def _divergence(pairs: Sequence[Pair], order: int) -> float:
-    return sum(pair.count * float(renyi(pair)[order]) for pair in pairs)
+    above, below = (sum(p.count * divergence(p, order) for p in way) for way in (pairs, turned))
+    return above + rare / (order - 1), (below * (order - 1) + rare) / order
 
 
 def epsilon_by_convolution(pairs: Sequence[Pair], delta: float) -> float:

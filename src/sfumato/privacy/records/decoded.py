@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +27,13 @@ class Records:
     def __init__(self, source: ImageSource, folder: Path) -> None:
         spec = source.spec
         labels: list[NDArray[np.int64]] = []
-        with tempfile.TemporaryFile(dir=folder) as file:
-            for images, batch_labels in source.batches(READ_BATCH):
-                file.write(np.ascontiguousarray(images).data)
-                labels.append(batch_labels)
-            file.flush()
-            self.labels = np.concatenate(labels) if labels else np.zeros(0, np.int64)
-            self.shape = (spec.channels, spec.height, spec.width)
-            shape = (len(self.labels), *self.shape)
-            self._images = (
-                np.memmap(file, np.uint8, "r", shape=shape)
-                if len(self.labels)
-                else np.zeros(shape, np.uint8)
-            )
+        self._pixels = tempfile.TemporaryFile(dir=folder)
+        weakref.finalize(self, self._pixels.close)
+        for images, batch_labels in source.batches(READ_BATCH):
+            self._pixels.write(np.ascontiguousarray(images).data)
+            labels.append(batch_labels)
+        self.labels = np.concatenate(labels) if labels else np.zeros(0, np.int64)
+        self.shape = (spec.channels, spec.height, spec.width)
         self._units = units_of(source)
         if self._units is not None:
             self._units.check(len(self.labels))
@@ -59,4 +54,9 @@ class Records:
 
     def take(self, index: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Images uint8 ``[b, c, h, w]`` and labels int64 ``[b]``; -1 where a record is unusable."""
-        return np.array(self._images[index]), self.labels[index]
+        # Read, not mapped: pages of a map would count as this process's memory until all are there.
+        images = np.empty((len(index), *self.shape), np.uint8)
+        for image, record in zip(images, index, strict=True):
+            self._pixels.seek(int(record) * image.size)
+            self._pixels.readinto(image.data)
+        return images, self.labels[index]
