@@ -114,8 +114,8 @@ class AsymmetricTraining:
         # Coordinates of a mean are brought to the size of one before they are judged.
         self.scale = self.dimension**0.5 / maps.reach
         groups = [
-            {"params": list(network.parameters()), "lr": rate}
-            for network, rate in (
+            {"params": list(network.parameters()), "lr": each}
+            for network, each in (
                 (generator, settings.generator_rate),
                 (upper, settings.upper_rate),
                 (lower, settings.lower_rate),
