@@ -16,10 +16,8 @@ from scipy import integrate, stats
 from scipy.special import comb, logsumexp
 
 from sfumato.errors import SfumatoError
-from sfumato.privacy import RELATIONS, Budget, GradientQuery
+from sfumato.privacy import RELATIONS
 from sfumato.privacy.accounting import dominating_pairs as pairs_module
-from sfumato.privacy.accounting import epsilon as accounting_module
-from sfumato.privacy.accounting.calibration import calibrate
 from sfumato.privacy.accounting.dominating_pairs import (
     ORDERS,
     Pair,
@@ -31,7 +29,7 @@ from sfumato.privacy.accounting.dominating_pairs import (
     log_delta_gaussian,
     renyi,
 )
-from sfumato.privacy.accounting.epsilon import NEIGHBOURS, epsilon, epsilon_recomputed
+from sfumato.privacy.accounting.epsilon import NEIGHBOURS
 
 ADD, REPLACE = RELATIONS
 OTHER = {ADD: 0, REPLACE: -1}
@@ -330,43 +328,6 @@ def test_less_noise_more_sampling_more_steps_cost_more(
         assert price([pair], 1e-5) < price([worse], 1e-5)
 
 
-@pytest.mark.parametrize("relation", RELATIONS)
-@pytest.mark.parametrize(("budget_epsilon", "q", "steps"), [(1.0, 0.02, 400)])
-def test_calibration_of_sampled_events_spends_the_budget(
-    relation: str, budget_epsilon: float, q: float, steps: int
-) -> None:
-    budget = Budget(budget_epsilon, 1e-5, relation)
-    query = GradientQuery("g", 10, 0.7, q, steps)
-    events = calibrate([query.event(relation)], budget)
-    spent = epsilon(events, budget.delta, relation)
-    assert 0.999 * budget.epsilon <= spent <= budget.epsilon
-    # Far from the package: the library's distribution for the noise in clip norms.
-    parts = [(events[0].noise_std / 0.7, q, steps)]
-    theirs = golden(parts, relation, 1e-4 * min(1.0, budget_epsilon)).get_epsilon_for_delta(1e-5)
-    assert theirs == pytest.approx(budget.epsilon, rel=3e-3)
-    other = REPLACE if relation == ADD else ADD
-    assert (epsilon(events, budget.delta, other) > spent) == (relation == ADD)
-
-
-def test_calibration_of_sampled_and_unsampled_events_together() -> None:
-    budget = Budget(2.0, 1e-5)
-    sampled = GradientQuery("g", 10, 1.0, 0.05, 100).event(ADD)
-    whole = GradientQuery("h", 10, 1.0, 1.0, 1, relative_noise=6.0).event(ADD)
-    events = calibrate([sampled, whole], budget)
-    assert events[1].noise_std == pytest.approx(6 * events[0].noise_std)
-    assert 0.999 * 2.0 <= epsilon(events, 1e-5, ADD) <= 2.0
-    assert epsilon_recomputed(events, 1e-5, ADD) == pytest.approx(2.0, rel=2e-3)
-
-
-def test_a_wrong_second_accountant_stops_the_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = accounting_module.epsilon_by_convolution
-    monkeypatch.setattr(
-        accounting_module, "epsilon_by_convolution", lambda pairs, delta: 1.1 * honest(pairs, delta)
-    )
-    with pytest.raises(SfumatoError):
-        calibrate([GradientQuery("g", 10, 1.0, 0.05, 100).event(ADD)], Budget(2.0, 1e-5))
-
-
 def hockey_stick(first: np.ndarray, second: np.ndarray, alpha: float, cell: float) -> float:
     return float(np.clip(first - alpha * second, 0, None).sum() * cell)
 
@@ -440,28 +401,6 @@ def test_the_reach_is_that_of_all_orders_however_few_were_asked() -> None:
         answers.add(pairs_module._covers(usual, pairs))
         assert pairs_module.reach(pairs) == max(usual, pairs_module._far(pairs, mean, largest))
     assert answers == {True, False}
-
-
-@pytest.mark.parametrize(
-    ("budget_epsilon", "q", "steps"),
-    [(1e-3, 0.2, 100_000), (1e3, 0.01, 2000), (1e4, 1e-3, 1_000_000)],
-)
-def test_calibration_of_sampled_events_ends_at_the_edges(
-    budget_epsilon: float, q: float, steps: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    points = []
-    honest = accounting_module._by_pld
-
-    def counted(pairs: tuple[Pair, ...], delta: float, relation: str, interval: float) -> float:
-        points.append(2 * pairs_module.reach(pairs) / interval)
-        return honest(pairs, delta, relation, interval)
-
-    monkeypatch.setattr(accounting_module, "_by_pld", counted)
-    events = calibrate([GradientQuery("g", 10, 1.0, q, steps).event(ADD)], Budget(budget_epsilon))
-    assert 0.999 * budget_epsilon <= epsilon(events, 1e-5, ADD) <= budget_epsilon
-    assert epsilon_recomputed(events, 1e-5, ADD) == pytest.approx(budget_epsilon, rel=2e-3)
-    # What it takes is memory and time for the grid, a few times.
-    assert len(points) < 15 and max(points) < 8e6
 
 
 def test_a_delta_that_float64_cannot_resolve_is_refused() -> None:

@@ -7,7 +7,6 @@ assertions with a probability of at most ``SURE``.
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -21,28 +20,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sfumato.errors import SfumatoError
-from sfumato.privacy.noise import discrete_gaussian, enclosure, entropy, fixed_point
+from sfumato.privacy.noise import discrete_gaussian, enclosure, fixed_point
 from sfumato.privacy.noise.discrete_gaussian import sample
 from sfumato.privacy.noise.entropy import Stream, fresh_stream
-from sfumato.privacy.noise.poisson_sampling import bernoulli_mask
 from sfumato.privacy.noise.strata import strata_of
 
 SURE = 1e-6
 Ints = NDArray[np.int64]
 HALF = Fraction(1, 2)
-
-
-class Scripted(Stream):
-    """A stream that answers given words and no others."""
-
-    def __init__(self, words: list[int]) -> None:
-        super().__init__(bytes(32), True)
-        self.script = words
-
-    def words(self, n: int) -> NDArray[np.uint64]:
-        answer, self.script = self.script[:n], self.script[n:]
-        assert len(answer) == n
-        return np.array(answer, dtype=np.uint64)
 
 
 def masses(scale: float, edges: Ints) -> NDArray[np.float64]:
@@ -295,7 +280,7 @@ def test_the_exponential_is_enclosed_and_closely(exponent: Fraction, bits: int) 
 
 
 @pytest.mark.parametrize("scale", [HALF, Fraction(4), Fraction(10**6)])
-def test_a_word_on_a_boundary_is_decided_by_further_bits(scale: Fraction) -> None:
+def test_a_word_on_a_boundary_is_decided_by_further_bits(scale: Fraction, scripted: type) -> None:
     strata = strata_of(scale)
     boundary = int(strata.lower[1])
     coarse = strata.rate * 4**strata.width_bits
@@ -303,40 +288,42 @@ def test_a_word_on_a_boundary_is_decided_by_further_bits(scale: Fraction) -> Non
     assert lower >> 64 == boundary and upper - lower <= 2
     tail = lower % 2**64
     for further, expected in ((tail - 3, 1), (tail + 3, 2)):
-        stream = Scripted([further])
+        stream = scripted([further])
         found = strata.find(np.array([boundary], dtype=np.uint64), stream)
         assert found.tolist() == [expected] and not stream.script
     # One unit to either side needs no further bits.
     for word, expected in ((boundary - 1, 1), (int(strata.upper[1]) + 1, 2)):
-        found = strata.find(np.array([word], dtype=np.uint64), Scripted([]))
+        found = strata.find(np.array([word], dtype=np.uint64), scripted([]))
         assert found.tolist() == [expected]
 
 
-def test_a_uniform_beyond_the_tables_finds_its_stratum() -> None:
+def test_a_uniform_beyond_the_tables_finds_its_stratum(scripted: type) -> None:
     strata = strata_of(HALF)
     rate = strata.rate
     for k in (strata.count, strata.count + 1):
         inside = enclosure.boundaries(rate, k, 192)[-1][1] + 1
         words = [inside >> 128, inside >> 64 & 2**64 - 1, inside & 2**64 - 1]
-        found = strata.find(np.array(words[:1], dtype=np.uint64), Scripted(words[1:] + [0] * 9))
+        found = strata.find(np.array(words[:1], dtype=np.uint64), scripted(words[1:] + [0] * 9))
         assert found.tolist() == [k]
 
 
 @pytest.mark.parametrize("beyond", [0, 1, 2])
-def test_a_candidate_beyond_the_tables_is_accepted_with_its_exact_weight(beyond: int) -> None:
+def test_a_candidate_beyond_the_tables_is_accepted_with_its_exact_weight(
+    beyond: int, scripted: type
+) -> None:
     strata = strata_of(HALF)
     k = strata.count + beyond
     inside = enclosure.boundaries(strata.rate, k, 192)[-1][1] + 1
     cell, first = inside >> 176, (inside >> 128) % 2**48 << 16
     further = [inside >> 64 & 2**64 - 1, inside & 2**64 - 1]
-    probe = Scripted([*further, 0])
+    probe = scripted([*further, 0])
     assert strata.find(np.array([inside >> 128], dtype=np.uint64), probe).tolist() == [k]
     asked = further[: 3 - len(probe.script)]  # the words by which the stratum was told
     exponent = strata.exponent(-1 - k, k)
     assert exponent == 2 * (2 * k + 1)
     weight = enclosure.exp_minus(exponent, 64)
     for coin, expected in ((weight[0] - 1, True), (weight[1], False), (2**63, False)):
-        script = Scripted([first, *asked, coin % 2**48 << 16])
+        script = scripted([first, *asked, coin % 2**48 << 16])
         words = np.array([2**63 | cell], dtype=np.uint64)
         coins = np.array([coin >> 48], dtype=np.uint16)
         value, accepted = discrete_gaussian._decide(words, coins, strata, script)
@@ -344,11 +331,11 @@ def test_a_candidate_beyond_the_tables_is_accepted_with_its_exact_weight(beyond:
         assert not script.script
 
 
-def test_a_coin_on_its_weight_is_decided_by_further_bits() -> None:
+def test_a_coin_on_its_weight_is_decided_by_further_bits(scripted: type) -> None:
     exponent = Fraction(1, 3)
     lower, upper = enclosure.exp_minus(exponent, 128)
     for further, expected in ((lower % 2**64 - 3, True), (upper % 2**64 + 3, False)):
-        stream = Scripted([further])
+        stream = scripted([further])
         uniform = enclosure.LazyUniform(lower >> 64, 64, stream)
         assert uniform.below(lambda bits: enclosure.exp_minus(exponent, bits)) is expected
         assert not stream.script
@@ -391,104 +378,3 @@ def test_scales_that_are_not_proven_are_refused(scale: int) -> None:
 def test_as_many_integers_as_asked_for(n: int) -> None:
     drawn = sample(1000, n, fresh_stream())
     assert drawn.shape == (n,) and drawn.dtype == np.int64
-
-
-# Uniform bits.
-
-
-def test_the_stream_is_chacha20_as_rfc_8439_defines_it() -> None:
-    expected = bytes.fromhex("76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7")
-    assert Stream(bytes(32)).bytes(32) == expected
-
-
-def test_a_derived_stream_repeats_for_its_key_and_label_only() -> None:
-    key = bytes(range(32))
-    again = [Stream.derived(key, label).bytes(32) for label in ("noise 1", "noise 1", "noise 2")]
-    assert again[0] == again[1] != again[2]
-    assert Stream.derived(key[::-1], "noise 1").bytes(32) != again[0]
-    assert Stream.known(1).insecure and not Stream.derived(key, "").insecure
-    with pytest.raises(SfumatoError):
-        Stream.derived(b"short", "noise")
-
-
-def test_how_much_is_asked_for_at_once_does_not_matter() -> None:
-    parts, whole = Stream.known(1), Stream.known(1)
-    assert np.array_equal(np.append(parts.words(3), parts.words(70_000)), whole.words(70_003))
-
-
-def test_a_long_stream_goes_on_with_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = Stream.known(2).bytes(64)
-    monkeypatch.setattr(entropy, "RUN_BYTES", 64)
-    short = Stream.known(2)
-    drawn = short.bytes(96)
-    # 32 bytes are given out, the next 32 are the new key and never seen.
-    assert drawn[:32] == first[:32] and drawn[32:64] == Stream(first[32:]).bytes(32)
-    assert first[32:] not in drawn and len(set(drawn)) > 32
-
-
-def test_a_stream_cannot_be_copied() -> None:
-    with pytest.raises(TypeError):
-        pickle.dumps(fresh_stream())
-
-
-@given(st.integers(1, 2**64 - 1), st.integers(0, 2**32))
-@settings(deadline=None)
-def test_integers_lie_below_their_bound(bound: int, seed: int) -> None:
-    drawn = Stream.known(seed).below(bound, 20)
-    assert drawn.dtype == np.uint64 and drawn.shape == (20,) and max(drawn.tolist()) < bound
-    several = np.array([[bound, 1], [2**64 - 1, 3]], dtype=np.uint64)
-    assert (Stream.known(seed).below(several) < several).all()
-
-
-@pytest.mark.parametrize("bound", [2, 3, 7, 1000, 3 * 2**62])
-def test_integers_below_a_bound_are_uniform_and_a_remainder_is_not(bound: int) -> None:
-    bins = min(bound, 3)
-
-    def p_value(drawn: NDArray[np.uint64]) -> float:
-        parts = np.array([int(x) * bins // bound for x in drawn.tolist()])
-        sizes = np.diff([-(-i * bound // bins) for i in range(bins + 1)]) / bound
-        return float(stats.chisquare(np.bincount(parts, minlength=bins), sizes * len(drawn)).pvalue)
-
-    assert p_value(fresh_stream().below(bound, 60_000)) > SURE
-    if bound > 2**62:
-        planted = fresh_stream().words(60_000) % np.uint64(bound)
-        assert p_value(planted) < SURE
-
-
-def test_only_words_below_the_bound_are_kept() -> None:
-    # For bound 5 words are cut to three bits: 7, 5 and 6 are drawn anew, none is folded back.
-    stream = Scripted([7, 4, 8 + 5, 0, 6, 8 + 3, 2])
-    assert stream.below(5, 4).tolist() == [2, 4, 3, 0]
-    for bad in (0, -1, 2**64):
-        with pytest.raises(SfumatoError):
-            fresh_stream().below(bad, 1)
-
-
-# Poisson samples.
-
-
-def test_a_unit_takes_part_exactly_if_its_word_is_below_the_threshold() -> None:
-    rate = Fraction(1, 3)
-    threshold = 2**64 // 3
-    stream = Scripted([threshold - 1, threshold, 0, 2**64 - 1])
-    assert bernoulli_mask(4, rate, stream).tolist() == [True, False, True, False]
-    assert bernoulli_mask(5, 1.0, Scripted([])).all()
-    assert not bernoulli_mask(5, 0.0, fresh_stream()).any()
-    assert not bernoulli_mask(2, 2.0**-65, Scripted([0, 0])).any()  # rounded down, never up
-
-
-@pytest.mark.parametrize("rate", [0.001, 0.5, 0.999])
-def test_units_take_part_at_their_rate_and_independently(rate: float) -> None:
-    n = 200_000
-    mask = bernoulli_mask(n, rate, fresh_stream())
-    assert stats.binomtest(int(mask.sum()), n, rate).pvalue > SURE
-    pairs = np.bincount(mask[1:] + 2 * mask[:-1].astype(int), minlength=4).reshape(2, 2)
-    assert stats.fisher_exact(pairs).pvalue > SURE
-    wrong = rate + 6 * math.sqrt(rate * (1 - rate) / n) * 2
-    assert stats.binomtest(int(mask.sum()), n, min(wrong, 1)).pvalue < SURE
-
-
-@pytest.mark.parametrize("rate", [-0.1, 1.1, math.nan, math.inf])
-def test_rates_that_are_no_probability_are_refused(rate: float) -> None:
-    with pytest.raises(SfumatoError):
-        bernoulli_mask(3, rate, fresh_stream())
