@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,16 +19,14 @@ from torch.nn import functional as F
 from sfumato.data import open_images
 from sfumato.data.source import ImageSource
 from sfumato.errors import BudgetExceededError, DataError, LedgerError, SfumatoError, UsageError
-from sfumato.privacy import Budget, Curator, GradientQuery, Plan, TopSigns, make_plan, run
+from sfumato.privacy import Budget, Curator, GradientQuery, Plan, make_plan, run
 from sfumato.privacy.answering import sampled
 from sfumato.privacy.answering.base import OpenRun
 from sfumato.privacy.answering.gradient import GradientAnswering
-from sfumato.privacy.ledger import GENESIS, Ledger, digest, seal
-from sfumato.privacy.noise.integer_gaussian import INSECURE_PATH, NOISE_PATH
+from sfumato.privacy.ledger import Ledger
+from sfumato.privacy.noise.integer_gaussian import INSECURE_PATH
 from sfumato.privacy.noise.keys import KEY_BYTES
 from sfumato.privacy.run import Run
-from sfumato.release.certificate import make_core
-from sfumato.release.verification import claim
 
 SURE = 1e-6
 BUDGET = Budget(2.0, 1e-5)
@@ -75,7 +72,6 @@ class Pixels(CrossEntropy):
 
 
 QUERY = GradientQuery("g", 500, clip_norm=0.5, sampling_rate=0.1, steps=STEPS)
-VOTES = GradientQuery("g", 500, None, 0.1, STEPS, compress=TopSigns(30))
 SMALL = GradientQuery("s", 2, clip_norm=1.5, sampling_rate=0.5, steps=4)
 
 
@@ -110,7 +106,6 @@ def train(
     plan: Plan,
     until: int = STEPS,
     checkpoints: bool = False,
-    query: GradientQuery = QUERY,
 ) -> Tensor:
     """Gradient descent from the last checkpoint on, up to a kill after ``until`` steps."""
     curator.open_plan(plan)
@@ -120,7 +115,7 @@ def train(
         weights, start = torch.load(checkpoint)
         network.load_state_dict(weights)
     for step in range(start, until):
-        answer = curator.gradient(query.name, step, network, CrossEntropy())
+        answer = curator.gradient(QUERY.name, step, network, CrossEntropy())
         assert answer.dtype == torch.float64 and answer.shape == (QUERY.dimension,)
         with torch.no_grad():
             nn.utils.vector_to_parameters(
@@ -129,7 +124,7 @@ def train(
             )
         if checkpoints and step % 2:
             torch.save((network.state_dict(), step + 1), checkpoint)
-            curator.forget(query.name, step + 1)
+            curator.forget(QUERY.name, step + 1)
     return nn.utils.parameters_to_vector(network.parameters()).detach()
 
 
@@ -481,116 +476,6 @@ def test_answers_and_records_lie_in_private_folders(source: ImageSource, tmp_pat
     folder = tmp_path / "runs" / "r"
     assert (folder / "steps-s").stat().st_mode & 0o077 == 0
     assert sorted(path.name for path in folder.iterdir()) == ["fingerprint", "key", "steps-s"]
-
-
-@pytest.fixture(scope="module")
-def core(
-    digits: ImageSource, plan: Plan, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
-    """What the certificate of a finished run states."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampled, "engine_that_fits", lambda *_: ("layers", 64))
-        state = tmp_path_factory.mktemp("certified")
-        with Curator(digits, BUDGET, state=state, quiet=True) as curator:
-            train(curator, plan)
-            return make_core(curator.record())
-
-
-def charge(core: dict[str, Any]) -> None:
-    """Make a changed core consistent again, as a forger who knows the format would."""
-    planned = {key: core[key] for key in ("budget", "method", "spec", "queries", "events")}
-    entry = core["ledger"][0]
-    entry |= {key: core[key] for key in ("events", "budget", "method", "noise", "accountant")}
-    entry["plan"], previous = digest(planned), GENESIS
-    for index, entry in enumerate(core["ledger"]):
-        core["ledger"][index] = seal({**entry, "prev": previous})
-        previous = core["ledger"][index]["hash"]
-
-
-def test_the_certificate_of_a_run_of_many_steps_has_no_problem(core: dict[str, Any]) -> None:
-    assert list(claim.problems(core)) == [] and not claim.is_stamped(core)
-    assert core["noise"] == NOISE_PATH
-    assert core["events"][0]["count"] == STEPS and core["events"][0]["sampling_rate"] == 0.1
-    assert 0.999 * 2 <= core["epsilon"] <= 2
-    same = copy.deepcopy(core)
-    charge(same)
-    assert same == core  # so the forgeries below do not fail for its sake
-
-
-@pytest.mark.parametrize(
-    ("places", "value"),
-    [
-        ([("events", "count"), ("queries", "steps")], 2 * STEPS),
-        ([("events", "count"), ("queries", "steps")], 1),
-        ([("events", "count")], 1),
-        ([("events", "sampling_rate"), ("queries", "sampling_rate")], 0.05),
-        ([("events", "sampling_rate"), ("queries", "sampling_rate")], 0.2),
-        ([("events", "sampling_rate"), ("queries", "sampling_rate")], 1.0),
-        ([("events", "sampling_rate")], 0.05),
-        ([("queries", "steps")], 1),
-        ([("events", "noise_std")], "half"),
-        ([("events", "noise_std")], "double"),
-        ([("events", "clip_norm")], 0.25),
-        ([("queries", "clip_norm")], 0.25),
-        ([("noise",)], "discrete Gaussian, exact, operating-system entropy (OpenDP)"),
-        ([("noise",)], "Gaussian, numpy"),
-    ],
-)
-def test_a_false_certificate_fails_though_every_hash_in_it_is_right(
-    core: dict[str, Any], places: list[tuple[str, ...]], value: Any
-) -> None:
-    forged = copy.deepcopy(core)
-    for place in places:
-        holder = forged if len(place) == 1 else forged[place[0]][0]
-        factor = {"half": 0.5, "double": 2.0}.get(value) if isinstance(value, str) else None
-        holder[place[-1]] = holder[place[-1]] * factor if factor else value
-    charge(forged)
-    assert list(claim.problems(forged))
-
-
-@pytest.fixture(scope="module")
-def voted(digits: ImageSource, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the certificate of a run on votes states."""
-    made = make_plan({"name": "test", "config": {}}, [VOTES], BUDGET, digits.spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampled, "engine_that_fits", lambda *_: ("layers", 64))
-        state = tmp_path_factory.mktemp("voted")
-        with Curator(digits, BUDGET, state=state, quiet=True) as curator:
-            assert train(curator, made, query=VOTES).any()
-            return make_core(curator.record())
-
-
-def test_the_certificate_of_votes_has_no_problem_and_the_same_price(
-    core: dict[str, Any], voted: dict[str, Any]
-) -> None:
-    assert list(claim.problems(voted)) == [] and voted["epsilon"] == pytest.approx(core["epsilon"])
-    (event,) = voted["events"]
-    assert event["clip_norm"] == 30**0.5 == event["sensitivity"]["add-or-remove-one"]
-
-
-@pytest.mark.parametrize(
-    "forgery",
-    [
-        {"compress": {"entries": 15, "stochastic": True}},
-        {"compress": {"entries": 60, "stochastic": True}},
-        {"compress": {"entries": 30.0, "stochastic": True}},
-        {"compress": {"entries": True, "stochastic": True}},
-        {"compress": {"entries": -30, "stochastic": True}},
-        {"compress": {"entries": 30}},
-        {"compress": {"entries": 30, "stochastic": True, "shared": False}},
-        {"compress": None},
-        {"compress": 30},
-        {"clip_norm": 30**0.5},
-        {"clip_norm": 0.5},
-    ],
-)
-def test_a_certificate_with_other_votes_than_its_event_fails(
-    voted: dict[str, Any], forgery: dict[str, Any]
-) -> None:
-    forged = copy.deepcopy(voted)
-    forged["queries"][0] |= forgery
-    charge(forged)
-    assert any("no proof" in problem for problem in claim.problems(forged))
 
 
 def test_a_seeded_run_is_stamped(digits: ImageSource, plan: Plan, tmp_path: Path) -> None:
