@@ -7,6 +7,7 @@ from .pooled import (
     photograph_card,
 )
 from .public import public_patches
+from .random_convolutions import RandomConvolutions
 from .shipped import LARGEST_SIZE
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "PooledCoordinates",
     "PooledFeatures",
     "PublicAxes",
+    "RandomConvolutions",
     "dct_basis",
     "load_encoder",
     "photograph_card",

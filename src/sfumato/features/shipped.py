@@ -37,6 +37,9 @@ HALVINGS = (1, 1, 2, 2, 3, 3, 4, 4, 4, 4, 4, 4, 5, 5, 5, 5, 5, 5)
 STRIDE = 16
 """Images are padded to a multiple of so many pixels."""
 
+RANDOM_CHANNELS = (32, 64, 128)
+"""Channels of the layers of networks of random weights, each of half the side of the one before."""
+
 LARGEST_SIZE = 512
 """Pixels a side that images are enlarged to at most."""
 
@@ -75,6 +78,13 @@ def layer_shapes(layers: Sequence[int], height: int, width: int) -> list[tuple[i
 def layer_lengths(layers: Sequence[int], height: int, width: int) -> list[int]:
     """Numbers of activations of these blocks, for images of a height and a width in pixels."""
     return [math.prod(shape) for shape in layer_shapes(layers, height, width)]
+
+
+def random_length(networks: int, height: int, width: int) -> int:
+    """Number of activations of so many random networks, of all layers but the first."""
+    sides = ((height >> halved, width >> halved) for halved in (2, 3))
+    areas = (down * across for down, across in sides)
+    return networks * sum(a * b for a, b in zip(areas, RANDOM_CHANNELS[1:], strict=True))
 
 
 def shipped_axes(count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

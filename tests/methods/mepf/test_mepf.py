@@ -42,7 +42,13 @@ def noiseless(joint, images, labels):
 
 @pytest.fixture(
     scope="module",
-    params=[{"bound": "norm"}, {"bound": "clip"}, {"bound": "per-layer"}, {"encoder_size": 32}],
+    params=[
+        {"bound": "norm"},
+        {"bound": "clip"},
+        {"bound": "per-layer"},
+        {"encoder_size": 32},
+        {"random_networks": 2},
+    ],
     ids=str,
 )
 def bounded(request, small_mepf):
@@ -74,6 +80,14 @@ def test_an_answer_is_taken_apart_into_class_means(joint):
         torch.testing.assert_close(targets.second[c], second[mine].mean(0), atol=1e-5, rtol=1e-4)
 
 
+def test_the_means_of_random_networks_are_taken_out_of_the_answer(small_mepf):
+    joint = JointEmbedding(small_mepf(random_networks=2, labeller_size=0), SPEC)
+    images = np.random.default_rng(0).integers(0, 256, (9, 1, 28, 28), dtype=np.uint8)
+    targets = joint.targets(noiseless(joint, images, np.arange(9) % 3))
+    rows = joint.random(torch.from_numpy(images).float() / 255)
+    torch.testing.assert_close(targets.random, rows.view(3, 3, -1).mean(0), atol=1e-5, rtol=1e-4)
+
+
 def test_blocks_lie_side_by_side_each_within_its_norm(bounded):
     images = np.random.default_rng(1).choice([0, 255], (3, 1, 28, 28)).astype(np.uint8)
     rows = bounded.contribution(torch.from_numpy(images), torch.zeros(3, dtype=torch.int64))
@@ -90,6 +104,7 @@ def test_blocks_lie_side_by_side_each_within_its_norm(bounded):
         {"compress": 16},
         {"layers": (5,), "labeller_size": 0},
         {"encoder_size": 32},
+        {"random_networks": 1},
     ],
 )
 def test_queries_follow_from_the_configuration_alone(changes, channels, small_mepf):
@@ -111,7 +126,9 @@ def derived_alike(method, spec):
     assert [q.to_dict() for q in again.queries(spec)] == [q.to_dict() for q in method.queries(spec)]
 
 
-@pytest.mark.parametrize("changes", [{}, {"encoder_size": 32}, {"compress": 9}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"encoder_size": 32}, {"compress": 9}, {"random_networks": 1}], ids=str
+)
 def test_an_estimate_fits_nothing_and_does_the_same_work(changes, small_mepf, monkeypatch):
     def refused(*_: object) -> None:
         raise AssertionError("axes or scales were fitted")
@@ -166,6 +183,7 @@ def test_the_labeller_sees_the_enlarged_image_and_is_rebuilt_from_its_file(
         {"compress": 16},
         {"encoder_size": 32},
         {"second_weight": 0.0, "start_coefficients": 0, "labeller_size": 0},
+        {"second_weight": 0.0, "random_networks": 1},
     ],
 )
 def test_parts_can_be_left_out_and_the_rest_still_fits(changes, digits, small_mepf, tmp_path):
@@ -189,9 +207,13 @@ def test_the_two_batch_loss_is_unbiased_where_one_batch_is_not():
     assert np.mean(plain) - exact > 4
 
 
-@pytest.mark.parametrize("loss", ["moving-average", "two-batch"])
-def test_training_moves_toward_the_embedding(loss, digits, small_mepf):
-    method = small_mepf(steps=60, learning_rate=5e-3, loss=loss, labeller_size=0)
+@pytest.mark.parametrize(
+    ("loss", "networks"), [("moving-average", 0), ("two-batch", 0), ("moving-average", 1)]
+)
+def test_training_moves_toward_the_embedding(loss, networks, digits, small_mepf):
+    method = small_mepf(
+        steps=60, learning_rate=5e-3, loss=loss, labeller_size=0, random_networks=networks
+    )
     joint = JointEmbedding(method, digits.spec)
     images, labels = next(digits.batches(400))
     rows = joint.contribution(torch.from_numpy(images), torch.from_numpy(labels)).double()
@@ -206,12 +228,16 @@ def test_training_moves_toward_the_embedding(loss, digits, small_mepf):
         noise = torch.Generator().manual_seed(9)
         with torch.no_grad():
             images, _ = matching.generator(torch.arange(10).repeat(20), noise)
-            first, _ = joint.moments(joint.features.activations(images))
-        return float((targets.first - first.view(20, 10, -1).mean(0)).square().sum())
+            found = [joint.moments(joint.features.activations(images))[0]]
+            wanted = [targets.first]
+            if joint.random:
+                found, wanted = [*found, joint.random(images)], [*wanted, targets.random]
+        means = (rows.view(20, 10, -1).mean(0) for rows in found)
+        return [float((a - b).square().sum()) for a, b in zip(wanted, means, strict=True)]
 
     before = gap()
     matching.run()
-    assert gap() < 0.8 * before
+    assert all(after < 0.8 * at_first for after, at_first in zip(gap(), before, strict=True))
 
 
 def test_a_released_embedding_retrains_without_a_curator(digits, small_mepf, tmp_path):

@@ -1,8 +1,9 @@
 """The blocks of DP-MEPF's joint contribution: their lengths and norms, without PyTorch.
 
-An image of class y contributes, in class y's block, [a; φ₁; r·φ₂; start; t], and, shared by all
-classes, vech(t tᵀ): a count, the two perceptual moments (arXiv 2205.12900, eq. 5), the moments of a
-coarse Gaussian that generated images start from, and the sums of a least-squares labeller.
+An image of class y contributes, in class y's block, [a; φ₁; r·φ₂; ρ; start; t], and, shared by all
+classes, vech(t tᵀ): a count, the two perceptual moments (arXiv 2205.12900, eq. 5), activations of
+random networks, the moments of a coarse Gaussian that generated images start from, and the sums of
+a least-squares labeller.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from sfumato.data.spec import PublicSpec
-from sfumato.features.shipped import CHANNELS, check_encoder, layer_lengths
+from sfumato.features.shipped import CHANNELS, check_encoder, layer_lengths, random_length
 from sfumato.methods.mepf.settings import MEPFSettings
 from sfumato.methods.second_moments import MomentShape, SecondMoments
 
@@ -32,6 +33,7 @@ class Blocks:
         self.method = method
         self.lengths = layer_lengths(method.layers, spec.height, spec.width)
         self.width = method.compress or sum(self.lengths)
+        self.random = random_length(method.random_networks, spec.height, spec.width)
         self.start: MomentShape | None = None
         self.second: SecondMoments | None = None
         if method.start_coefficients:
@@ -54,6 +56,7 @@ class Blocks:
         method = self.method
         blocks = [(1, method.count_weight), (self.width, 1.0)]
         blocks.append((self.width if method.second_weight else 0, method.second_weight))
+        blocks.append((self.random, method.random_weight * math.sqrt(2) if self.random else 0.0))
         if self.start:
             blocks.append((self.start.dimension, method.start_weight * self.start.norm))
         else:

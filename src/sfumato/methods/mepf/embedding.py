@@ -29,6 +29,7 @@ from sfumato.features import (
     PooledCoordinates,
     PooledFeatures,
     PublicAxes,
+    RandomConvolutions,
     dct_basis,
     load_encoder,
     public_patches,
@@ -107,12 +108,14 @@ class Embedding:
 class Targets:
     """An embedding taken apart: what a generator is matched to.
 
-    ``first`` and ``second`` are mean embeddings ``[classes, D]`` (``second`` may be None).
+    ``first`` and ``second`` are mean embeddings ``[classes, D]``, ``random`` those of random
+    networks; all but the first may be None.
     """
 
     counts: NDArray[np.float64]
     first: Tensor
     second: Tensor | None
+    random: Tensor | None
     start: Gaussians | None
     labeller: Labeller | None
 
@@ -132,6 +135,9 @@ class JointEmbedding(nn.Module):
         if method.start_coefficients:
             basis = dct_basis(spec, method.start_coefficients)
             self.start = MomentBlock(basis, START_MEAN_WEIGHT)
+        self.random: RandomConvolutions | None = None
+        if method.random_networks:
+            self.random = RandomConvolutions(method.random_networks, spec.channels)
         self.compressors = nn.ModuleList()
         self.coordinates: Coordinates | None = None
         encoder = load_encoder(method.encoder)
@@ -142,6 +148,8 @@ class JointEmbedding(nn.Module):
             return
         public = method.public if method.public is not None else public_patches(spec)
         self.features = PerceptualFeatures.fit(encoder, method.layers, method.bound, public)
+        if self.random:
+            self.random.centre(public)
         activations = self.features.of(public)
         moments = [] if method.compress is None else self.features.moments(activations)
         self.compressors = nn.ModuleList(
@@ -185,6 +193,8 @@ class JointEmbedding(nn.Module):
         parts = [first.new_full((len(images), 1), method.count_weight), first]
         if method.second_weight:
             parts.append(second * method.second_weight)
+        if self.random:
+            parts.append(moved(self.random, images.device)(pixels) * method.random_weight)
         if self.start:
             parts.append(self.start(images) * method.start_weight)
         if self.second:
@@ -203,24 +213,27 @@ class JointEmbedding(nn.Module):
         method = self.method
         lengths = [length for length, _ in self.blocks.lengths_and_norms()]
         ends = np.cumsum([0, *lengths])
-        parts = [embedding.total[:, low:high] for low, high in pairwise(ends[:6])]
+        parts = [embedding.total[:, low:high] for low, high in pairwise(ends[:7])]
         counts = np.maximum(parts[0][:, 0] / method.count_weight, LEAST_IMAGES)
         first = torch.from_numpy(parts[1] / counts[:, None]).to(torch.float32)
-        second = start = labeller = None
+        second = random = start = labeller = None
         if method.second_weight:
             scaled = parts[2] / counts[:, None] / method.second_weight
             second = torch.from_numpy(scaled).to(torch.float32)
+        if self.random:
+            scaled = parts[3] / counts[:, None] / method.random_weight
+            random = torch.from_numpy(scaled).to(torch.float32)
         if self.start:
             noise = embedding.noise_std / method.start_weight
-            start = self.start.fit(parts[3] / method.start_weight, counts, noise)
+            start = self.start.fit(parts[4] / method.start_weight, counts, noise)
         if self.second:
             weight = method.labeller_weight
             solution = self.second.solve(
-                embedding.shared / weight, parts[4] / weight, embedding.noise_std / weight
+                embedding.shared / weight, parts[5] / weight, embedding.noise_std / weight
             )
             assert self.coordinates is not None
             labeller = Labeller(self.coordinates, torch.from_numpy(solution))
-        return Targets(counts, first, second, start, labeller)
+        return Targets(counts, first, second, random, start, labeller)
 
 
 def blank_axes(width: int, count: int, whitened: bool) -> PublicAxes:

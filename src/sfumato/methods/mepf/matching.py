@@ -53,8 +53,12 @@ class Matching:
         session = session or Session()
         device, method = session.device, joint.method
         self.joint, self.method = moved(joint, device), method
-        wanted = [targets.first] if targets.second is None else [targets.first, targets.second]
-        self.means = [MovingMean(moment.to(device), method.moving_average) for moment in wanted]
+        named = {"first": targets.first, "second": targets.second, "random": targets.random}
+        self.means = {
+            name: MovingMean(mean.to(device), method.moving_average)
+            for name, mean in named.items()
+            if mean is not None
+        }
         network = first_refiner(method, joint.spec, seed)
         self.generator = StartedGenerator(joint.spec, targets.start, network).to(device)
         self.average = Average(self.generator)
@@ -68,7 +72,7 @@ class Matching:
             torch.optim.Adam(self.generator.parameters(), method.learning_rate, BETAS),
             self.random,
             self.average,
-            {str(index): mean.running for index, mean in enumerate(self.means)},
+            {str(index): mean.running for index, mean in enumerate(self.means.values())},
             warm_up_and_cosine(method.steps),
         )
 
@@ -80,11 +84,14 @@ class Matching:
     def advance(self, step: int) -> None:
         """One optimisation step."""
         images, change = self.generator(self.labels, self.random)
-        moments = self.joint.moments(self.joint.features.activations(images))
+        first, second = self.joint.moments(self.joint.features.activations(images))
+        moments = {"first": first, "second": second}
+        if self.joint.random:
+            moments["random"] = self.joint.random(images)
         # The matching loss pushes linearly; where pixels saturate, only this brings them back.
         loss = CHANGE_PENALTY * change.square().mean()
-        for mean, rows in zip(self.means, moments, strict=False):
-            by_class = rows.view(len(mean.wanted), self.per_class, -1)
+        for name, mean in self.means.items():
+            by_class = moments[name].view(len(mean.wanted), self.per_class, -1)
             if self.method.loss == "two-batch":
                 half = self.per_class // 2
                 first, other = by_class[:, :half].mean(dim=1), by_class[:, half:].mean(dim=1)

@@ -69,6 +69,8 @@ class DPMEPF(MEPFSettings, Method):
         bound: how each image's features are bounded; see :class:`PerceptualFeatures`.
         compress: keep this many public principal axes of each moment instead of all features.
         second_weight: weight of the second moment φ₂ in the release; 0 is the paper's "m1".
+        random_networks: convolutional networks of random weights whose activations are matched too.
+        random_weight: weight of their activations in the release.
         start_coefficients: DCT coefficients of the Gaussian that generated images start from;
             0 starts from noise alone, as in the paper.
         start_weight: weight of the start's moments in the release.
@@ -110,6 +112,8 @@ class DPMEPF(MEPFSettings, Method):
             "bound": self.bound in ("norm", "clip", "per-layer"),
             "compress": self.compress is None or self.compress >= 1,
             "second_weight": self.second_weight >= 0,
+            "random_networks": self.random_networks >= 0,
+            "random_weight": self.random_weight > 0,
             "start_coefficients": self.start_coefficients >= 0,
             "labeller_size": self.labeller_size >= 0,
             "encoder_size": self.encoder_size == 0 or 32 <= self.encoder_size <= LARGEST_SIZE,

@@ -26,6 +26,8 @@ class MEPFSettings:
     bound: Bound = "norm"
     compress: int | None = None
     second_weight: float = 0.5
+    random_networks: int = 0
+    random_weight: float = 0.7
     start_coefficients: int = 80
     start_weight: float = 1.4
     labeller_size: int = 300
