@@ -24,7 +24,7 @@ class RandomConvolutions(nn.Module):
     """The last two of three layers of ``networks`` random networks, each less its public mean.
 
     A layer is a convolution of 3 × 3, the largest of each 2 × 2, and a rectifier. An image has a
-    row of norm at most √2: each layer's activations have norm 1, and the networks share it.
+    row of norm at most RANDOM_NORM: a layer's activations have norm 1, and the networks share it.
 
     Args:
         networks: N, at least 1.

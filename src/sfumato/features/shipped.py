@@ -40,6 +40,9 @@ STRIDE = 16
 RANDOM_CHANNELS = (32, 64, 128)
 """Channels of the layers of networks of random weights, each of half the side of the one before."""
 
+RANDOM_NORM = math.sqrt(len(RANDOM_CHANNELS) - 1)
+"""Norm of a row of their activations: one for each layer that is looked at, all but the first."""
+
 LARGEST_SIZE = 512
 """Pixels a side that images are enlarged to at most."""
 

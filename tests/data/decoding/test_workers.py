@@ -117,7 +117,7 @@ def test_what_a_worker_says_goes_nowhere(records, capfd, tmp_path, monkeypatch) 
     assert "SECRET" not in "".join(capfd.readouterr())
 
 
-def test_a_script_without_a_guard_runs_once(records, tmp_path: Path) -> None:
+def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
     """A started process that ran it again would start processes itself, which Python refuses."""
     (tmp_path / "images").mkdir()
     for number in range(12):

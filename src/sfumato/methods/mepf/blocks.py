@@ -13,7 +13,13 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from sfumato.data.spec import PublicSpec
-from sfumato.features.shipped import CHANNELS, check_encoder, layer_lengths, random_length
+from sfumato.features.shipped import (
+    CHANNELS,
+    RANDOM_NORM,
+    check_encoder,
+    layer_lengths,
+    random_length,
+)
 from sfumato.methods.mepf.settings import MEPFSettings
 from sfumato.methods.second_moments import MomentShape, SecondMoments
 
@@ -56,7 +62,7 @@ class Blocks:
         method = self.method
         blocks = [(1, method.count_weight), (self.width, 1.0)]
         blocks.append((self.width if method.second_weight else 0, method.second_weight))
-        blocks.append((self.random, method.random_weight * math.sqrt(2) if self.random else 0.0))
+        blocks.append((self.random, method.random_weight * RANDOM_NORM if self.random else 0.0))
         if self.start:
             blocks.append((self.start.dimension, method.start_weight * self.start.norm))
         else:

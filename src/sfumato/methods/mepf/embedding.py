@@ -194,7 +194,7 @@ class JointEmbedding(nn.Module):
         if method.second_weight:
             parts.append(second * method.second_weight)
         if self.random:
-            parts.append(moved(self.random, images.device)(pixels) * method.random_weight)
+            parts.append(self.random(pixels) * method.random_weight)
         if self.start:
             parts.append(self.start(images) * method.start_weight)
         if self.second:
@@ -215,14 +215,14 @@ class JointEmbedding(nn.Module):
         ends = np.cumsum([0, *lengths])
         parts = [embedding.total[:, low:high] for low, high in pairwise(ends[:7])]
         counts = np.maximum(parts[0][:, 0] / method.count_weight, LEAST_IMAGES)
-        first = torch.from_numpy(parts[1] / counts[:, None]).to(torch.float32)
-        second = random = start = labeller = None
-        if method.second_weight:
-            scaled = parts[2] / counts[:, None] / method.second_weight
-            second = torch.from_numpy(scaled).to(torch.float32)
-        if self.random:
-            scaled = parts[3] / counts[:, None] / method.random_weight
-            random = torch.from_numpy(scaled).to(torch.float32)
+
+        def mean(part: NDArray[np.float64], weight: float) -> Tensor:
+            return torch.from_numpy(part / counts[:, None] / weight).to(torch.float32)
+
+        first = mean(parts[1], 1.0)
+        second = mean(parts[2], method.second_weight) if method.second_weight else None
+        random = mean(parts[3], method.random_weight) if self.random else None
+        start = labeller = None
         if self.start:
             noise = embedding.noise_std / method.start_weight
             start = self.start.fit(parts[4] / method.start_weight, counts, noise)

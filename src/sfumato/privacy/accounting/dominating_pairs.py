@@ -30,6 +30,8 @@ NEGLIGIBLE = 1e-20
 WRAPPED = 1e-16
 """Probability of a composed loss beyond the grid, which would come back at its other end."""
 
+RARE = -math.log(WRAPPED)
+
 ORDERS = tuple(1 + 0.125 * 2 ** (0.5 * k) for k in range(26))
 """From 1.1 to 725, each order less 1 larger than the last by √2."""
 
@@ -116,7 +118,7 @@ def divergence(pair: Pair, order: float) -> float:
     """The same at one order."""
     z = pair.z
     if pair.q == 1:
-        return float(np.float64(order) * (1 - pair.other) ** 2 / (2 * z**2))
+        return order * (1 - pair.other) ** 2 / (2 * z**2)
     # The integrand is a sum of bells of width z between −order and order.
     x = np.linspace(-30 * z - 1 - order, 30 * z + 1 + order, 20_001)
     normal = -0.5 * (x / z) ** 2 - math.log(z * math.sqrt(2 * math.pi))
@@ -215,8 +217,8 @@ def _far(pairs: Sequence[Pair], mean: float, largest: float) -> float:
     """
     bounds = [_chernoff(pairs, order) for order in _sure(pairs)]
     above, below = map(min, zip(*bounds, strict=True)) if bounds else (0.0, 0.0)
-    linear = -math.log(WRAPPED) * 2 * largest / 3
-    bernstein = mean + linear + math.sqrt(linear**2 - 2 * math.log(WRAPPED) * spread(pairs) ** 2)
+    linear = RARE * 2 * largest / 3
+    bernstein = mean + linear + math.sqrt(linear**2 + 2 * RARE * spread(pairs) ** 2)
     return min(max(above, below, 0.0), bernstein)
 
 
@@ -226,7 +228,7 @@ def _covers(size: float, pairs: Sequence[Pair]) -> bool:
     One or two orders say so of most plans, and each costs integrals. For a Gaussian loss the best
     is known; where single losses are large, it is a smaller one.
     """
-    best = 1 + math.sqrt(-2 * math.log(WRAPPED)) / max(spread(pairs), 1e-9)
+    best = 1 + math.sqrt(2 * RARE) / max(spread(pairs), 1e-9)
     above = below = False
     for order in sorted(_sure(pairs), key=lambda order: (order > 2 * best, abs(order - best))):
         bounds = _chernoff(pairs, order)
@@ -243,10 +245,9 @@ def _sure(pairs: Sequence[Pair]) -> list[float]:
 
 def _chernoff(pairs: Sequence[Pair], order: float) -> tuple[float, float]:
     """What the loss, and the loss with its sign turned, exceed with probability WRAPPED at most."""
-    rare = -math.log(WRAPPED)
     turned = [Pair(p.z, p.q, p.other, not p.swapped, p.count) for p in pairs]
     above, below = (sum(p.count * divergence(p, order) for p in way) for way in (pairs, turned))
-    return above + rare / (order - 1), (below * (order - 1) + rare) / order
+    return above + RARE / (order - 1), (below * (order - 1) + RARE) / order
 
 
 def epsilon_by_convolution(pairs: Sequence[Pair], delta: float) -> float:
