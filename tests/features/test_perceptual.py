@@ -21,8 +21,13 @@ def public():
 
 
 @pytest.fixture(scope="module", params=["norm", "clip", "per-layer"])
-def features(request, public):
-    return PerceptualFeatures.fit(load_encoder(), (3, 5), request.param, public)
+def bound(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["raw", "centred"])
+def features(request, bound, public):
+    return PerceptualFeatures.fit(load_encoder(), (3, 5), bound, public, request.param)
 
 
 @settings(max_examples=15)
@@ -40,6 +45,24 @@ def test_norm_and_per_layer_bounds_are_reached(public):
         first, second = features.moments(features.of(public))
         torch.testing.assert_close(first.norm(dim=1), torch.ones(64), atol=1e-4, rtol=0)
         torch.testing.assert_close(second.norm(dim=1), torch.ones(64), atol=1e-4, rtol=0)
+
+
+def test_centred_moments_are_bounded_rows_less_their_public_mean(bound, public):
+    features = PerceptualFeatures.fit(load_encoder(), (3, 5), bound, public, centred=True)
+    layers = [layer.double().numpy() for layer in features.of(public)]
+    found = features.moments(features.of(public[:9]))
+    for power, moment in zip((1, 2), found, strict=True):
+        rows = [layer**power - (layer**power).mean(axis=0) for layer in layers]
+        lengths = [np.linalg.norm(row, axis=1, keepdims=True) for row in rows]
+        joint, length = np.concatenate(rows, axis=1), np.hypot(*lengths)
+        expected = {
+            "norm": joint / length,
+            "clip": joint / np.maximum(np.quantile(length, 0.5, method="lower"), length),
+            "per-layer": np.concatenate(
+                [row / own / 2**0.5 for row, own in zip(rows, lengths, strict=True)], axis=1
+            ),
+        }[bound]
+        np.testing.assert_allclose(moment.double().numpy(), expected[:9], atol=2e-4)
 
 
 def test_layers_weigh_the_same_on_public_images(public):

@@ -6,7 +6,7 @@ from .pooled import (
     PooledFeatures,
     photograph_card,
 )
-from .public import public_patches
+from .public import public_images, public_patches
 from .random_convolutions import RandomConvolutions
 from .shipped import LARGEST_SIZE
 
@@ -21,6 +21,7 @@ __all__ = [
     "dct_basis",
     "load_encoder",
     "photograph_card",
+    "public_images",
     "public_patches",
     "to_unit",
 ]

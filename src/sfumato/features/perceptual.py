@@ -2,7 +2,8 @@
 
 φ₁ is the concatenation of the chosen layers, each divided by its public root-mean-square so that
 no layer drowns the others; φ₂ is its element-wise square. Both are bounded by 1 per image, from
-that image alone (DP-MEPF, arXiv 2205.12900, section 3).
+that image alone (DP-MEPF, arXiv 2205.12900, section 3). What public images have on average may be
+subtracted first: it tells no class from another, and would take up most of the bound.
 """
 
 from __future__ import annotations
@@ -33,28 +34,47 @@ class PerceptualFeatures(nn.Module):
             norm 1/√L.
         scales: public root-mean-square norm of each layer, then the public median norms of the
             joint vector and of its square; as :meth:`fit` finds them.
+        means: public means of the joint vector and of its square, float32 ``[2, d]``, which are
+            subtracted before the bound; None subtracts nothing.
     """
 
+    means: Tensor | None
+
     def __init__(
-        self, encoder: Encoder, layers: Sequence[int], bound: Bound, scales: Sequence[float]
+        self,
+        encoder: Encoder,
+        layers: Sequence[int],
+        bound: Bound,
+        scales: Sequence[float],
+        means: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.layers, self.bound = encoder, tuple(layers), bound
         self.scales = list(scales)
+        self.register_buffer("means", means)
 
     @classmethod
     @torch.no_grad()
     def fit(
-        cls, encoder: Encoder, layers: Sequence[int], bound: Bound, public: NDArray[np.uint8]
+        cls,
+        encoder: Encoder,
+        layers: Sequence[int],
+        bound: Bound,
+        public: NDArray[np.uint8],
+        centred: bool = False,
     ) -> PerceptualFeatures:
-        """Find the scales on public images, uint8 ``[n, c, h, w]``."""
+        """Find scales, and with ``centred`` means, on public images, uint8 ``[n, c, h, w]``."""
         # On the CPU wherever a run computes: scales are part of what is asked and released.
         features = cls(moved(encoder, CPU), layers, bound, [1.0] * (len(layers) + 2))
         raw = features.of(public)
         norms = [float(layer.square().sum(dim=1).mean().sqrt() + 1e-6) for layer in raw]
         joint = torch.cat([layer / norm for layer, norm in zip(raw, norms, strict=True)], dim=1)
-        typical = [joint.norm(dim=1).median(), joint.square().norm(dim=1).median()]
-        return cls(encoder, layers, bound, [*norms, *(float(value) for value in typical)])
+        pair = [joint, joint.square()]
+        means = torch.stack([rows.mean(dim=0) for rows in pair]) if centred else None
+        if means is not None:
+            pair = [rows - mean for rows, mean in zip(pair, means, strict=True)]
+        typical = [float(rows.norm(dim=1).median()) for rows in pair]
+        return cls(encoder, layers, bound, [*norms, *typical], means)
 
     @torch.no_grad()
     def of(self, images: NDArray[np.uint8]) -> list[Tensor]:
@@ -82,18 +102,20 @@ class PerceptualFeatures(nn.Module):
 
     def moments(self, activations: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """(φ₁, φ₂), each ``[b, dimension]`` of L2 norm at most 1 (a zero image stays zero)."""
-        if self.bound == "per-layer":
-            share = len(activations) ** 0.5
-            first = torch.cat([_unit(layer) / share for layer in activations], dim=1)
-            second = torch.cat([_unit(layer.square()) / share for layer in activations], dim=1)
-            return first, second
-        joint = torch.cat(list(activations), dim=1)
+        first = torch.cat(list(activations), dim=1)
+        second = first.square()
+        if self.means is not None:
+            first, second = first - self.means[0], second - self.means[1]
         if self.bound == "norm":
-            return _unit(joint), _unit(joint.square())
-        return (
-            _shorten(joint / self.scales[-2]),
-            _shorten(joint.square() / self.scales[-1]),
+            return _unit(first), _unit(second)
+        if self.bound == "clip":
+            return _shorten(first / self.scales[-2]), _shorten(second / self.scales[-1])
+        lengths, share = [layer.shape[1] for layer in activations], len(activations) ** 0.5
+        first, second = (
+            torch.cat([_unit(layer) / share for layer in rows.split(lengths, dim=1)], dim=1)
+            for rows in (first, second)
         )
+        return first, second
 
 
 def to_unit(images: NDArray[np.uint8] | Tensor) -> Tensor:

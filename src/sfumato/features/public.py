@@ -1,4 +1,4 @@
-"""Public photographs that ship with scikit-learn, cut into patches: a public data set at hand.
+"""Public images at hand: patches of photographs that ship with scikit-learn, and drawn figures.
 
 Scales and principal axes of perceptual features are fitted on them, never on private images. A
 user who has better public images of the field passes those instead.
@@ -11,11 +11,27 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato.data.spec import PublicSpec
+from sfumato.features.figures import drawn_figures
 
+PUBLIC_IMAGES = 4000
 MOST_ZOOM_OCTAVES = 3.5
 
 
-def public_patches(spec: PublicSpec, count: int = 4000, seed: int = 0) -> NDArray[np.uint8]:
+def public_images(spec: PublicSpec, figures: bool) -> NDArray[np.uint8]:
+    """Patches of photographs; with ``figures``, half of those of grey data are drawn figures.
+
+    Returns:
+        uint8 ``[4000, channels, height, width]``.
+    """
+    if not figures or spec.channels != 1:
+        return public_patches(spec)
+    half = PUBLIC_IMAGES // 2
+    return np.concatenate([public_patches(spec, half), drawn_figures(spec, half)])
+
+
+def public_patches(
+    spec: PublicSpec, count: int = PUBLIC_IMAGES, seed: int = 0
+) -> NDArray[np.uint8]:
     """Random patches of public photographs at many scales, half mirrored and half negated.
 
     Returns:

@@ -31,6 +31,16 @@ def follow(running: Tensor, mean: Tensor, memory: float, step: int) -> None:
     running.lerp_(mean.detach(), 1 - min(memory, step / (step + 9)))
 
 
+def told_apart(means: Tensor, weight: float) -> Tensor:
+    """Class means ``[classes, d]`` further from their average.
+
+    A squared distance between two such sets counts what tells classes apart ``weight`` times as
+    much as what they have in common.
+    """
+    common = means.mean(dim=0)
+    return common + math.sqrt(weight) * (means - common)
+
+
 class MovingMean:
     """A released mean and the running average of the means of generated images.
 

@@ -253,8 +253,8 @@ def test_an_estimate_says_how_long_guiding_takes(
 def test_a_release_from_both_sources_verifies_and_says_what_its_images_are(
     public_denoiser: PublicModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patches = "sfumato.methods.mepf.embedding.public_patches"
-    monkeypatch.setattr(patches, lambda spec: public_patches(spec, 60))  # 4,000 take long
+    patches = "sfumato.methods.mepf.embedding.public_images"
+    monkeypatch.setattr(patches, lambda spec, _: public_patches(spec, 60))  # 4,000 take long
     images, labels = two_classes(40)
     np.savez(tmp_path / "private.npz", images=images[:, 0], labels=labels)
     np.savez(tmp_path / "public.npz", images=public_patches(SPEC, 20, seed=1)[:, 0])

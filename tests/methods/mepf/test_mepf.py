@@ -14,6 +14,7 @@ from sfumato.data.spec import PublicSpec
 from sfumato.errors import DataError, UsageError
 from sfumato.features import PerceptualFeatures, PooledCoordinates, PublicAxes
 from sfumato.methods import DPMEPF
+from sfumato.methods.mean_matching import told_apart
 from sfumato.methods.mepf.embedding import Embedding, JointEmbedding
 from sfumato.methods.mepf.labeller import Labeller
 from sfumato.methods.mepf.matching import Matching
@@ -46,6 +47,7 @@ def noiseless(joint, images, labels):
         {"bound": "norm"},
         {"bound": "clip"},
         {"bound": "per-layer"},
+        {"centred": False},
         {"encoder_size": 32},
         {"random_networks": 2},
     ],
@@ -154,7 +156,7 @@ def test_the_labeller_sees_the_enlarged_image_and_is_rebuilt_from_its_file(
     size, small_mepf, monkeypatch
 ):
     few = small_mepf().public
-    monkeypatch.setattr("sfumato.methods.mepf.embedding.public_patches", lambda spec: few)
+    monkeypatch.setattr("sfumato.methods.mepf.embedding.public_images", lambda *_: few)
     method = small_mepf(encoder_size=size, public=None, seed_public=1)
     joint = JointEmbedding(method, SPEC)
     images = np.random.default_rng(0).integers(0, 256, (12, 1, 28, 28), dtype=np.uint8)
@@ -208,11 +210,17 @@ def test_the_two_batch_loss_is_unbiased_where_one_batch_is_not():
 
 
 @pytest.mark.parametrize(
-    ("loss", "networks"), [("moving-average", 0), ("two-batch", 0), ("moving-average", 1)]
+    ("loss", "weight", "networks"),
+    [("moving-average", 1.0, 0), ("two-batch", 4.0, 0), ("moving-average", 4.0, 1)],
 )
-def test_training_moves_toward_the_embedding(loss, networks, digits, small_mepf):
+def test_training_moves_toward_the_embedding(loss, weight, networks, digits, small_mepf):
     method = small_mepf(
-        steps=60, learning_rate=5e-3, loss=loss, labeller_size=0, random_networks=networks
+        steps=60,
+        learning_rate=5e-3,
+        loss=loss,
+        class_weight=weight,
+        labeller_size=0,
+        random_networks=networks,
     )
     joint = JointEmbedding(method, digits.spec)
     images, labels = next(digits.batches(400))
@@ -233,7 +241,10 @@ def test_training_moves_toward_the_embedding(loss, networks, digits, small_mepf)
             if joint.random:
                 found, wanted = [*found, joint.random(images)], [*wanted, targets.random]
         means = (rows.view(20, 10, -1).mean(0) for rows in found)
-        return [float((a - b).square().sum()) for a, b in zip(wanted, means, strict=True)]
+        pairs = [
+            [told_apart(side, weight) for side in pair] for pair in zip(wanted, means, strict=True)
+        ]
+        return [float((a - b).square().sum()) for a, b in pairs]
 
     before = gap()
     matching.run()
@@ -250,6 +261,16 @@ def test_a_released_embedding_retrains_without_a_curator(digits, small_mepf, tmp
     assert np.array_equal(next(model.sample(10))[0], next(again.sample(10))[0])
     other = fit_embedding(path, seed_public=1, steps=2, public=public, session=Session(quiet=True))
     assert not np.array_equal(next(model.sample(10))[0], next(other.sample(10))[0])
+
+
+def test_an_embedding_of_the_first_version_is_matched_as_it_was_then(small_mepf):
+    since = ("centred", "figures", "class_weight")
+    old = {k: v for k, v in small_mepf().config().items() if k not in since}
+    method = DPMEPF.from_config(old, small_mepf().public)
+    assert (method.centred, method.figures, method.class_weight) == (False, False, 1)
+    assert JointEmbedding(method, SPEC).features.means is None
+    new = DPMEPF.from_config(small_mepf().config(), small_mepf().public)
+    assert new.centred and new.figures and new.class_weight > 1 and new == small_mepf()
 
 
 def test_other_public_images_are_noticed(digits, small_mepf, tmp_path):

@@ -330,6 +330,8 @@ class DPAF(Method):
             second_weight=self.second_weight,
             start_coefficients=self.start_coefficients,
             labeller_size=0,
+            centred=False,
+            figures=False,
             width=self.generator_width,
             seed_public=self.seed_public,
             public=self.public,

@@ -32,7 +32,7 @@ from sfumato.features import (
     RandomConvolutions,
     dct_basis,
     load_encoder,
-    public_patches,
+    public_images,
     to_unit,
 )
 from sfumato.methods.base import Batch
@@ -146,8 +146,12 @@ class JointEmbedding(nn.Module):
             self.features = PerceptualFeatures(encoder, method.layers, method.bound, unscaled)
             self._leave_blank()
             return
-        public = method.public if method.public is not None else public_patches(spec)
-        self.features = PerceptualFeatures.fit(encoder, method.layers, method.bound, public)
+        public = method.public
+        if public is None:
+            public = public_images(spec, method.figures)
+        self.features = PerceptualFeatures.fit(
+            encoder, method.layers, method.bound, public, method.centred
+        )
         if self.random:
             self.random.centre(public)
         activations = self.features.of(public)

@@ -9,10 +9,17 @@ Two estimates of ‖μ̃ − μ(G)‖² are offered, both without the bias of a 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from sfumato.data.spec import PublicSpec
 from sfumato.devices import moved, random_on
-from sfumato.methods.mean_matching import BETAS, LARGEST_GRADIENT, MovingMean, warm_up_and_cosine
+from sfumato.methods.mean_matching import (
+    BETAS,
+    LARGEST_GRADIENT,
+    MovingMean,
+    told_apart,
+    warm_up_and_cosine,
+)
 from sfumato.methods.mepf.embedding import JointEmbedding, Targets
 from sfumato.methods.mepf.generator import StartedGenerator, refiner
 from sfumato.methods.mepf.settings import MEPFSettings
@@ -55,7 +62,7 @@ class Matching:
         self.joint, self.method = moved(joint, device), method
         named = {"first": targets.first, "second": targets.second, "random": targets.random}
         self.means = {
-            name: MovingMean(mean.to(device), method.moving_average)
+            name: MovingMean(self._weighted(mean.to(device)), method.moving_average)
             for name, mean in named.items()
             if mean is not None
         }
@@ -94,11 +101,15 @@ class Matching:
             by_class = moments[name].view(len(mean.wanted), self.per_class, -1)
             if self.method.loss == "two-batch":
                 half = self.per_class // 2
-                first, other = by_class[:, :half].mean(dim=1), by_class[:, half:].mean(dim=1)
+                first = self._weighted(by_class[:, :half].mean(dim=1))
+                other = self._weighted(by_class[:, half:].mean(dim=1))
                 loss = loss + ((mean.wanted - first) * (mean.wanted - other)).sum()
             else:
-                loss = loss + mean.loss(by_class.mean(dim=1), step)
+                loss = loss + mean.loss(self._weighted(by_class.mean(dim=1)), step)
         parameters = list(self.generator.parameters())
         gradients = torch.autograd.grad(loss, parameters)
         self.training.along(parameters, gradients, LARGEST_GRADIENT)
         self.average.update(self.generator, step)
+
+    def _weighted(self, means: Tensor) -> Tensor:
+        return told_apart(means, self.method.class_weight)

@@ -39,9 +39,13 @@ if TYPE_CHECKING:
     from sfumato.privacy import Curator
 
 _AFTERWARDS = frozenset(
-    "steps batch learning_rate loss moving_average width seed_public public_model_digest".split()
+    "steps batch learning_rate loss moving_average class_weight width seed_public "
+    "public_model_digest".split()
 )
 """Settings of the generator's training, which may change after the embedding was paid for."""
+
+FIRST_VERSION = {"centred": False, "figures": False, "class_weight": 1.0}
+"""What an embedding of sfumato 0.1.0, whose configuration names none of them, was made with."""
 
 CITATION = """\
 @article{harder2023pretrained,
@@ -64,9 +68,12 @@ class DPMEPF(MEPFSettings, Method):
         learning_rate: of Adam, β = (0.5, 0.999), with warm-up and cosine decay.
         loss: ``moving-average`` or ``two-batch``; see :mod:`sfumato.methods.mepf.matching`.
         moving_average: decay of the running embedding of generated images.
+        class_weight: weight in the loss of what tells class means apart, relative to what they
+            have in common; 1 is the plain distance, as in the paper.
         encoder: name of the public encoder.
         layers: indices of its blocks whose activations are the features.
         bound: how each image's features are bounded; see :class:`PerceptualFeatures`.
+        centred: subtract what public images have on average before the bound; false is the paper's.
         compress: keep this many public principal axes of each moment instead of all features.
         second_weight: weight of the second moment φ₂ in the release; 0 is the paper's "m1".
         random_networks: convolutional networks of random weights whose activations are matched too.
@@ -82,8 +89,9 @@ class DPMEPF(MEPFSettings, Method):
         count_weight: weight of the one that gives noisy class sizes.
         width: channels of the generator.
         seed_public: public seed of weights and inputs of the generator; privacy noise has none.
-        public: uint8 ``[n, c, h, w]`` public images for scales and axes; scikit-learn's
-            photographs by default.
+        figures: half of the default public images of grey data are drawn figures.
+        public: uint8 ``[n, c, h, w]`` public images for scales, means and axes; scikit-learn's
+            photographs and drawn figures by default.
         public_model: a :class:`PublicModel` whose network the generator starts from.
 
     Guarantee: one :class:`SumQuery`; everything after it is post-processing.
@@ -106,6 +114,7 @@ class DPMEPF(MEPFSettings, Method):
             "learning_rate": self.learning_rate > 0,
             "loss": self.loss in ("moving-average", "two-batch"),
             "moving_average": 0 <= self.moving_average < 1,
+            "class_weight": self.class_weight > 0,
             "layers": len(self.layers) > 0
             and list(self.layers) == sorted(set(self.layers))
             and self.layers[-1] < len(CHANNELS),
@@ -134,7 +143,8 @@ class DPMEPF(MEPFSettings, Method):
     ) -> DPMEPF:
         """The method that wrote ``config``; raises UsageError if what it learnt from differs."""
         layers, model = tuple(config["layers"]), public_model
-        method = cls(**{**config, "layers": layers}, public=public, public_model=model)
+        config = {**FIRST_VERSION, **config, "layers": layers}
+        method = cls(**config, public=public, public_model=model)
         started = "" if public_model is None else public_model.digest
         if started != config.get("public_model_digest", ""):
             raise UsageError(

@@ -21,9 +21,11 @@ class MEPFSettings:
     learning_rate: float = 5e-4
     loss: Literal["moving-average", "two-batch"] = "moving-average"
     moving_average: float = 0.9
+    class_weight: float = 4.0
     encoder: str = "efficientnet-lite0"
     layers: tuple[int, ...] = (3, 5, 8, 11)
     bound: Bound = "norm"
+    centred: bool = True
     compress: int | None = None
     second_weight: float = 0.5
     random_networks: int = 0
@@ -36,6 +38,7 @@ class MEPFSettings:
     count_weight: float = 0.15
     width: int = 48
     seed_public: int = 0
+    figures: bool = True
     public: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
     public_digest: str = ""
     public_model: PublicModel | None = field(default=None, compare=False, repr=False)
