@@ -2,9 +2,9 @@
 
 Question: scales, means and axes come from public images. Are drawn figures worth having among them,
 where data are grey; does it help to subtract their mean; and how many axes shall the labeller have?
-A curator answers each variant's sum over a part of the training records, with the noise of its ε;
-the labeller is judged on other training records, never on the test set. Beside it stands the norm
-of what tells mean embeddings of classes apart: the noise is compared with that.
+A curator answers each variant's sum over some of the training records, with the noise of its ε; the
+labeller is judged on others of them, never on the test set. Beside it stands the norm of what tells
+mean embeddings of classes apart: the noise is compared with that.
 
     python benchmarks/methods/mepf_public_images.py DATA [--epsilon 1 10] [--json FILE]
     DATA: fashion-mnist, or an NPZ file with uint8 ``images`` and int64 ``labels`` of ten classes
@@ -27,12 +27,12 @@ from sfumato.methods import DPMEPF
 from sfumato.methods.mepf.embedding import Embedding, JointEmbedding
 from sfumato.privacy import Budget, Curator
 
-JUDGED, AT_ONCE, CLASSES = 10_000, 500, 10
+RECORDS, JUDGED, AT_ONCE, CLASSES = 20_000, 10_000, 500, 10
 VARIANTS: dict[str, dict[str, Any]] = {
-    "as in 0.1.0": {"centred": False, "figures": False, "labeller_size": 300},
-    "with figures": {"centred": False, "labeller_size": 300},
-    "with figures, centred": {"labeller_size": 300},
-    "the defaults": {},
+    "photographs alone": {"centred": False, "figures": False},
+    "with figures": {"centred": False},
+    "with figures, centred": {},
+    "with figures, centred, 600 axes": {"labeller_size": 600},
 }
 
 
@@ -61,7 +61,7 @@ def main() -> None:
     data = load_labelled(open_images(said.data, **stated))
     order = np.random.default_rng(7).permutation(len(data.labels))
     images, labels = data.images[order], data.labels[order]
-    records = from_arrays(images[:-JUDGED], labels[:-JUDGED], classes=CLASSES, name="fitted")
+    records = from_arrays(images[:RECORDS], labels[:RECORDS], classes=CLASSES, name="fitted")
     judged, truth = torch.from_numpy(images[-JUDGED:]), labels[-JUDGED:]
     found: dict[str, Any] = {}
     for name, changes in VARIANTS.items():
