@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sfumato.data import from_arrays, load_labelled, open_images
+from sfumato.data import load_labelled, open_images
+from sfumato.data.memory import from_arrays
 from sfumato.data.source import ImageSource
 from sfumato.methods import DPMEPF
 from sfumato.methods.mepf.embedding import Embedding, JointEmbedding
