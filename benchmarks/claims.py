@@ -26,8 +26,12 @@ def scored(results: Path, suite: str, method: str, epsilon: float) -> str:
         if (line["method"]["method"], line["epsilon"]) == (method, epsilon):
             if line["status"] == "done" and "cnn" in line.get("accuracy", {}):
                 by_setting.setdefault(line["method"]["label"], []).append(line["accuracy"]["cnn"])
-    means = [100 * sum(values) / len(values) for values in by_setting.values()]
-    return ", ".join(f"{mean:.1f} %" for mean in means) or "not run"
+    shown = []
+    for label, values in by_setting.items():
+        setting = label.removeprefix(method).strip(", ")
+        mean = f"{100 * sum(values) / len(values):.1f} %"
+        shown.append(f"{mean} ({setting})" if setting else mean)
+    return ", ".join(shown) or "not run"
 
 
 def private_classifiers(results: Path, suite: str, epsilon: float) -> str:
@@ -101,17 +105,21 @@ def lines(results: Path) -> list[Mapping[str, str]]:
     return rows
 
 
+def table(results: Path) -> str:
+    """The whole table, as a page holds it."""
+    return "\n".join([HEAD, *(f"| {' | '.join(row.values())} |" for row in lines(results)), ""])
+
+
 def main() -> None:
     """Print the table, and write it into a page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path)
     parser.add_argument("--page", type=Path, help="a page whose section of claims is rewritten")
     arguments = parser.parse_args()
-    rows = [f"| {' | '.join(row.values())} |" for row in lines(arguments.results)]
-    table = "\n".join([HEAD, *rows])
-    print(table)
+    found = table(arguments.results)
+    print(found, end="")
     if arguments.page:
-        rewrite_section(arguments.page, "claims", table + "\n")
+        rewrite_section(arguments.page, "claims", found)
 
 
 if __name__ == "__main__":
