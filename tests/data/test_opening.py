@@ -69,10 +69,13 @@ def test_a_pattern_with_a_split_is_looked_up_once(tmp_path, write, images, monke
     assert asked == [f"{tmp_path}/*.parquet"]
 
 
-def test_a_folder_called_like_a_named_set_needs_a_path(tmp_path, write, images, monkeypatch):
+def test_a_folder_called_like_a_named_set_is_not_passed_over(tmp_path, write, images, monkeypatch):
     write.tree(tmp_path / "digits", {"1.png": write.encoded(images[0])})
     monkeypatch.chdir(tmp_path)
-    assert open_images("digits").location_key == "named:digits:train"
+    with pytest.raises(UsageError, match=r"\./digits for what lies here, digits:train for the data"):
+        open_images("digits")
+    for said in (open_images("digits:train"), open_images("digits", split="train")):
+        assert said.location_key == "named:digits:train"
     assert open_images("./digits").location_key == str(tmp_path / "digits")
 
 

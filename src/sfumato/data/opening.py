@@ -91,6 +91,11 @@ def open_images(
         if declared.split is not None:
             raise UsageError(f"{name!r} already names a split; leave out split={declared.split!r}.")
         declared = replace(declared, split=suffix)
+    if place == name in NAMED and declared.split is None and Path(name).exists():
+        raise UsageError(
+            f"{name} is the name of a data set, and here is a file or folder of that name too. "
+            f"Write ./{name} for what lies here, {name}:train for the data set."
+        )
     source = _open(place, name, declared, alike)
     source.options = declared
     source.aliases += tuple(key for at in source.places if (key := named_alias(at)))

@@ -14,6 +14,7 @@ from sfumato.data.options import DataOptions
 from sfumato.options import ReleaseOptions, RunOptions
 
 QUICK = {"steps": 200, "batch": 80}
+TRAIN = DataOptions(split="train")  # so that a folder called digits is not in the way
 
 
 def demo(
@@ -41,6 +42,7 @@ def demo(
 
     release = synthesize(
         "digits",
+        TRAIN,
         ReleaseOptions(out, samples=1000, force=True),
         RunOptions(state=state, quiet=quiet, device=device),
         epsilon=10.0,
@@ -50,6 +52,6 @@ def demo(
     verify(release)
     describe(release, json)
     if not json:
-        show_total("digits", DataOptions(), state, 1e-5)
+        show_total("digits", TRAIN, state, 1e-5)
         show.line(f"verified; verify it again with: sfumato verify {release}")
         show.line("Training was short, to be quick: real use takes the defaults and more images.")
