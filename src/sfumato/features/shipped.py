@@ -93,7 +93,7 @@ def random_length(networks: int, height: int, width: int) -> int:
 def shipped_axes(count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The first ``count`` axes of pooled features, fitted on Tiny ImageNet.
 
-    The file holds its card (``docs/methods/least-squares.md``).
+    The file holds its card (``docs/methods/classify.md``).
 
     Returns:
         Mean ``[width]`` and axes ``[width, count]``, float32.

@@ -23,6 +23,9 @@ LARGEST_GRADIENT = 1.0
 WARM_UP = 50
 LAST_RATE = 0.05
 
+MOST_APART = 100.0
+"""Largest factor of what tells classes apart: where they hardly differ, noise would count alone."""
+
 
 def follow(running: Tensor, mean: Tensor, memory: float, step: int) -> None:
     """Move a running average towards a batch's mean, in place.
@@ -32,14 +35,25 @@ def follow(running: Tensor, mean: Tensor, memory: float, step: int) -> None:
     running.lerp_(mean.detach(), 1 - min(memory, step / (step + 9)))
 
 
-def told_apart(means: Tensor, weight: float) -> Tensor:
+def factor_apart(wanted: Tensor, weight: float) -> float:
+    """How often what tells class means ``[classes, d]`` apart shall count in their distance.
+
+    Counted so, its squared length is ``weight`` times that of what the means have in common, so
+    classes that are alike are told apart as well as others. At least 1, and 1 with ``weight`` 0.
+    """
+    common = wanted.mean(dim=0)
+    apart = (wanted - common).square().sum().clamp(min=1e-12)
+    ratio = len(wanted) * float(common.square().sum() / apart)
+    return min(max(1.0, weight * ratio), MOST_APART)
+
+
+def told_apart(means: Tensor, factor: float) -> Tensor:
     """Class means ``[classes, d]`` further from their average.
 
-    A squared distance between two such sets counts what tells classes apart ``weight`` times as
-    much as what they have in common.
+    A squared distance between two such sets counts what tells classes apart ``factor`` times.
     """
     common = means.mean(dim=0)
-    return common + math.sqrt(weight) * (means - common)
+    return common + math.sqrt(factor) * (means - common)
 
 
 class MovingMean:

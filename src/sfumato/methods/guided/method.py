@@ -89,7 +89,7 @@ class Guided(Method):
     mirrored: bool = True
     start_noise: float = 0.5
     labeller_size: int = 600
-    encoder_size: int = 64
+    encoder_size: int = 96
     labeller_weight: float = 0.85
     seed_public: int = 0
     public: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)

@@ -17,6 +17,7 @@ from sfumato.methods.mean_matching import (
     BETAS,
     LARGEST_GRADIENT,
     MovingMean,
+    factor_apart,
     told_apart,
     warm_up_and_cosine,
 )
@@ -60,11 +61,12 @@ class Matching:
         session = session or Session()
         device, method = session.device, joint.method
         self.joint, self.method = moved(joint, device), method
-        named = {"first": targets.first, "second": targets.second, "random": targets.random}
+        every = {"first": targets.first, "second": targets.second, "random": targets.random}
+        wanted = {name: mean for name, mean in every.items() if mean is not None}
+        self.factors = {name: factor_apart(m, method.class_weight) for name, m in wanted.items()}
         self.means = {
-            name: MovingMean(self._weighted(mean.to(device)), method.moving_average)
-            for name, mean in named.items()
-            if mean is not None
+            name: MovingMean(self._apart(name, mean.to(device)), method.moving_average)
+            for name, mean in wanted.items()
         }
         network = first_refiner(method, joint.spec, seed)
         self.generator = StartedGenerator(joint.spec, targets.start, network).to(device)
@@ -101,15 +103,15 @@ class Matching:
             by_class = moments[name].view(len(mean.wanted), self.per_class, -1)
             if self.method.loss == "two-batch":
                 half = self.per_class // 2
-                first = self._weighted(by_class[:, :half].mean(dim=1))
-                other = self._weighted(by_class[:, half:].mean(dim=1))
+                first = self._apart(name, by_class[:, :half].mean(dim=1))
+                other = self._apart(name, by_class[:, half:].mean(dim=1))
                 loss = loss + ((mean.wanted - first) * (mean.wanted - other)).sum()
             else:
-                loss = loss + mean.loss(self._weighted(by_class.mean(dim=1)), step)
+                loss = loss + mean.loss(self._apart(name, by_class.mean(dim=1)), step)
         parameters = list(self.generator.parameters())
         gradients = torch.autograd.grad(loss, parameters)
         self.training.along(parameters, gradients, LARGEST_GRADIENT)
         self.average.update(self.generator, step)
 
-    def _weighted(self, means: Tensor) -> Tensor:
-        return told_apart(means, self.method.class_weight)
+    def _apart(self, name: str, means: Tensor) -> Tensor:
+        return told_apart(means, self.factors[name])

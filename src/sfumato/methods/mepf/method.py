@@ -44,7 +44,7 @@ _AFTERWARDS = frozenset(
 )
 """Settings of the generator's training, which may change after the embedding was paid for."""
 
-FIRST_VERSION = {"centred": False, "figures": False, "class_weight": 1.0}
+FIRST_VERSION = {"centred": False, "figures": False, "class_weight": 0.0}
 """What an embedding of sfumato 0.1.0, whose configuration names none of them, was made with."""
 
 CITATION = """\
@@ -68,8 +68,8 @@ class DPMEPF(MEPFSettings, Method):
         learning_rate: of Adam, β = (0.5, 0.999), with warm-up and cosine decay.
         loss: ``moving-average`` or ``two-batch``; see :mod:`sfumato.methods.mepf.matching`.
         moving_average: decay of the running embedding of generated images.
-        class_weight: weight in the loss of what tells class means apart, relative to what they
-            have in common; 1 is the plain distance, as in the paper.
+        class_weight: in the loss, what tells class means apart counts so many times as much as what
+            they have in common; 0 is the plain distance, as in the paper.
         encoder: name of the public encoder.
         layers: indices of its blocks whose activations are the features.
         bound: how each image's features are bounded; see :class:`PerceptualFeatures`.
@@ -114,7 +114,7 @@ class DPMEPF(MEPFSettings, Method):
             "learning_rate": self.learning_rate > 0,
             "loss": self.loss in ("moving-average", "two-batch"),
             "moving_average": 0 <= self.moving_average < 1,
-            "class_weight": self.class_weight > 0,
+            "class_weight": self.class_weight >= 0,
             "layers": len(self.layers) > 0
             and list(self.layers) == sorted(set(self.layers))
             and self.layers[-1] < len(CHANNELS),

@@ -21,7 +21,7 @@ class MEPFSettings:
     learning_rate: float = 5e-4
     loss: Literal["moving-average", "two-batch"] = "moving-average"
     moving_average: float = 0.9
-    class_weight: float = 4.0
+    class_weight: float = 2.0
     encoder: str = "efficientnet-lite0"
     layers: tuple[int, ...] = (3, 5, 8, 11)
     bound: Bound = "norm"
