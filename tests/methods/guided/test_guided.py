@@ -86,7 +86,9 @@ def test_views_follow_the_images_that_they_are_parts_of() -> None:
 
 def test_the_labeller_is_surest_of_what_its_class_looks_like(guidance: Guidance) -> None:
     images, labels = two_classes()
-    margins = guidance.margins(images)
+    shares: list[float] = []
+    margins = guidance.margins(images, shares.append)
+    assert shares == [1.0]
     assert margins.shape == (60, 2) and np.allclose(margins[:, 0], -margins[:, 1], atol=1e-6)
     assert (margins.argmax(axis=1) == labels).mean() > 0.8
     chosen = chosen_by(margins, 10)

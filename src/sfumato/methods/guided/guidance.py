@@ -20,6 +20,7 @@ from sfumato.devices import moved
 from sfumato.features import to_unit
 from sfumato.methods.mepf.embedding import JointEmbedding, Targets
 from sfumato.methods.mepf.labeller import Labeller
+from sfumato.progress import Report
 
 SHARPNESS = 2.0
 """Logits are scores over the deviation of the labeller's weights, times this."""
@@ -68,15 +69,19 @@ class Guidance:
         return self.means.device
 
     @torch.no_grad()
-    def margins(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def margins(
+        self, images: NDArray[np.uint8], report: Report = lambda share: None
+    ) -> NDArray[np.float32]:
         """How sure it is that images uint8 ``[n, c, h, w]`` are of each class, ``[n, classes]``.
 
         A class's score less the best of the others; with one class, minus the distance to its mean.
+        ``report`` takes the share that is done.
         """
         parts = [np.zeros((0, len(self.means)), np.float32)]
         for start in range(0, len(images), CHUNK):
             pixels = to_unit(images[start : start + CHUNK]).to(self.device)
             parts.append(self._margins(pixels).cpu().numpy())
+            report(min(1.0, (start + CHUNK) / len(images)))
         return np.concatenate(parts)
 
     def moved(self, images: Tensor, label: int, length: float, random: torch.Generator) -> Tensor:

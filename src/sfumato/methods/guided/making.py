@@ -35,6 +35,7 @@ from sfumato.methods.training import Session
 from sfumato.networks import to_bytes
 from sfumato.privacy import Curator, distributed
 from sfumato.privacy.ledger import digest
+from sfumato.progress import stage
 
 if TYPE_CHECKING:
     from sfumato.methods.guided.method import Guided
@@ -124,10 +125,10 @@ def _guided(
     classes, starting = len(guidance.means), generated
     if method.public is not None:
         images = with_views(method.public, method.views, method.mirrored, method.seed_public)
+        with stage("choosing public images", session.quiet) as report:
+            margins = guidance.margins(images, report)
         # Ranks choose alike: the first one's choice counts.
-        chosen = distributed.from_first(
-            chosen_by(guidance.margins(images), method.kept - method.generated)
-        )
+        chosen = distributed.from_first(chosen_by(margins, method.kept - method.generated))
         starting = StartingImages(images, chosen)
         if generated is not None:
             both = np.concatenate([images, generated.images])
