@@ -210,12 +210,12 @@ def test_the_two_batch_loss_is_unbiased_where_one_batch_is_not():
 
 
 @pytest.mark.parametrize(
-    ("loss", "weight", "networks"),
-    [("moving-average", 0.0, 0), ("two-batch", 2.0, 0), ("moving-average", 2.0, 1)],
+    ("loss", "weight", "networks", "steps"),
+    [("moving-average", 0.0, 0, 60), ("two-batch", 2.0, 0, 60), ("moving-average", 2.0, 1, 120)],
 )
-def test_training_moves_toward_the_embedding(loss, weight, networks, digits, small_mepf):
+def test_training_moves_toward_the_embedding(loss, weight, networks, steps, digits, small_mepf):
     method = small_mepf(
-        steps=120,
+        steps=steps,
         learning_rate=5e-3,
         loss=loss,
         class_weight=weight,
