@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +51,17 @@ def parts(images: Images, labels: Labels, pair: tuple[int, int]) -> tuple[Set, S
 
 
 @torch.no_grad()
-def area(network: torch.nn.Module, judged: Set) -> float:
-    """AUROC of a student of two classes."""
+def area(scores: Callable[[torch.Tensor], torch.Tensor], judged: Set) -> float:
+    """Area under the ROC curve of what scores two classes, of images uint8 ``[b, c, h, w]``."""
     images = torch.from_numpy(judged[0]).split(AT_ONCE)
-    chances = torch.cat([network(scaled(part))[:, :2].softmax(dim=1) for part in images])
-    return float(roc_auc_score(judged[1], chances[:, 1]))
+    found = torch.cat([scores(part) for part in images])
+    return float(roc_auc_score(judged[1], found[:, 1] - found[:, 0]))
 
 
-@torch.no_grad()
-def labeller_area(labeller: Any, judged: Set) -> float:
-    """AUROC of a released labeller."""
-    images = torch.from_numpy(judged[0]).split(AT_ONCE)
-    scores = torch.cat([labeller.scores(to_unit(part)) for part in images])
-    return float(roc_auc_score(judged[1], scores[:, 1] - scores[:, 0]))
+def taught(images: Images, labels: Labels, judged: Set) -> list[float]:
+    """The areas of students of a training set, one for each seed."""
+    students = [student(images, labels, PASSES, seed) for seed in SEEDS]
+    return [area(lambda part, s=s: s(scaled(part)), judged) for s in students]
 
 
 def released(learnt: Set, epsilon: float, steps: int, weight: float) -> Any:
@@ -88,13 +87,13 @@ def main() -> None:
             found[f"{pair}: {name}"] = areas
             print(f"{pair}: {name}: " + ", ".join(f"{area:.3f}" for area in areas), flush=True)
 
-        note("real records", [area(student(*learnt, PASSES, s), judged) for s in SEEDS])
+        note("real records", taught(*learnt, judged))
         for weight in WEIGHTS:
             model = released(learnt, said.epsilon, said.steps, weight)
             images, named, _ = sampled(model, 0, MADE)
-            taught = [area(student(images, named, PASSES, s), judged) for s in SEEDS]
-            note(f"generated, class_weight={weight:g}", taught)
-            note(f"labeller, class_weight={weight:g}", [labeller_area(model.labeller, judged)])
+            note(f"generated, class_weight={weight:g}", taught(images, named, judged))
+            by_labeller = area(lambda part, m=model: m.labeller.scores(to_unit(part)), judged)
+            note(f"labeller, class_weight={weight:g}", [by_labeller])
     if said.json:
         said.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 

@@ -91,11 +91,6 @@ def open_images(
         if declared.split is not None:
             raise UsageError(f"{name!r} already names a split; leave out split={declared.split!r}.")
         declared = replace(declared, split=suffix)
-    if place == name in NAMED and declared.split is None and Path(name).exists():
-        raise UsageError(
-            f"{name} is the name of a data set, and here is a file or folder of that name too. "
-            f"Write ./{name} for what lies here, {name}:train for the data set."
-        )
     source = _open(place, name, declared, alike)
     source.options = declared
     source.aliases += tuple(key for at in source.places if (key := named_alias(at)))
@@ -116,6 +111,11 @@ def stated_path(location: str | os.PathLike[str], name: str) -> Path:
 
 def _open(place: str, name: str, declared: DataOptions, alike: _Matching) -> ImageSource:
     if place in NAMED:
+        if declared.split is None and Path(place).exists():
+            raise UsageError(
+                f"{place} is the name of a data set, and here is a file or folder of that name "
+                f"too. Write ./{place} for what lies here, {place}:train for the data set."
+            )
         check_rule(declared.privacy_unit, name)
         return NAMED[place](name, declared)
     path = located(place)

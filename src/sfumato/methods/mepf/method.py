@@ -69,7 +69,8 @@ class DPMEPF(MEPFSettings, Method):
         loss: ``moving-average`` or ``two-batch``; see :mod:`sfumato.methods.mepf.matching`.
         moving_average: decay of the running embedding of generated images.
         class_weight: in the loss, what tells class means apart counts so many times as much as what
-            they have in common; 0 is the plain distance, as in the paper.
+            they have in common, but never less than in the plain distance, nor a hundred times
+            more; 0 is the plain distance, as in the paper.
         encoder: name of the public encoder.
         layers: indices of its blocks whose activations are the features.
         bound: how each image's features are bounded; see :class:`PerceptualFeatures`.
