@@ -19,7 +19,8 @@ from sfumato.privacy.plan import questions_of
 SPEC = PublicSpec(28, 28, 1, ("a", "b", "c"), declared_size=200)
 WORDS = {"loss": "two-batch", "bound": "clip", "warm_up": "central"}
 FREE = {
-    "mepf": "steps batch learning_rate loss moving_average class_weight width seed_public",
+    "mepf": "steps batch learning_rate loss moving_average class_weight noise_aware width "
+    "seed_public",
     "guided": "kept matched matching_steps views pull_steps sampling_steps length moment_weight "
     "mirrored start_noise seed_public",
     "merf": "steps batch learning_rate width latent average",

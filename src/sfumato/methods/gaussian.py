@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfumato.methods.second_moments import SymmetricProducts
+from sfumato.methods.shrinkage import bands, shrunk
 from sfumato.networks import Random, normal
 
 RADIUS_SHARE = 0.43
@@ -48,13 +49,32 @@ class MomentBlock(nn.Module):
         return torch.cat([z * self.mean_weight, self.products(z)], dim=1)
 
     def fit(
-        self, total: NDArray[np.float64], counts: NDArray[np.float64], noise_std: float
+        self,
+        total: NDArray[np.float64],
+        counts: NDArray[np.float64],
+        noise_std: float,
+        shrink_moments: bool = True,
     ) -> Gaussians:
-        """One Gaussian a class from noisy sums ``[classes, dimension]`` and class sizes."""
+        """One Gaussian a class from noisy sums ``[classes, dimension]`` and class sizes.
+
+        Args:
+            noise_std: of a coordinate of the sums.
+            shrink_moments: take from the moments what noise explains, band by band of the basis,
+                before a covariance is made of them; false is what sfumato 0.1.0 did.
+        """
+        noise = noise_std / counts
         means = total[:, : self.size] / self.mean_weight / counts[:, None]
-        second = self.products.matrix(total[:, self.size :])
-        centred = second / counts[:, None, None] - means[:, :, None] * means[:, None, :]
-        covariances = shrink(centred, noise_std / counts)
+        second = self.products.matrix(total[:, self.size :] / counts[:, None])
+        centred = second - means[:, :, None] * means[:, None, :]
+        if shrink_moments:
+            found, (rows, columns) = bands(self.size), self.products.places
+            means = shrunk(means, (noise / self.mean_weight) ** 2, found).values
+            outer = np.maximum(rows, columns)
+            shells = [np.flatnonzero((outer >= b.start) & (outer < b.stop)) for b in found]
+            flat = centred[:, rows, columns] * np.where(rows == columns, 1, math.sqrt(2))
+            moments = shrunk(flat, noise**2, shells)
+            centred, noise = self.products.matrix(moments.values), np.sqrt(moments.variances)
+        covariances = shrink(centred, noise)
         values, vectors = np.linalg.eigh(covariances)
         roots = vectors * np.sqrt(np.clip(values, FLOOR, None))[:, None, :]
         scale = self.radius

@@ -62,15 +62,24 @@ class MovingMean:
     Args:
         wanted: μ̃, float32 ``[classes, d]``.
         memory: decay of the running average.
+        known: weighs what generated means miss; by default nothing does.
     """
 
-    def __init__(self, wanted: Tensor, memory: float) -> None:
+    def __init__(
+        self, wanted: Tensor, memory: float, known: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         self.wanted, self.running, self.memory = wanted, torch.zeros_like(wanted), memory
+        self.known = known
+
+    def missed(self, mean: Tensor) -> Tensor:
+        """μ̃ less a mean, as far as μ̃ is not noise."""
+        missed = self.wanted - mean
+        return missed if self.known is None else self.known(missed)
 
     def loss(self, mean: Tensor, step: int) -> Tensor:
         """−2⟨μ̃ − m, μ̂⟩ for a batch's mean μ̂ ``[classes, d]``, after m has moved towards it."""
         follow(self.running, mean, self.memory, step)
-        return -2 * ((self.wanted - self.running) * mean).sum()
+        return -2 * (self.missed(self.running) * mean).sum()
 
 
 def warm_up_and_cosine(steps: int) -> Callable[[int], float]:

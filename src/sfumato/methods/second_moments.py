@@ -48,10 +48,15 @@ class SymmetricProducts:
         flat[:, :width] = rows.square()
         return flat
 
+    @property
+    def places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Row and column of each product in the matrix, ``[pairs]`` each."""
+        at = np.arange(self.pairs)
+        return at % self.width, (at + at // self.width) % self.width
+
     def matrix(self, products: NDArray[Any]) -> NDArray[np.float64]:
         """``[..., pairs]`` → the symmetric ``[..., n, n]`` that it was taken from."""
-        at = np.arange(self.pairs)
-        rows, columns = at % self.width, (at + at // self.width) % self.width
+        rows, columns = self.places
         values = products / np.where(rows == columns, 1, math.sqrt(2))
         result = np.zeros((*products.shape[:-1], self.width, self.width))
         result[..., rows, columns] = result[..., columns, rows] = values

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfumato.methods.gaussian import Gaussians
-from sfumato.methods.mepf.embedding import Embedding, JointEmbedding, Targets
+from sfumato.methods.mepf.embedding import Embedding, JointEmbedding
 from sfumato.privacy import AggregateQuery, Curator
 
 
@@ -93,12 +93,12 @@ class NoisyEmbeddings:
         """Noisy sums over noisy counts, and the deviation of their noise."""
         newest = self.curator.aggregate(self.query.name, step, self.joint, self.maps)
         self.total += newest.to(self.total.device)
-        targets = self._targets(step + 1)
+        sizes, newest_start = self._sizes_and_start(step + 1)
         if self.start is not None:
-            assert targets.start is not None
-            self.start.means.copy_(targets.start.means)
-            self.start.roots.copy_(targets.start.roots)
-        counts = torch.from_numpy(targets.counts).to(newest.device)
+            assert newest_start is not None
+            self.start.means.copy_(newest_start.means)
+            self.start.roots.copy_(newest_start.roots)
+        counts = torch.from_numpy(sizes).to(newest.device)
         columns = self.joint.blocks.width * (2 if self.maps.second_weight else 1)
         means = newest[:, 1 : 1 + columns] / counts[:, None]
         return means.float(), (self.noise_std / counts).float()
@@ -113,12 +113,12 @@ class NoisyEmbeddings:
 
     def counts(self, steps: int) -> NDArray[np.float64]:
         """Noisy class sizes of the sample of a step, after so many steps."""
-        return self._targets(steps).counts
+        return self._sizes_and_start(steps)[0]
 
-    def _targets(self, steps: int) -> Targets:
+    def _sizes_and_start(self, steps: int) -> tuple[NDArray[np.float64], Gaussians | None]:
         average, noise = self.total.cpu().numpy() / steps, self.noise_std / steps**0.5
         joint = self.joint
-        return joint.targets(Embedding(average, np.zeros(0), noise, joint.spec, {}))
+        return joint.sizes_and_start(Embedding(average, np.zeros(0), noise, joint.spec, {}))
 
 
 def no_gaussians(classes: int, coefficients: int) -> Gaussians:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -44,10 +45,15 @@ from sfumato.methods.mepf.labeller import (
     LayerCoordinates,
 )
 from sfumato.methods.mepf.settings import MEPFSettings
+from sfumato.methods.shrinkage import Known, shrunk_counts
 
 FORMAT = "sfumato-embedding/1"
 LEAST_IMAGES = 1.0
 PUBLIC_BATCH = 250
+SHRUNK_ALONG = 1000
+"""Public images along whose axes what is not noise is told from what is."""
+LEAST_AXIS = 1e-6
+"""Squared length of the shortest axis that is one, relative to the longest."""
 NO_NOISE = 1e-6
 """Noise per coordinate of a public embedding: none, but solutions divide by it."""
 
@@ -109,7 +115,8 @@ class Targets:
     """An embedding taken apart: what a generator is matched to.
 
     ``first`` and ``second`` are mean embeddings ``[classes, D]``, ``random`` those of random
-    networks; all but the first may be None.
+    networks; all but the first may be None. ``known`` says, by their names, how much of each is
+    not noise; it is empty where that does not count.
     """
 
     counts: NDArray[np.float64]
@@ -118,6 +125,7 @@ class Targets:
     random: Tensor | None
     start: Gaussians | None
     labeller: Labeller | None
+    known: Mapping[str, Known] = field(default_factory=dict)
 
 
 class JointEmbedding(nn.Module):
@@ -141,6 +149,7 @@ class JointEmbedding(nn.Module):
         self.compressors = nn.ModuleList()
         self.coordinates: Coordinates | None = None
         encoder = load_encoder(method.encoder)
+        self._public: NDArray[np.uint8] | None = None
         if blank:
             unscaled = [1.0] * (len(method.layers) + 2)
             self.features = PerceptualFeatures(encoder, method.layers, method.bound, unscaled)
@@ -149,6 +158,8 @@ class JointEmbedding(nn.Module):
         public = method.public
         if public is None:
             public = public_images(spec, method.figures)
+        chosen = np.random.default_rng(0).permutation(len(public))[:SHRUNK_ALONG]
+        self._public = public[np.sort(chosen)]
         self.features = PerceptualFeatures.fit(
             encoder, method.layers, method.bound, public, method.centred
         )
@@ -213,23 +224,27 @@ class JointEmbedding(nn.Module):
         return torch.cat(parts, dim=1)
 
     def targets(self, embedding: Embedding) -> Targets:
-        """Take a noisy answer apart; counts are noisy too and kept at one or more."""
-        method = self.method
-        lengths = [length for length, _ in self.blocks.lengths_and_norms()]
-        ends = np.cumsum([0, *lengths])
-        parts = [embedding.total[:, low:high] for low, high in pairwise(ends[:7])]
-        counts = np.maximum(parts[0][:, 0] / method.count_weight, LEAST_IMAGES)
-
-        def mean(part: NDArray[np.float64], weight: float) -> Tensor:
-            return torch.from_numpy(part / counts[:, None] / weight).to(torch.float32)
-
-        first = mean(parts[1], 1.0)
-        second = mean(parts[2], method.second_weight) if method.second_weight else None
-        random = mean(parts[3], method.random_weight) if self.random else None
-        start = labeller = None
-        if self.start:
-            noise = embedding.noise_std / method.start_weight
-            start = self.start.fit(parts[4] / method.start_weight, counts, noise)
+        """Take a noisy answer apart; sizes are noisy too and kept at one or more."""
+        counts, start = self.sizes_and_start(embedding)
+        method, parts = self.method, self._parts(embedding)
+        weights = {"first": 1.0}
+        if method.second_weight:
+            weights["second"] = method.second_weight
+        if self.random:
+            weights["random"] = method.random_weight
+        places = {"first": 1, "second": 2, "random": 3}
+        means = {
+            name: parts[places[name]] / counts[:, None] / weight for name, weight in weights.items()
+        }
+        known: dict[str, Known] = {}
+        if method.noise_aware:
+            axes = self._public_axes(means)
+            known = {
+                name: Known(mean, (embedding.noise_std / counts / weights[name]) ** 2, axes[name])
+                for name, mean in means.items()
+            }
+        matched = {name: torch.from_numpy(mean).float() for name, mean in means.items()}
+        labeller = None
         if self.second:
             weight = method.labeller_weight
             solution = self.second.solve(
@@ -237,7 +252,52 @@ class JointEmbedding(nn.Module):
             )
             assert self.coordinates is not None
             labeller = Labeller(self.coordinates, torch.from_numpy(solution))
-        return Targets(counts, first, second, random, start, labeller)
+        return Targets(
+            counts,
+            matched["first"],
+            matched.get("second"),
+            matched.get("random"),
+            start,
+            labeller,
+            known,
+        )
+
+    def sizes_and_start(self, embedding: Embedding) -> tuple[NDArray[np.float64], Gaussians | None]:
+        """Noisy class sizes, one or more each, and the Gaussians that images start from."""
+        method, parts = self.method, self._parts(embedding)
+        counts = parts[0][:, 0] / method.count_weight
+        if method.noise_aware:
+            counts = shrunk_counts(counts, embedding.noise_std / method.count_weight)
+        counts = np.maximum(counts, LEAST_IMAGES)
+        if self.start is None:
+            return counts, None
+        noise = embedding.noise_std / method.start_weight
+        moments = parts[4] / method.start_weight
+        return counts, self.start.fit(moments, counts, noise, method.noise_aware)
+
+    def _parts(self, embedding: Embedding) -> list[NDArray[np.float64]]:
+        """The blocks of each class: count, φ₁, φ₂, random networks, start, labeller."""
+        ends = np.cumsum([0, *(length for length, _ in self.blocks.lengths_and_norms())])
+        return [embedding.total[:, low:high] for low, high in pairwise(ends[:7])]
+
+    @torch.no_grad()
+    def _public_axes(self, names: Iterable[str]) -> dict[str, NDArray[np.float64]]:
+        """The axes along which moments of public images are longest, by the moments' names."""
+        assert self._public is not None, "a blank embedding is matched to nothing"
+        first, second = self.moments(self.features.of(self._public))
+        rows = {"first": first, "second": second}
+        if self.random is not None:
+            rows["random"] = self.random(to_unit(self._public).to(first.device))
+        return {name: main_axes(rows[name]) for name in names}
+
+
+def main_axes(rows: Tensor) -> NDArray[np.float64]:
+    """Orthonormal axes ``[r, d]`` of what float rows ``[n, d]`` span, longest first."""
+    wide = rows.double().cpu().numpy()
+    squares, sides = np.linalg.eigh(wide @ wide.T)
+    kept = np.flatnonzero(squares > LEAST_AXIS * squares[-1])[::-1]
+    axes: NDArray[np.float64] = (sides[:, kept].T @ wide) / np.sqrt(squares[kept])[:, None]
+    return axes
 
 
 def blank_axes(width: int, count: int, whitened: bool) -> PublicAxes:

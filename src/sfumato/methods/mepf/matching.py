@@ -64,8 +64,11 @@ class Matching:
         every = {"first": targets.first, "second": targets.second, "random": targets.random}
         wanted = {name: mean for name, mean in every.items() if mean is not None}
         self.factors = {name: factor_apart(m, method.class_weight) for name, m in wanted.items()}
+        known = {name: targets.known.get(name) for name in wanted}
+        for weighing in filter(None, known.values()):
+            weighing.to(device)
         self.means = {
-            name: MovingMean(self._apart(name, mean.to(device)), method.moving_average)
+            name: MovingMean(self._apart(name, mean.to(device)), method.moving_average, known[name])
             for name, mean in wanted.items()
         }
         network = first_refiner(method, joint.spec, seed)
@@ -105,7 +108,7 @@ class Matching:
                 half = self.per_class // 2
                 first = self._apart(name, by_class[:, :half].mean(dim=1))
                 other = self._apart(name, by_class[:, half:].mean(dim=1))
-                loss = loss + ((mean.wanted - first) * (mean.wanted - other)).sum()
+                loss = loss + (mean.missed(first) * (mean.wanted - other)).sum()
             else:
                 loss = loss + mean.loss(self._apart(name, by_class.mean(dim=1)), step)
         parameters = list(self.generator.parameters())

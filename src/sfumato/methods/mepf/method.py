@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from sfumato.privacy import Curator
 
 _AFTERWARDS = frozenset(
-    "steps batch learning_rate loss moving_average class_weight width seed_public "
+    "steps batch learning_rate loss moving_average class_weight noise_aware width seed_public "
     "public_model_digest".split()
 )
 """Settings of the generator's training, which may change after the embedding was paid for."""
 
-FIRST_VERSION = {"centred": False, "figures": False, "class_weight": 0.0}
+FIRST_VERSION = {"centred": False, "figures": False, "class_weight": 0.0, "noise_aware": False}
 """What an embedding of sfumato 0.1.0, whose configuration names none of them, was made with."""
 
 CITATION = """\
@@ -71,6 +71,9 @@ class DPMEPF(MEPFSettings, Method):
         class_weight: in the loss, what tells class means apart counts so many times as much as what
             they have in common, but never less than in the plain distance, nor a hundred times
             more; 0 is the plain distance, as in the paper.
+        noise_aware: weigh what the generator misses of the answer by how much of the answer is not
+            noise, in bands of public axes, and shrink class sizes and the start's moments
+            accordingly; see :mod:`sfumato.methods.shrinkage`.
         encoder: name of the public encoder.
         layers: indices of its blocks whose activations are the features.
         bound: how each image's features are bounded; see :class:`PerceptualFeatures`.

@@ -22,6 +22,7 @@ class MEPFSettings:
     loss: Literal["moving-average", "two-batch"] = "moving-average"
     moving_average: float = 0.9
     class_weight: float = 2.0
+    noise_aware: bool = True
     encoder: str = "efficientnet-lite0"
     layers: tuple[int, ...] = (3, 5, 8, 11)
     bound: Bound = "norm"
