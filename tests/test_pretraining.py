@@ -103,6 +103,23 @@ def refused(model: Path, spec: PublicSpec, options=None, method="dpdm") -> str:
     return str(caught.value)
 
 
+def test_a_preset_does_not_warm_up_over_a_public_model_unless_it_is_asked_to(
+    denoiser: Path,
+) -> None:
+    spec = PublicSpec(SIZE, SIZE, 1, ("a", "b"), declared_size=40)
+    found = {
+        asked: make_method(
+            "dpdm", spec, {"warm_up": asked} if asked else {}, preset="cpu", public_model=denoiser
+        )
+        for asked in (None, "moments")
+    }
+    assert {asked: method.warm_up for asked, method in found.items()} == {
+        None: "none",
+        "moments": "moments",
+    }
+    assert make_method("dpdm", spec, preset="cpu").warm_up == "moments"
+
+
 def test_a_public_model_says_what_it_learnt_from(denoiser: Path) -> None:
     model = PublicModel.read(denoiser)
     with np.load(denoiser.parent / "public.npz") as arrays:

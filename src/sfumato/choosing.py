@@ -50,7 +50,8 @@ def make_method(
         model = read_public_model(chosen.public_model)
         model.check(kind.name, spec)
         its = {name: value for name, value in model.settings().items() if name in known}
-        values |= {**its, **dict(chosen.options or {}), "public_model": model}
+        own = dict(chosen.options or {})
+        values |= {**kind.started, **its, **own, "public_model": model}
     if chosen.pretrain is not None:
         values["public_steps"] = chosen.pretrain
     if isinstance(chosen, ClassifierOptions) and chosen.compress:

@@ -213,6 +213,9 @@ class Method(ABC):
     presets: ClassVar[Mapping[str, Callable[[PublicSpec], Settings]]] = {}
     """Named settings, each for the images of a public specification."""
 
+    started: ClassVar[Settings] = {}
+    """Settings that go with a start from a public model, over those of a preset."""
+
     public_presets: ClassVar[Mapping[str, Settings]] = {}
     """Named settings of :meth:`pretrained`."""
 

@@ -105,6 +105,7 @@ class DPDM(Method):
     title = "DPDM: a diffusion model trained on noisy sums of clipped gradients"
     model = later("sfumato.methods.dpdm.diffusion:DiffusionModel")
     presets: ClassVar = {"cpu": cpu, "paper": paper}
+    started: ClassVar = {"warm_up": "none"}  # it would cover what the public model knows
     public_presets: ClassVar = PUBLIC
     short: ClassVar = {
         "steps": 10,
